@@ -1,0 +1,2 @@
+//! The QMT mesh command line.
+fn main() {}

@@ -1,0 +1,2 @@
+//! The QMT mesh service.
+fn main() {}
