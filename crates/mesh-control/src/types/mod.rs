@@ -1,8 +1,0 @@
-//! The bodies of the control API, one module for each subject.
-
-pub(crate) mod doctor;
-pub(crate) mod invite;
-pub(crate) mod model;
-pub(crate) mod node;
-pub(crate) mod route;
-pub(crate) mod status;

@@ -1,0 +1,116 @@
+//! What a driver gives: authenticated, multiplexed connections. Membership is not its business.
+
+use std::{net::IpAddr, sync::Arc, time::Duration};
+
+use futures_util::future::BoxFuture;
+use mesh_identity::{NodeAddr, NodeId, ScopeId};
+use tokio::sync::watch;
+
+use crate::{
+    error::{CloseCode, ClosedWhy, ConnectionLost, DialError},
+    stream::Stream,
+};
+
+/// How bytes reach the peer at this moment.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum PathKind {
+    /// Straight to one of its addresses.
+    Direct,
+    /// Through a relay.
+    Relayed,
+    /// Inside this process.
+    Memory,
+}
+
+/// Which family of transport carries the link.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum TransportKind {
+    /// The local network driver.
+    Lan,
+    /// The internet driver.
+    Internet,
+    /// The in-memory network.
+    Memory,
+}
+
+/// Facts about a connection's current path.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PathFacts {
+    /// Direct, relayed or in memory.
+    pub kind: PathKind,
+    /// Smoothed round-trip time, once one was measured.
+    pub rtt: Option<Duration>,
+    /// The transport that carries it.
+    pub transport: TransportKind,
+}
+
+/// Where a connection came from, as far as limits per origin care.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Origin {
+    /// A remote IP address.
+    Ip(IpAddr),
+    /// A key, where no address is known (relayed, in memory).
+    Node(NodeId),
+}
+
+/// An authenticated, encrypted, multiplexed connection. The peer's key is proved; its membership is not.
+///
+/// Every method may be called from several tasks at once.
+pub trait Connection: Send + Sync + 'static {
+    /// The key the other end has proved.
+    fn peer(&self) -> NodeId;
+
+    /// Opens a stream in both directions; waits while the peer's stream limit is reached.
+    /// Cancel safe: a dropped future opens nothing, or a stream that is reset at once.
+    fn open(&self) -> BoxFuture<'_, Result<Stream, ConnectionLost>>;
+
+    /// The next stream that the peer opened. Cancel safe: no stream is lost.
+    fn accept(&self) -> BoxFuture<'_, Result<Stream, ConnectionLost>>;
+
+    /// Closes the connection and everything on it. Only the first call counts.
+    /// `reason` is cut at 256 bytes.
+    fn close(&self, code: CloseCode, reason: &str);
+
+    /// Resolves when the connection has ended, with the cause. Cancel safe.
+    fn closed(&self) -> BoxFuture<'_, ClosedWhy>;
+
+    /// The path in use now.
+    fn path(&self) -> PathFacts;
+
+    /// Changes of the path's kind; the value is the latest. `rtt` there may be old: ask [`Connection::path`].
+    fn path_changes(&self) -> watch::Receiver<PathFacts>;
+
+    /// Where limits count this connection.
+    fn origin(&self) -> Origin;
+
+    /// Hello is done: lift the tight bounds that a stranger's connection has.
+    fn admitted(&self) {}
+}
+
+/// Makes and takes connections for one kind of transport.
+pub trait Driver: Send + Sync + 'static {
+    /// A short fixed name for logs and errors, such as `internet`.
+    fn name(&self) -> &'static str;
+
+    /// Whether this driver carries the scope. A driver that says no is never asked to dial for it.
+    fn carries(&self, scope: &ScopeId) -> bool;
+
+    /// Connects to the node and proves its key. `relay_token` is shown to the relay that `addr` names.
+    /// Cancel safe: a dropped future leaves no connection.
+    fn dial(
+        &self,
+        scope: &ScopeId,
+        to: NodeId,
+        addr: &NodeAddr,
+        relay_token: Option<String>,
+    ) -> BoxFuture<'static, Result<Arc<dyn Connection>, DialError>>;
+
+    /// The next connection dialed by another node; `None` once the driver is shut down. Cancel safe.
+    fn accept(&self) -> BoxFuture<'_, Option<Arc<dyn Connection>>>;
+
+    /// Where others in the scope can dial us, best first.
+    fn local_addr(&self, scope: &ScopeId) -> NodeAddr;
+
+    /// Ends every connection and gives its sockets back. Idempotent.
+    fn shutdown(&self) -> BoxFuture<'_, ()>;
+}

@@ -1,0 +1,134 @@
+//! Length-delimited frames: `u32` big endian, then that many bytes, with a bound on both sides.
+
+use std::io;
+
+use serde::{Serialize, de::DeserializeOwned};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+
+/// Memory for a frame grows with the bytes that arrived, at most by this much ahead of them.
+const GROWTH_BYTES: usize = 16 * 1024;
+
+/// Why a frame could not be read or written.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum FrameError {
+    /// The prefix names, or the caller passed, more than allowed. Nothing was allocated for it.
+    #[error("frame of {bytes} bytes, {max} allowed")]
+    TooLong {
+        /// Length in question.
+        bytes: u64,
+        /// The bound.
+        max: usize,
+    },
+    /// The stream ended inside a frame.
+    #[error("stream ended inside a frame")]
+    Half,
+    /// The bytes are no such message, or more than it.
+    #[error("frame does not hold the expected message")]
+    Malformed,
+    /// Reading or writing failed.
+    #[error("frame i/o")]
+    Io(#[from] io::Error),
+}
+
+/// Reads frames from a stream; keeps a half-read frame between calls.
+#[derive(Debug)]
+pub struct FrameReader<R> {
+    inner: R,
+    bytes_max: usize,
+    prefix: [u8; 4],
+    prefix_filled: usize,
+    body: Vec<u8>,
+}
+
+impl<R: AsyncRead + Unpin> FrameReader<R> {
+    /// Reads frames of at most `bytes_max` bytes each.
+    pub fn new(inner: R, bytes_max: usize) -> Self {
+        Self { inner, bytes_max, prefix: [0; 4], prefix_filled: 0, body: Vec::new() }
+    }
+
+    /// The next frame, or `None` at a clean end. Cancel safe: a partly read frame is kept.
+    /// After an error the position in the stream is lost; drop the reader.
+    pub async fn next(&mut self) -> Result<Option<Vec<u8>>, FrameError> {
+        while self.prefix_filled < 4 {
+            let read = self.inner.read(&mut self.prefix[self.prefix_filled..]).await?;
+            match (read, self.prefix_filled) {
+                (0, 0) => return Ok(None),
+                (0, _) => return Err(FrameError::Half),
+                (n, _) => self.prefix_filled += n,
+            }
+        }
+        let claimed = u32::from_be_bytes(self.prefix);
+        let wanted = match usize::try_from(claimed) {
+            Ok(wanted) if wanted <= self.bytes_max => wanted,
+            _ => return Err(FrameError::TooLong { bytes: claimed.into(), max: self.bytes_max }),
+        };
+        while self.body.len() < wanted {
+            let ahead = (wanted - self.body.len()).min(GROWTH_BYTES);
+            self.body.reserve(ahead);
+            // `take` keeps the read inside this frame.
+            let read = (&mut self.inner).take(ahead as u64).read_buf(&mut self.body).await?;
+            if read == 0 {
+                return Err(FrameError::Half);
+            }
+        }
+        self.prefix_filled = 0;
+        Ok(Some(std::mem::take(&mut self.body)))
+    }
+
+    /// The next frame as a message. Cancel safe like [`FrameReader::next`].
+    pub async fn next_message<T: DeserializeOwned>(&mut self) -> Result<Option<T>, FrameError> {
+        self.next().await?.map(|bytes| decode(&bytes)).transpose()
+    }
+
+    /// The stream below. A partly read frame is lost.
+    pub fn into_inner(self) -> R {
+        self.inner
+    }
+}
+
+/// Writes one frame. Not cancel safe: a dropped future may leave half a frame in the stream.
+pub async fn write_frame<W: AsyncWrite + Unpin>(
+    to: &mut W,
+    body: &[u8],
+    bytes_max: usize,
+) -> Result<(), FrameError> {
+    let framed = frame(body, bytes_max)?;
+    to.write_all(&framed).await?;
+    Ok(to.flush().await?)
+}
+
+/// Encodes one message at once and writes it as a frame. Not cancel safe, like [`write_frame`].
+pub fn write_message<'w, W: AsyncWrite + Unpin, T: Serialize>(
+    to: &'w mut W,
+    message: &T,
+    bytes_max: usize,
+) -> impl Future<Output = Result<(), FrameError>> + use<'w, W, T> {
+    let encoded = encode(message);
+    async move { write_frame(to, &encoded?, bytes_max).await }
+}
+
+/// The bytes of one frame.
+pub(crate) fn frame(body: &[u8], bytes_max: usize) -> Result<Vec<u8>, FrameError> {
+    let length = u32::try_from(body.len()).ok().filter(|_| body.len() <= bytes_max);
+    let Some(length) = length else {
+        return Err(FrameError::TooLong { bytes: body.len() as u64, max: bytes_max });
+    };
+    let mut framed = Vec::with_capacity(4 + body.len());
+    framed.extend_from_slice(&length.to_be_bytes());
+    framed.extend_from_slice(body);
+    Ok(framed)
+}
+
+/// A message as postcard.
+pub(crate) fn encode<T: Serialize>(message: &T) -> Result<Vec<u8>, FrameError> {
+    postcard::to_stdvec(message).map_err(|_| FrameError::Malformed)
+}
+
+/// A message from postcard; trailing bytes are an error.
+pub(crate) fn decode<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, FrameError> {
+    match postcard::take_from_bytes(bytes) {
+        Ok((message, [])) => Ok(message),
+        _ => Err(FrameError::Malformed),
+    }
+}

@@ -1,0 +1,230 @@
+//! One byte stream on a link: two halves, each with its own end.
+
+use std::{
+    io,
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll},
+};
+
+use futures_util::future::BoxFuture;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+
+use crate::error::{ResetCode, StreamFault};
+
+/// The writing half as a driver provides it.
+pub trait SendHalf: AsyncWrite + Send + Sync + Unpin + 'static {
+    /// Abandons the half: bytes not yet delivered are lost, the reader sees the code.
+    fn reset(&mut self, code: ResetCode);
+    /// Resolves when the reader has stopped reading or the connection is lost (or all was delivered after the end).
+    fn stopped(&self) -> BoxFuture<'static, ()>;
+}
+
+/// The reading half as a driver provides it.
+pub trait RecvHalf: AsyncRead + Send + Sync + Unpin + 'static {
+    /// Tells the writer that nobody reads any more.
+    fn stop(&mut self, code: ResetCode);
+}
+
+/// A value that lives as long as a half does; links count their streams with it.
+pub(crate) type Held = Arc<dyn Send + Sync>;
+
+/// The writing half of a [`Stream`].
+///
+/// `shutdown` ends it properly (the reader sees end of file); dropped before that, it is reset and the reader sees an
+/// error, so a cut-off answer is never taken for a whole one.
+pub struct SendStream {
+    half: Box<dyn SendHalf>,
+    over: bool,
+    held: Vec<Held>,
+}
+
+/// The reading half of a [`Stream`]. Dropped before the end of file, it tells the writer to stop.
+pub struct RecvStream {
+    half: Box<dyn RecvHalf>,
+    over: bool,
+    /// Set with `over` when the end was not a proper one: a second read must not look like end of file.
+    failed: bool,
+    held: Vec<Held>,
+}
+
+/// A byte stream to a peer in both directions, each direction with its own end.
+///
+/// Reading and writing are cancel safe as far as tokio's own `read` and `write` are; `write_all` and `read_exact`
+/// are not.
+pub struct Stream {
+    send: SendStream,
+    recv: RecvStream,
+}
+
+impl Stream {
+    /// Puts a driver's halves together.
+    pub fn from_halves(send: Box<dyn SendHalf>, recv: Box<dyn RecvHalf>) -> Self {
+        let send = SendStream { half: send, over: false, held: Vec::new() };
+        Self { send, recv: RecvStream { half: recv, over: false, failed: false, held: Vec::new() } }
+    }
+
+    /// The two halves, to be used from two tasks.
+    pub fn split(self) -> (SendStream, RecvStream) {
+        (self.send, self.recv)
+    }
+
+    /// Puts two halves together again (they need not have belonged to one stream).
+    pub fn join(send: SendStream, recv: RecvStream) -> Self {
+        Self { send, recv }
+    }
+
+    /// Abandons both directions with a code that the peer reads.
+    pub fn reset(mut self, code: ResetCode) {
+        self.send.reset_in_place(code);
+        self.recv.stop_in_place(code);
+    }
+
+    /// Resolves when the peer no longer reads what we write: it cancelled, or the link is gone. Cancel safe.
+    pub fn cancelled(&self) -> BoxFuture<'static, ()> {
+        self.send.cancelled()
+    }
+
+    pub(crate) fn hold(&mut self, held: Held) {
+        self.send.held.push(held.clone());
+        self.recv.held.push(held);
+    }
+}
+
+impl SendStream {
+    /// Abandons this half with a code that the reader sees.
+    pub fn reset(mut self, code: ResetCode) {
+        self.reset_in_place(code);
+    }
+
+    /// Resolves when the peer no longer reads: it cancelled, or the link is gone (after the end was sent also when
+    /// all was delivered). Cancel safe.
+    pub fn cancelled(&self) -> BoxFuture<'static, ()> {
+        self.half.stopped()
+    }
+
+    fn reset_in_place(&mut self, code: ResetCode) {
+        if !self.over {
+            self.over = true;
+            self.half.reset(code);
+        }
+    }
+}
+
+impl RecvStream {
+    /// Stops reading; the writer's next write fails with the code.
+    pub fn stop(mut self, code: ResetCode) {
+        self.stop_in_place(code);
+    }
+
+    fn stop_in_place(&mut self, code: ResetCode) {
+        if !self.over {
+            self.over = true;
+            self.half.stop(code);
+        }
+    }
+}
+
+impl Drop for SendStream {
+    fn drop(&mut self) {
+        self.reset_in_place(ResetCode::CANCELLED);
+    }
+}
+
+impl Drop for RecvStream {
+    fn drop(&mut self) {
+        self.stop_in_place(ResetCode::CANCELLED);
+    }
+}
+
+impl AsyncWrite for SendStream {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        if self.over {
+            return Poll::Ready(Err(StreamFault::Ended.into()));
+        }
+        Pin::new(&mut *self.half).poll_write(cx, buf)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        if self.over {
+            return Poll::Ready(Ok(()));
+        }
+        Pin::new(&mut *self.half).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        if self.over {
+            return Poll::Ready(Ok(()));
+        }
+        let ended = Pin::new(&mut *self.half).poll_shutdown(cx);
+        if let Poll::Ready(Ok(())) = &ended {
+            self.over = true;
+        }
+        ended
+    }
+}
+
+impl AsyncRead for RecvStream {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        if self.failed {
+            return Poll::Ready(Err(StreamFault::Ended.into()));
+        }
+        if self.over || buf.remaining() == 0 {
+            return Poll::Ready(Ok(()));
+        }
+        let before = buf.filled().len();
+        let read = Pin::new(&mut *self.half).poll_read(cx, buf);
+        match &read {
+            Poll::Ready(Ok(())) if buf.filled().len() == before => self.over = true,
+            Poll::Ready(Err(_)) => (self.over, self.failed) = (true, true),
+            _ => {}
+        }
+        read
+    }
+}
+
+impl AsyncWrite for Stream {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.send).poll_write(cx, buf)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.send).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.send).poll_shutdown(cx)
+    }
+}
+
+impl AsyncRead for Stream {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.recv).poll_read(cx, buf)
+    }
+}
+
+impl std::fmt::Debug for Stream {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Stream").finish_non_exhaustive()
+    }
+}
+
+impl std::fmt::Debug for SendStream {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("SendStream").field("over", &self.over).finish_non_exhaustive()
+    }
+}
+
+impl std::fmt::Debug for RecvStream {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("RecvStream").field("over", &self.over).finish_non_exhaustive()
+    }
+}

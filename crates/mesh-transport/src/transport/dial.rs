@@ -1,0 +1,180 @@
+//! Links on use: one dial for all who ask at once.
+
+use std::{sync::Arc, time::SystemTime};
+
+use mesh_identity::{Expiry, NodeAddr, NodeId, ScopeId};
+use tokio::sync::OwnedSemaphorePermit;
+use tracing::Instrument;
+
+use super::{
+    Inner,
+    hello::{self, Linked},
+    links::{Claim, DialResult, DialWatch, LinkConn, StreamCount},
+    serve,
+};
+use crate::{connection::Connection, error::DialError, peer::Peer, proto::hello::Shown};
+
+/// The link to a peer. Cancel safe: the dial is a task of the transport.
+pub(super) async fn link(inner: &Arc<Inner>, scope: &ScopeId, node: &NodeId) -> DialResult {
+    if *node == inner.me {
+        return Err(DialError::Oneself);
+    }
+    if inner.is_closing() {
+        return Err(DialError::Closed);
+    }
+    match inner.links.claim(scope, node) {
+        Claim::Linked(conn) => Ok(conn),
+        Claim::Wait(watch) => wait(watch).await,
+        Claim::Dial(watch) => {
+            let dial = Dial {
+                inner: inner.clone(),
+                scope: *scope,
+                node: *node,
+                result: Some(Err(DialError::Closed)),
+            };
+            let span = tracing::debug_span!("transport.dial", peer = %node.short());
+            inner.tasks.spawn(dial.run().instrument(span));
+            wait(watch).await
+        }
+    }
+}
+
+async fn wait(mut watch: DialWatch) -> DialResult {
+    match watch.wait_for(Option::is_some).await {
+        Ok(result) => result.clone().unwrap_or(Err(DialError::Closed)),
+        Err(_) => Err(DialError::Closed),
+    }
+}
+
+/// One dial. Dropped in any way, it tells those who wait.
+struct Dial {
+    inner: Arc<Inner>,
+    scope: ScopeId,
+    node: NodeId,
+    result: Option<DialResult>,
+}
+
+impl Drop for Dial {
+    fn drop(&mut self) {
+        if let Some(result) = self.result.take() {
+            self.inner.links.dialed(&self.scope, &self.node, result);
+        }
+    }
+}
+
+impl Dial {
+    async fn run(mut self) {
+        let inner = self.inner.clone();
+        let result = tokio::select! {
+            biased;
+            () = inner.stop_accepting.cancelled() => Err(DialError::Closed),
+            result = self.dial() => result,
+        };
+        match &result {
+            Ok(_) => inner.metrics.dials_linked.add(),
+            Err(error) => {
+                inner.metrics.dials_failed.add();
+                tracing::debug!(error = error as &dyn std::error::Error, "no link");
+            }
+        }
+        self.result = Some(result);
+    }
+
+    async fn dial(&self) -> DialResult {
+        let inner = &self.inner;
+        let credential = inner.admission.credential(&self.scope);
+        let credential = credential.ok_or_else(|| DialError::NoCredential(self.scope.short()))?;
+        let permit = connection_permit(inner)?;
+        let addr = inner.book.get(&self.scope, &self.node).unwrap_or_default();
+        let conn = connect(inner, &self.scope, self.node, &addr, None).await?;
+        let shown = Shown::Grant(Box::new((*credential).clone()));
+        let closer = CloseOnDrop(Some(conn.clone()));
+        let linked = match hello::as_dialer(inner, &conn, self.scope, &shown, None).await {
+            Ok(linked) => linked,
+            Err(failure) => {
+                conn.close(failure.close_code(), "hello failed");
+                return Err(failure.into_dial_error(self.node, inner));
+            }
+        };
+        let conn = link_conn(inner, conn, self.scope, linked, true, permit).ok_or(DialError::Closed)?;
+        closer.keep();
+        Ok(serve::adopt(inner, conn))
+    }
+}
+
+/// Room for one more connection.
+pub(super) fn connection_permit(inner: &Inner) -> Result<OwnedSemaphorePermit, DialError> {
+    inner.connections.clone().try_acquire_owned().map_err(|_| DialError::Limit(inner.connections_max))
+}
+
+/// Connects by the first driver that can; the first telling error otherwise.
+pub(super) async fn connect(
+    inner: &Inner,
+    scope: &ScopeId,
+    node: NodeId,
+    addr: &NodeAddr,
+    relay_token: Option<String>,
+) -> Result<Arc<dyn Connection>, DialError> {
+    let mut telling = None;
+    for driver in inner.drivers_for(scope) {
+        let after = inner.config.dial_timeout;
+        let dialed = tokio::time::timeout(after, driver.dial(scope, node, addr, relay_token.clone())).await;
+        match dialed.unwrap_or(Err(DialError::TimedOut { node, after })) {
+            Ok(conn) if conn.peer() == node => return Ok(conn),
+            Ok(conn) => {
+                conn.close(crate::error::CloseCode::Malformed, "another node answers here");
+                telling = Some(DialError::WrongIdentity(node));
+            }
+            Err(DialError::NoAddress(_)) => {}
+            Err(error) => telling = telling.or(Some(error)),
+        }
+    }
+    Err(telling.unwrap_or(DialError::NoAddress(node)))
+}
+
+/// What hello proved, as a link; `None` if the scope was left meanwhile.
+pub(super) fn link_conn(
+    inner: &Inner,
+    conn: Arc<dyn Connection>,
+    scope: ScopeId,
+    linked: Linked,
+    dialed_by_us: bool,
+    permit: OwnedSemaphorePermit,
+) -> Option<Arc<LinkConn>> {
+    let grant = linked.grant?;
+    inner.admission.credential(&scope)?;
+    let peer = Peer {
+        id: conn.peer(),
+        scope,
+        role: grant.permissions.role,
+        name: grant.name,
+        permissions: grant.permissions,
+    };
+    Some(Arc::new(LinkConn {
+        conn,
+        peer,
+        dialed_by_us,
+        instance: linked.instance,
+        grant_expires: Expiry::at(grant.expires_at),
+        since: SystemTime::now(),
+        streams: Arc::new(StreamCount::default()),
+        _permit: permit,
+    }))
+}
+
+/// Closes a connection whose hello was abandoned half-way.
+pub(super) struct CloseOnDrop(pub(super) Option<Arc<dyn Connection>>);
+
+impl CloseOnDrop {
+    pub(super) fn keep(mut self) {
+        self.0 = None;
+    }
+}
+
+impl Drop for CloseOnDrop {
+    fn drop(&mut self) {
+        if let Some(conn) = self.0.take() {
+            conn.close(crate::error::CloseCode::Done, "given up");
+        }
+    }
+}

@@ -1,0 +1,256 @@
+//! The links that exist, and the rule for two connections of one pair.
+//!
+//! The rule: of two connections between the same two nodes in a scope, the one dialed by the smaller [`NodeId`] is used
+//! for new streams. The other is closed by the node that dialed it once its streams have ended. Of two dialed by the
+//! same node the newer stays, and connections of an earlier run of the peer are closed at once.
+
+use std::{
+    collections::HashMap,
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::SystemTime,
+};
+
+use mesh_identity::{Expiry, NodeId, ScopeId, UnixTime};
+use tokio::sync::{Notify, OwnedSemaphorePermit, broadcast, watch};
+
+use super::LinkEvent;
+use crate::{
+    connection::{Connection, PathFacts},
+    error::{CloseCode, ClosedWhy, DialError},
+    peer::Peer,
+};
+
+/// A connection that has passed hello.
+pub(crate) struct LinkConn {
+    pub(crate) conn: Arc<dyn Connection>,
+    pub(crate) peer: Peer,
+    pub(crate) dialed_by_us: bool,
+    /// The run of the peer that is at the other end.
+    pub(crate) instance: u64,
+    pub(crate) grant_expires: Expiry,
+    pub(crate) since: SystemTime,
+    pub(crate) streams: Arc<StreamCount>,
+    pub(crate) _permit: OwnedSemaphorePermit,
+}
+
+/// Streams alive on a connection, both directions together.
+#[derive(Debug, Default)]
+pub(crate) struct StreamCount {
+    alive: AtomicUsize,
+    changed: Notify,
+}
+
+/// Held by both halves of a stream.
+#[derive(Debug)]
+pub(crate) struct CountedStream(Arc<StreamCount>);
+
+impl StreamCount {
+    pub(crate) fn enter(self: &Arc<Self>) -> CountedStream {
+        self.alive.fetch_add(1, Ordering::SeqCst);
+        self.changed.notify_waiters();
+        CountedStream(self.clone())
+    }
+
+    pub(crate) fn alive(&self) -> usize {
+        self.alive.load(Ordering::SeqCst)
+    }
+
+    pub(crate) fn changed(&self) -> tokio::sync::futures::Notified<'_> {
+        self.changed.notified()
+    }
+}
+
+impl Drop for CountedStream {
+    fn drop(&mut self) {
+        self.0.alive.fetch_sub(1, Ordering::SeqCst);
+        self.0.changed.notify_waiters();
+    }
+}
+
+pub(crate) type DialResult = Result<Arc<LinkConn>, DialError>;
+pub(crate) type DialWatch = watch::Receiver<Option<DialResult>>;
+
+/// What changed with a registration, for the caller to act on after the lock is released.
+pub(crate) struct Registered {
+    /// The connection that is used from now on.
+    pub(crate) primary: Arc<LinkConn>,
+    /// Connections to close at once.
+    pub(crate) replaced: Vec<Arc<LinkConn>>,
+    /// Connections of ours that lost the rule and close once idle.
+    pub(crate) superseded: Option<Arc<LinkConn>>,
+}
+
+#[derive(Default)]
+struct Slot {
+    conns: Vec<Arc<LinkConn>>,
+    dialing: Option<watch::Sender<Option<DialResult>>>,
+}
+
+/// All links of a transport. Events are sent under its lock, so that their order is the order of changes.
+pub(crate) struct Links {
+    me: NodeId,
+    events: broadcast::Sender<LinkEvent>,
+    slots: Mutex<HashMap<(ScopeId, NodeId), Slot>>,
+}
+
+/// How a caller gets its link.
+pub(crate) enum Claim {
+    /// It exists.
+    Linked(Arc<LinkConn>),
+    /// Somebody dials already.
+    Wait(DialWatch),
+    /// The caller must see to the dial and end it with [`Links::dialed`].
+    Dial(DialWatch),
+}
+
+impl Links {
+    pub(crate) fn new(me: NodeId, events: broadcast::Sender<LinkEvent>) -> Self {
+        Self { me, events, slots: Mutex::default() }
+    }
+
+    fn emit(&self, event: LinkEvent) {
+        // No subscriber is not an error.
+        drop(self.events.send(event));
+    }
+
+    fn lock(&self) -> MutexGuard<'_, HashMap<(ScopeId, NodeId), Slot>> {
+        self.slots.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The link, the dial in progress, or the task to dial.
+    pub(crate) fn claim(&self, scope: &ScopeId, node: &NodeId) -> Claim {
+        let mut slots = self.lock();
+        let slot = slots.entry((*scope, *node)).or_default();
+        if let Some(conn) = self.primary(slot) {
+            return Claim::Linked(conn);
+        }
+        if let Some(dialing) = &slot.dialing {
+            return Claim::Wait(dialing.subscribe());
+        }
+        let (sender, receiver) = watch::channel(None);
+        slot.dialing = Some(sender);
+        Claim::Dial(receiver)
+    }
+
+    /// Ends a dial: tells those who wait (unless a link from the other side already did).
+    pub(crate) fn dialed(&self, scope: &ScopeId, node: &NodeId, result: DialResult) {
+        let mut slots = self.lock();
+        let Some(slot) = slots.get_mut(&(*scope, *node)) else { return };
+        if let Some(dialing) = slot.dialing.take() {
+            dialing.send_if_modified(|state| state.is_none().then(|| *state = Some(result)).is_some());
+        }
+        if slot.conns.is_empty() {
+            slots.remove(&(*scope, *node));
+        }
+    }
+
+    /// Adds a connection that has passed hello.
+    pub(crate) fn register(&self, conn: Arc<LinkConn>) -> Registered {
+        let mut slots = self.lock();
+        let slot = slots.entry((conn.peer.scope, conn.peer.id)).or_default();
+        let before = self.primary(slot);
+        let (replaced, kept) = slot.conns.drain(..).partition(|old: &Arc<LinkConn>| {
+            old.instance != conn.instance || old.dialed_by_us == conn.dialed_by_us
+        });
+        slot.conns = kept;
+        slot.conns.push(conn);
+        let primary = self.primary(slot).expect("one was just added");
+        let superseded = slot.conns.iter().find(|c| !Arc::ptr_eq(c, &primary) && c.dialed_by_us).cloned();
+        if let Some(dialing) = &slot.dialing {
+            dialing.send_replace(Some(Ok(primary.clone())));
+        }
+        let (peer, path) = (primary.peer.clone(), primary.path());
+        match before {
+            None => self.emit(LinkEvent::Up { peer, path }),
+            Some(before) if Arc::ptr_eq(&before, &primary) => {}
+            Some(_) => self.emit(LinkEvent::Path { peer, path }),
+        }
+        Registered { primary, replaced, superseded }
+    }
+
+    /// Takes out a connection that has ended (nothing happens if it was replaced before).
+    pub(crate) fn remove(&self, conn: &Arc<LinkConn>, why: ClosedWhy) {
+        let mut slots = self.lock();
+        let key = (conn.peer.scope, conn.peer.id);
+        let Some(slot) = slots.get_mut(&key) else { return };
+        let before = self.primary(slot);
+        slot.conns.retain(|c| !Arc::ptr_eq(c, conn));
+        match (before, self.primary(slot)) {
+            (Some(_), None) => {
+                if slot.dialing.is_none() {
+                    slots.remove(&key);
+                }
+                self.emit(LinkEvent::Down { peer: conn.peer.clone(), why });
+            }
+            (Some(before), Some(now)) if !Arc::ptr_eq(&before, &now) => {
+                self.emit(LinkEvent::Path { peer: now.peer.clone(), path: now.path() });
+            }
+            _ => {}
+        }
+    }
+
+    /// Tells subscribers of another path, if the connection is the one in use.
+    pub(crate) fn path_changed(&self, conn: &Arc<LinkConn>) {
+        let slots = self.lock();
+        let Some(slot) = slots.get(&(conn.peer.scope, conn.peer.id)) else { return };
+        if self.primary(slot).is_some_and(|primary| Arc::ptr_eq(&primary, conn)) {
+            self.emit(LinkEvent::Path { peer: conn.peer.clone(), path: conn.path() });
+        }
+    }
+
+    /// The link to a peer, if there is one.
+    pub(crate) fn linked(&self, scope: &ScopeId, node: &NodeId) -> Option<Arc<LinkConn>> {
+        self.lock().get(&(*scope, *node)).and_then(|slot| self.primary(slot))
+    }
+
+    /// One connection per linked peer, in order of scope and id.
+    pub(crate) fn primaries(&self) -> Vec<Arc<LinkConn>> {
+        let slots = self.lock();
+        let mut found: Vec<_> = slots.values().filter_map(|slot| self.primary(slot)).collect();
+        found.sort_by_key(|conn| (conn.peer.scope, conn.peer.id));
+        found
+    }
+
+    /// Every connection for which `which` holds.
+    pub(crate) fn matching(&self, which: impl Fn(&LinkConn) -> bool) -> Vec<Arc<LinkConn>> {
+        self.lock().values().flat_map(|slot| &slot.conns).filter(|conn| which(conn)).cloned().collect()
+    }
+
+    /// Whether the connection is the one in use for its peer.
+    pub(crate) fn is_primary(&self, conn: &Arc<LinkConn>) -> bool {
+        self.linked(&conn.peer.scope, &conn.peer.id).is_some_and(|primary| Arc::ptr_eq(&primary, conn))
+    }
+
+    /// Ends every dial in progress.
+    pub(crate) fn fail_dials(&self) {
+        for slot in self.lock().values_mut() {
+            if let Some(dialing) = slot.dialing.take() {
+                dialing.send_if_modified(|state| {
+                    state.is_none().then(|| *state = Some(Err(DialError::Closed))).is_some()
+                });
+            }
+        }
+    }
+
+    fn primary(&self, slot: &Slot) -> Option<Arc<LinkConn>> {
+        let by_rule = |conn: &&Arc<LinkConn>| conn.dialed_by_us == (self.me < conn.peer.id);
+        slot.conns.iter().find(by_rule).or(slot.conns.last()).cloned()
+    }
+}
+
+impl LinkConn {
+    pub(crate) fn path(&self) -> PathFacts {
+        self.conn.path()
+    }
+
+    pub(crate) fn close(&self, code: CloseCode, reason: &str) {
+        self.conn.close(code, reason);
+    }
+
+    pub(crate) fn is_expired(&self, now: UnixTime) -> bool {
+        self.grant_expires.is_over(now)
+    }
+}

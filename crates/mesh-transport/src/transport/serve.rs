@@ -1,0 +1,195 @@
+//! A link at work: streams in and out until it ends.
+
+use std::{sync::Arc, time::Duration};
+
+use mesh_identity::UnixTime;
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    sync::{OwnedSemaphorePermit, Semaphore},
+    task::{JoinError, JoinSet},
+};
+use tracing::Instrument;
+
+use super::{
+    Inner,
+    links::{CountedStream, LinkConn},
+};
+use crate::{
+    error::{CloseCode, ClosedWhy, ConnectionLost, OpenError, ResetCode, StreamFault},
+    peer::{PROTOCOL_NAME_MAX, Protocol},
+    proto::wire,
+    stream::Stream,
+};
+
+/// Registers a connection that has passed hello and serves it; returns the one to use for the peer.
+pub(super) fn adopt(inner: &Arc<Inner>, conn: Arc<LinkConn>) -> Arc<LinkConn> {
+    let registered = inner.links.register(conn.clone());
+    for old in registered.replaced {
+        old.close(CloseCode::Superseded, "replaced by a newer connection");
+    }
+    if let Some(superseded) = registered.superseded {
+        inner.tasks.spawn(close_when_idle(inner.clone(), superseded));
+    }
+    if inner.is_closing() {
+        conn.close(CloseCode::Shutdown, "shutting down");
+    }
+    let span = tracing::debug_span!("transport.link", peer = %conn.peer.id.short());
+    inner.tasks.spawn(run(inner.clone(), conn).instrument(span));
+    registered.primary
+}
+
+/// Serves one connection until it has ended and its handlers are reaped.
+async fn run(inner: Arc<Inner>, conn: Arc<LinkConn>) {
+    let mut handlers = JoinSet::new();
+    let room = Arc::new(Semaphore::new(inner.config.inbound_streams_max.clamp(1, Semaphore::MAX_PERMITS)));
+    let mut paths = conn.conn.path_changes();
+    let why = loop {
+        tokio::select! {
+            why = conn.conn.closed() => break why,
+            () = inner.cancel.cancelled() => {
+                conn.close(CloseCode::Shutdown, "shutting down");
+                break ClosedWhy::Local(CloseCode::Shutdown);
+            }
+            Some(done) = handlers.join_next() => reap(&inner, done),
+            Ok(()) = paths.changed() => inner.links.path_changed(&conn),
+            accepted = accept(&conn, &room), if !inner.stop_accepting.is_cancelled() => match accepted {
+                Ok((stream, permit)) => {
+                    handlers.spawn(serve(inner.clone(), conn.clone(), stream, permit).in_current_span());
+                }
+                Err(lost) => break lost.why,
+            },
+        }
+    };
+    tracing::debug!(%why, "link ended");
+    inner.links.remove(&conn, why);
+    let grace = inner.config.handler_grace;
+    let reaped = async {
+        while let Some(done) = handlers.join_next().await {
+            reap(&inner, done)
+        }
+    };
+    tokio::select! {
+        () = inner.cancel.cancelled() => {}
+        _ = tokio::time::timeout(grace, reaped) => {}
+    }
+    handlers.shutdown().await;
+}
+
+/// The next inbound stream, once there is room to serve it: a peer that opens more waits.
+async fn accept(
+    conn: &LinkConn,
+    room: &Arc<Semaphore>,
+) -> Result<(Stream, OwnedSemaphorePermit), ConnectionLost> {
+    let permit = room.clone().acquire_owned().await.expect("the semaphore is never closed");
+    Ok((conn.conn.accept().await?, permit))
+}
+
+fn reap(inner: &Inner, done: Result<(), JoinError>) {
+    if let Err(error) = done
+        && error.is_panic()
+    {
+        inner.metrics.handler_panics.add();
+        tracing::error!(error = &error as &dyn std::error::Error, "stream handler panicked");
+    }
+}
+
+/// Held by both halves of an inbound stream.
+struct Inbound {
+    _counted: CountedStream,
+    _room: OwnedSemaphorePermit,
+}
+
+async fn serve(inner: Arc<Inner>, conn: Arc<LinkConn>, mut stream: Stream, room: OwnedSemaphorePermit) {
+    stream.hold(Arc::new(Inbound { _counted: conn.streams.enter(), _room: room }));
+    let header = tokio::time::timeout(inner.config.header_timeout, read_header(&mut stream)).await;
+    let Ok(Some((name, length))) = header else {
+        inner.metrics.streams_refused.add();
+        return stream.reset(ResetCode::BAD_HEADER);
+    };
+    let handler = wire::header_name(&name[..length]).map(|name| {
+        let handlers = inner.handlers.read().unwrap_or_else(std::sync::PoisonError::into_inner);
+        handlers.get_key_value(name).map(|(name, handler)| (*name, handler.clone()))
+    });
+    match handler {
+        None => {
+            inner.metrics.streams_refused.add();
+            stream.reset(ResetCode::BAD_HEADER);
+        }
+        Some(None) => {
+            inner.metrics.streams_refused.add();
+            stream.reset(ResetCode::UNKNOWN_PROTOCOL);
+        }
+        Some(Some((protocol, handler))) => {
+            inner.metrics.streams_served.add();
+            let span = tracing::debug_span!("transport.accept", peer = %conn.peer.id.short(), protocol);
+            handler.serve(conn.peer.clone(), stream).instrument(span).await;
+        }
+    }
+}
+
+/// The protocol's name and its length; `None` if there is no header.
+async fn read_header(stream: &mut Stream) -> Option<([u8; PROTOCOL_NAME_MAX], usize)> {
+    let length = wire::header_length(stream.read_u8().await.ok()?)?;
+    let mut name = [0; PROTOCOL_NAME_MAX];
+    stream.read_exact(&mut name[..length]).await.ok()?;
+    Some((name, length))
+}
+
+/// Opens a stream on one connection and sends its header, without waiting for an answer.
+pub(super) async fn open_stream(
+    inner: &Inner,
+    conn: &LinkConn,
+    protocol: Protocol,
+) -> Result<Stream, OpenError> {
+    // Counted first, so that a connection about to close for idleness waits.
+    let counted = conn.streams.enter();
+    let mut stream = conn.conn.open().await?;
+    stream.hold(Arc::new(counted));
+    if let Err(error) = stream.write_all(&wire::stream_header(protocol.as_str())).await {
+        return Err(match StreamFault::of(&error) {
+            Some(StreamFault::Lost(lost)) => OpenError::Lost(lost.clone()),
+            _ => OpenError::Lost(ConnectionLost { why: ClosedWhy::Failed(error.to_string()) }),
+        });
+    }
+    inner.metrics.streams_opened.add();
+    Ok(stream)
+}
+
+/// Closes a connection that lost the rule of two, once no stream was on it for a while.
+async fn close_when_idle(inner: Arc<Inner>, conn: Arc<LinkConn>) {
+    let idle = async {
+        loop {
+            let changed = conn.streams.changed();
+            if conn.streams.alive() > 0 {
+                changed.await;
+            } else if tokio::time::timeout(inner.config.superseded_linger, changed).await.is_err() {
+                break;
+            }
+        }
+    };
+    tokio::select! {
+        () = inner.cancel.cancelled() => {}
+        _ = conn.conn.closed() => {}
+        () = idle => {
+            // The winner may have ended meanwhile; then this is the link.
+            if !inner.links.is_primary(&conn) {
+                conn.close(CloseCode::Superseded, "the other connection is used");
+            }
+        }
+    }
+}
+
+/// Ends links whose grant has ended.
+pub(super) async fn watch_expiry(inner: Arc<Inner>) {
+    let every = inner.config.expiry_check.max(Duration::from_millis(10));
+    loop {
+        tokio::select! {
+            () = inner.cancel.cancelled() => break,
+            () = tokio::time::sleep(every) => {}
+        }
+        let now: UnixTime = inner.unix_now();
+        for conn in inner.links.matching(|conn| conn.is_expired(now)) {
+            conn.close(CloseCode::Expired, "the grant shown in hello has ended");
+        }
+    }
+}

@@ -1,0 +1,150 @@
+//! Links over memory: dialing, the rule of two, loss, shutdown.
+
+use std::time::Duration;
+
+use mesh_identity::{Authority, Founding, NodeName, Permissions, UnixTime};
+use mesh_transport::{
+    Call, CallError, CallFault, CloseCode, ClosedWhy, DialError, LinkEvent, OpenError, Protocol, Refusal,
+    memory::{Conditions, Network},
+    serve_call,
+    testing::{Mesh, until},
+};
+use serde::{Deserialize, Serialize};
+
+#[derive(Debug, Serialize, Deserialize)]
+struct Ping(u32);
+
+impl Call for Ping {
+    const PROTOCOL: Protocol = Protocol::new("ping/1");
+    type Reply = u32;
+}
+
+const SECOND: Duration = Duration::from_secs(1);
+
+fn serve_ping(mesh: &Mesh) {
+    for node in mesh.nodes() {
+        serve_call::<Ping, _, _>(&node.transport, |_, ping| async move { Ok(ping.0 + 1) });
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_call_dials_and_answers() {
+    let mesh = Mesh::memory(2).await;
+    serve_ping(&mesh);
+    let reply = mesh[0].transport.call(&mesh.scope(), &mesh[1].id(), &Ping(1), SECOND).await.unwrap();
+    assert_eq!(reply, 2);
+    let links = mesh[1].transport.links();
+    assert_eq!(links.len(), 1);
+    assert_eq!(links[0].peer.name.as_str(), "node-0");
+    assert!(!links[0].opened_by_us);
+    mesh.shutdown().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn callers_at_once_share_one_dial() {
+    let network = Network::new(1);
+    network.set_conditions(Conditions { latency: Duration::from_millis(20), ..Conditions::default() });
+    let mesh = Mesh::on(network.clone(), 2).await;
+    serve_ping(&mesh);
+    let (scope, to) = (mesh.scope(), mesh[1].id());
+    let calls = (0..50).map(|n| {
+        let transport = mesh[0].transport.clone();
+        tokio::spawn(async move { transport.call(&scope, &to, &Ping(n), SECOND).await.unwrap() })
+    });
+    for (n, call) in (0..50).zip(calls.collect::<Vec<_>>()) {
+        assert_eq!(call.await.unwrap(), n + 1);
+    }
+    assert_eq!(mesh[0].transport.metrics().dials_linked, 1);
+    assert_eq!(network.connections(mesh[0].id(), to), 1);
+    mesh.shutdown().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn dials_from_both_sides_become_the_one_of_the_smaller_id() {
+    let network = Network::new(1);
+    network.set_conditions(Conditions { latency: Duration::from_millis(20), ..Conditions::default() });
+    let mesh = Mesh::on(network.clone(), 2).await;
+    let (a, b, scope) = (&mesh[0], &mesh[1], mesh.scope());
+    let (b_id, a_id) = (b.id(), a.id());
+    let (to_b, to_a) = tokio::join!(a.transport.link(&scope, &b_id), b.transport.link(&scope, &a_id));
+    to_b.unwrap();
+    to_a.unwrap();
+    until("one connection is left", || async { network.connections(a.id(), b.id()) == 1 }).await;
+    let smaller_dialed = |node: &mesh_transport::testing::TestNode| {
+        let smaller = node.id() == a.id().min(b.id());
+        node.transport.links()[0].opened_by_us == smaller
+    };
+    assert!(smaller_dialed(a) && smaller_dialed(b));
+    mesh.shutdown().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_cut_is_noticed_and_a_healed_peer_is_dialed_again() {
+    let network = Network::new(1);
+    let mesh = Mesh::on(network.clone(), 2).await;
+    serve_ping(&mesh);
+    let (scope, to) = (mesh.scope(), mesh[1].id());
+    mesh[0].transport.call(&scope, &to, &Ping(1), SECOND).await.unwrap();
+    let mut events = mesh[0].transport.events();
+    network.cut(mesh[0].id(), to);
+    let cut_off = mesh[0].transport.call(&scope, &to, &Ping(1), SECOND).await.unwrap_err();
+    assert!(matches!(cut_off, CallError::Deadline(_)), "{cut_off:?}");
+    let LinkEvent::Down { why, .. } = events.recv().await.unwrap() else { panic!("down comes first") };
+    assert_eq!(why, ClosedWhy::TimedOut);
+    network.heal(mesh[0].id(), to);
+    assert_eq!(mesh[0].transport.call(&scope, &to, &Ping(4), SECOND).await.unwrap(), 5);
+    mesh.shutdown().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_stranger_is_refused_whether_or_not_the_scope_exists() {
+    let mut mesh = Mesh::memory(1).await;
+    let stranger = mesh.stranger().await;
+    let own = Authority::founder(stranger.key.clone(), Founding::new(&stranger.key).root).unwrap();
+    let name = NodeName::new("stranger").unwrap();
+    let foreign = own.sign_grant(stranger.id(), name, Permissions::MEMBER, None, UnixTime::now()).unwrap();
+    let refused = |error: DialError| match error {
+        DialError::Refused { refusal, .. } => refusal,
+        other => panic!("{other:?}"),
+    };
+    stranger.admission.join(foreign);
+    let unknown_scope = refused(stranger.transport.link(&own.scope(), &mesh[0].id()).await.unwrap_err());
+    let member = mesh.add(Permissions::MEMBER).await.id();
+    let member_grant = mesh.grant(member, "node-1", Permissions::MEMBER);
+    stranger.admission.join(member_grant);
+    let stolen_grant = refused(stranger.transport.link(&mesh.scope(), &mesh[0].id()).await.unwrap_err());
+    assert_eq!(unknown_scope, Refusal::NotAdmitted);
+    assert_eq!(stolen_grant, Refusal::NotAdmitted);
+    assert!(mesh[0].transport.links().is_empty());
+    stranger.transport.shutdown().await;
+    mesh.shutdown().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_unknown_protocol_and_a_fault_are_told_apart() {
+    let mesh = Mesh::memory(2).await;
+    let (scope, to) = (mesh.scope(), mesh[1].id());
+    let unknown = mesh[0].transport.call(&scope, &to, &Ping(1), SECOND).await.unwrap_err();
+    assert!(matches!(unknown, CallError::Open(OpenError::UnknownProtocol(_))), "{unknown:?}");
+    serve_call::<Ping, _, _>(&mesh[1].transport, |peer, _| async move {
+        Err(CallFault::not_allowed(format!("{} may not", peer.name)))
+    });
+    let fault = mesh[0].transport.call(&scope, &to, &Ping(1), SECOND).await.unwrap_err();
+    let CallError::Fault(fault) = fault else { panic!("{fault:?}") };
+    assert_eq!(fault, CallFault::not_allowed("node-0 may not"));
+    mesh.shutdown().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn disconnecting_a_revoked_peer_ends_its_streams_at_once() {
+    let mesh = Mesh::memory(2).await;
+    serve_call::<Ping, _, _>(&mesh[1].transport, |_, _| std::future::pending());
+    let (scope, to) = (mesh.scope(), mesh[1].id());
+    let transport = mesh[0].transport.clone();
+    let call = tokio::spawn(async move { transport.call(&scope, &to, &Ping(1), 100 * SECOND).await });
+    until("the call has arrived", || async { mesh[1].transport.metrics().streams_served == 1 }).await;
+    mesh[1].transport.disconnect(&scope, &mesh[0].id(), CloseCode::Revoked);
+    let ended = call.await.unwrap().unwrap_err();
+    assert!(matches!(ended, CallError::Lost(_)), "{ended:?}");
+    mesh.shutdown().await;
+}

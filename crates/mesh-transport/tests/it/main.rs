@@ -1,0 +1,4 @@
+//! mesh-transport over memory and over iroh.
+#![allow(clippy::unwrap_used, missing_docs)]
+
+mod links;
