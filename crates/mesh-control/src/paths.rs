@@ -1,0 +1,76 @@
+//! The endpoints by name, so that client and router cannot drift apart.
+
+/// An endpoint of the control API.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Endpoint {
+    /// `GET /api/status`
+    Status,
+    /// `GET /api/nodes`
+    Nodes,
+    /// `GET` and `POST /api/invites`
+    Invites,
+    /// `POST /api/revoke`
+    Revoke,
+    /// `POST /api/join`
+    Join,
+    /// `POST /api/leave`
+    Leave,
+    /// `POST /api/ping`
+    Ping,
+    /// `GET /api/models`
+    Models,
+    /// `POST /api/models/load`
+    Load,
+    /// `POST /api/models/drop`
+    Drop,
+    /// `GET /api/routes?model=`
+    Routes,
+    /// `GET /api/doctor`
+    Doctor,
+    /// `GET /api/events`
+    Events,
+}
+
+impl Endpoint {
+    /// The path, without a query.
+    pub const fn path(self) -> &'static str {
+        match self {
+            Self::Status => "/api/status",
+            Self::Nodes => "/api/nodes",
+            Self::Invites => "/api/invites",
+            Self::Revoke => "/api/revoke",
+            Self::Join => "/api/join",
+            Self::Leave => "/api/leave",
+            Self::Ping => "/api/ping",
+            Self::Models => "/api/models",
+            Self::Load => "/api/models/load",
+            Self::Drop => "/api/models/drop",
+            Self::Routes => "/api/routes",
+            Self::Doctor => "/api/doctor",
+            Self::Events => "/api/events",
+        }
+    }
+}
+
+/// `path?key=value` with the value percent-encoded (all but RFC 3986's unreserved characters).
+pub(crate) fn with_query(path: &str, key: &str, value: &str) -> String {
+    let mut out = format!("{path}?{key}=");
+    for byte in value.bytes() {
+        if byte.is_ascii_alphanumeric() || b"-._~".contains(&byte) {
+            out.push(char::from(byte));
+        } else {
+            out.push_str(&format!("%{byte:02X}"));
+        }
+    }
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::with_query;
+
+    #[test]
+    fn encodes_what_a_query_cannot_carry() {
+        assert_eq!(with_query("/r", "model", "org/a b&c=é~"), "/r?model=org%2Fa%20b%26c%3D%C3%A9~");
+    }
+}

@@ -1,0 +1,8 @@
+//! The bodies of the control API, one module for each subject.
+
+pub(crate) mod doctor;
+pub(crate) mod invite;
+pub(crate) mod model;
+pub(crate) mod node;
+pub(crate) mod route;
+pub(crate) mod status;

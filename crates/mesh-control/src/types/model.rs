@@ -1,0 +1,118 @@
+//! Models and who provides them.
+
+use serde::{Deserialize, Serialize};
+
+use super::node::words;
+
+/// A model that the answering node can reach, here or in any of its scopes.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct ModelView {
+    /// The name to put into a request's `model`.
+    pub name: String,
+    /// The best state of any provider.
+    pub state: ModelState,
+    /// Who provides it: the answering node first, then by node id.
+    #[serde(default)]
+    pub providers: Vec<ProviderView>,
+    /// Size of the weights in bytes; none when unknown.
+    #[serde(default)]
+    pub size_bytes: Option<u64>,
+    /// Longest context in tokens; none when unknown.
+    #[serde(default)]
+    pub context_tokens: Option<u64>,
+}
+
+/// One provider of a model.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct ProviderView {
+    /// Id of the node.
+    pub node: String,
+    /// Its name.
+    #[serde(default)]
+    pub node_name: String,
+    /// Whether it is the answering node.
+    #[serde(default)]
+    pub local: bool,
+    /// State of the model there.
+    pub state: ModelState,
+    /// Whether the node runs the model or passes requests on.
+    #[serde(default)]
+    pub kind: ProviderKind,
+    /// Why it is in that state (a failure, the progress of loading); empty when there is nothing to say.
+    #[serde(default)]
+    pub detail: String,
+}
+
+/// How far a model is from answering; ordered from best to worst.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum ModelState {
+    /// It answers.
+    Ready,
+    /// It is being loaded.
+    Loading,
+    /// It is on disk and not loaded.
+    Cold,
+    /// Loading or running it failed.
+    Failed,
+    /// It was dropped or ended.
+    Stopped,
+    /// A word that this version does not know.
+    #[default]
+    #[serde(other)]
+    Unknown,
+}
+
+/// What stands behind a provider.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum ProviderKind {
+    /// A llama.cpp process of the node.
+    Local,
+    /// A `[[providers]]` entry of the node's configuration: another server.
+    Provider,
+    /// A word that this version does not know.
+    #[default]
+    #[serde(other)]
+    Unknown,
+}
+
+/// Body of `POST /api/models/load`. The answer comes at once; the state is followed by events or by asking again.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LoadRequest {
+    /// A model's name or a path to a GGUF file.
+    pub model: String,
+}
+
+/// Body of `POST /api/models/drop`.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DropRequest {
+    /// The model's name.
+    pub model: String,
+    /// Only at this node (id, unique prefix or name); everywhere when absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub node: Option<String>,
+}
+
+/// What a drop stopped.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Dropped {
+    /// The model's name.
+    pub model: String,
+    /// Ids of the nodes that stopped serving it.
+    #[serde(default)]
+    pub nodes: Vec<String>,
+    /// Ids of the nodes that serve it and could not be told, with no promise that they stopped.
+    #[serde(default)]
+    pub unreached: Vec<String>,
+}
+
+words!(ModelState {
+    Ready => "ready",
+    Loading => "loading",
+    Cold => "cold",
+    Failed => "failed",
+    Stopped => "stopped",
+    Unknown => "unknown",
+});
+words!(ProviderKind { Local => "local", Provider => "provider", Unknown => "unknown" });

@@ -1,0 +1,51 @@
+//! Routes: where a request for a model would go now, and why.
+
+use serde::{Deserialize, Serialize};
+
+use super::model::ModelState;
+use super::node::PathKind;
+
+/// One candidate for a model's requests, best first within its model.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct RouteView {
+    /// The model.
+    pub model: String,
+    /// Where the request would go.
+    pub target: RouteTarget,
+    /// Place in the order, 0 for the one that would be taken first.
+    pub rank: u32,
+    /// How the bytes travel; `none` for the node itself and for a link that opens on use.
+    #[serde(default)]
+    pub path: PathKind,
+    /// Round trip in milliseconds; none when unknown.
+    #[serde(default)]
+    pub rtt_ms: Option<f64>,
+    /// State of the model there.
+    #[serde(default)]
+    pub state: ModelState,
+    /// Why it stands at this place, for a reader.
+    #[serde(default)]
+    pub why: String,
+}
+
+/// Where a request goes.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "type", rename_all = "lowercase")]
+pub enum RouteTarget {
+    /// The answering node itself.
+    Local,
+    /// A peer.
+    Peer {
+        /// Id of the scope, 64 hex digits.
+        scope: String,
+        /// Id of the node.
+        node: String,
+        /// Its name.
+        #[serde(default)]
+        name: String,
+    },
+    /// A kind that this version does not know.
+    #[default]
+    #[serde(other)]
+    Unknown,
+}

@@ -1,0 +1,69 @@
+//! What `GET /api/status` says about the answering node.
+
+use serde::{Deserialize, Serialize};
+
+use super::node::Role;
+
+/// The answering node at one moment.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct Status {
+    /// Version of the `qmt-node` that answers, such as `0.1.0`.
+    pub version: String,
+    /// The node's id: its public key in libp2p's text form (`12D3KooW…`).
+    pub node_id: String,
+    /// The name it gives itself; a scope's members know it by the name in its grant.
+    pub node_name: String,
+    /// Its process id.
+    pub pid: u32,
+    /// Whole seconds since it started.
+    pub uptime_secs: u64,
+    /// Base of its OpenAI-compatible gateway, such as `http://127.0.0.1:9337/v1`; none when the gateway does not run.
+    #[serde(default)]
+    pub gateway_url: Option<String>,
+    /// The console's address; none when it does not run.
+    #[serde(default)]
+    pub console_url: Option<String>,
+    /// The scopes it is in, ordered by name, then id.
+    #[serde(default)]
+    pub scopes: Vec<ScopeStatus>,
+    /// Its open links.
+    #[serde(default)]
+    pub links: LinkCounts,
+    /// Names of the models that it serves itself, ready or loading.
+    #[serde(default)]
+    pub models: Vec<String>,
+    /// Addresses at which peers can dial it: `IP:PORT` and relay URLs.
+    #[serde(default)]
+    pub addresses: Vec<String>,
+    /// Things worth a human's look, each one sentence, such as a setting that this version does not act on.
+    #[serde(default)]
+    pub warnings: Vec<String>,
+}
+
+/// One scope as the answering node is in it.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ScopeStatus {
+    /// The scope's id, 64 hex digits.
+    pub id: String,
+    /// Its name; empty when it was founded without one.
+    pub name: String,
+    /// The role of the answering node in it.
+    pub role: Role,
+    /// Whether the answering node founded it.
+    #[serde(default)]
+    pub founder: bool,
+    /// Members believed alive, the answering node included.
+    pub members_alive: u32,
+    /// When the node's grant ends, Unix seconds; none for the founder, whose right does not end.
+    #[serde(default)]
+    pub grant_expires_at: Option<u64>,
+}
+
+/// Open links by path.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LinkCounts {
+    /// Links whose bytes go straight to the peer.
+    pub direct: u32,
+    /// Links that go through a relay.
+    pub relayed: u32,
+}

@@ -1,0 +1,211 @@
+use std::convert::Infallible;
+use std::future::pending;
+use std::path::Path;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::{Method, Request, Response};
+use http_body_util::{BodyExt, Full, combinators::BoxBody};
+use hyper::body::{Frame, Incoming};
+use hyper::service::service_fn;
+use hyper_util::rt::TokioIo;
+use mesh_control::*;
+use tokio::net::UnixListener;
+use tokio::task::JoinSet;
+
+type Body = BoxBody<Bytes, Infallible>;
+
+/// What a request looked like: method, path with query, body.
+type Asked = (Method, String, String);
+
+/// A node on a socket in a temporary folder: answers every request by `answer` and remembers it.
+struct FakeNode {
+    client: Client,
+    asked: Arc<Mutex<Vec<Asked>>>,
+    _folder: tempfile::TempDir,
+    _task: JoinSet<()>,
+}
+
+impl FakeNode {
+    fn start(answer: impl Fn(&Asked) -> Response<Body> + Send + Sync + 'static) -> Self {
+        let folder = tempfile::tempdir().expect("temporary folder");
+        let listener = UnixListener::bind(socket_path(folder.path())).expect("socket");
+        let asked = Arc::new(Mutex::new(Vec::new()));
+        let (answer, seen) = (Arc::new(answer), Arc::clone(&asked));
+        let mut task = JoinSet::new();
+        task.spawn(async move {
+            let mut connections = JoinSet::new();
+            while let Ok((stream, _)) = listener.accept().await {
+                let (answer, seen) = (Arc::clone(&answer), Arc::clone(&seen));
+                let service = service_fn(move |request: Request<Incoming>| {
+                    let (answer, seen) = (Arc::clone(&answer), Arc::clone(&seen));
+                    async move {
+                        let (parts, body) = request.into_parts();
+                        let body = body.collect().await.expect("body").to_bytes();
+                        let asked = (parts.method, parts.uri.to_string(), String::from_utf8_lossy(&body).into_owned());
+                        seen.lock().expect("no panic").push(asked.clone());
+                        Ok::<_, Infallible>(answer(&asked))
+                    }
+                });
+                connections.spawn(async move {
+                    let _ = hyper::server::conn::http1::Builder::new().serve_connection(TokioIo::new(stream), service).await;
+                });
+            }
+        });
+        Self { client: Client::for_home(folder.path()), asked, _folder: folder, _task: task }
+    }
+
+    fn asked(&self) -> Vec<Asked> {
+        self.asked.lock().expect("no panic").clone()
+    }
+}
+
+fn json(status: u16, text: &str) -> Response<Body> {
+    Response::builder().status(status).body(Full::from(text.to_owned()).boxed()).expect("response")
+}
+
+/// A body that sends these chunks and then ends, or stays open.
+fn stream(chunks: Vec<String>, ends: bool) -> Response<Body> {
+    use std::pin::Pin;
+    use std::task::{Context, Poll};
+    struct Chunks(std::vec::IntoIter<String>, bool);
+    impl hyper::body::Body for Chunks {
+        type Data = Bytes;
+        type Error = Infallible;
+        fn poll_frame(mut self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
+            match self.0.next() {
+                Some(chunk) => Poll::Ready(Some(Ok(Frame::data(Bytes::from(chunk))))),
+                None if self.1 => Poll::Ready(None),
+                None => Poll::Pending,
+            }
+        }
+    }
+    Response::new(Chunks(chunks.into_iter(), ends).boxed())
+}
+
+#[tokio::test]
+async fn no_node_says_where_it_looked_and_how_to_start_one() {
+    let folder = tempfile::tempdir().expect("temporary folder");
+    let client = Client::for_home(folder.path());
+    let error = client.status().await.expect_err("nobody listens");
+    let socket = folder.path().join("node.sock");
+    assert_eq!(error.to_string(), format!("no node is running at {}; start one with `qmt-node`", socket.display()));
+
+    drop(UnixListener::bind(&socket).expect("socket")); // what a killed node leaves behind
+    assert!(matches!(client.nodes().await, Err(ClientError::NoNode { .. })));
+}
+
+#[tokio::test]
+async fn a_path_beyond_a_sockets_length_is_named() {
+    let home = Path::new("/tmp").join("x".repeat(120));
+    let error = Client::for_home(&home).status().await.expect_err("too long");
+    assert!(matches!(error, ClientError::PathTooLong { .. }), "{error}");
+}
+
+#[tokio::test]
+async fn asks_the_documented_endpoints() {
+    let node = FakeNode::start(|(_, path, _)| match path.split('?').next().expect("path") {
+        "/api/status" => json(200, r#"{"version":"0.1.0","node_id":"12D3","node_name":"a","pid":1,"uptime_secs":2}"#),
+        "/api/invites" => json(
+            200,
+            r#"{"token":"t","url":"qmt://mesh/join/t","invite_id":"i","scope":"ab","max_uses":1,"qr_version":9}"#,
+        ),
+        "/api/join" => json(200, r#"{"scope":"ab","name":"home","role":"member","issuer":"12D3"}"#),
+        _ => json(200, "[]"),
+    });
+    assert_eq!(node.client.status().await.expect("status").node_name, "a");
+    assert!(node.client.nodes().await.expect("nodes").is_empty());
+    let created = node.client.invite(&InviteRequest { ttl: Some("7d".into()), ..InviteRequest::default() }).await.expect("invite");
+    assert_eq!((created.max_uses, created.expires_at, created.recovery_key_file), (1, None, None));
+    let joined = node.client.join(&JoinRequest { token: "abc".into() }).await.expect("join");
+    assert_eq!(joined.role, Role::Member);
+    node.client.ping(&PingRequest { node: "b".into(), count: Some(3) }).await.expect("ping");
+    node.client.routes(Some("org/model q4")).await.expect("routes");
+    node.client.doctor().await.expect("doctor");
+    let asked: Vec<String> = node.asked().iter().map(|(method, path, body)| format!("{method} {path} {body}")).collect();
+    assert_eq!(
+        asked,
+        [
+            "GET /api/status ",
+            "GET /api/nodes ",
+            r#"POST /api/invites {"ttl":"7d"}"#,
+            r#"POST /api/join {"token":"abc"}"#,
+            r#"POST /api/ping {"node":"b","count":3}"#,
+            "GET /api/routes?model=org%2Fmodel%20q4 ",
+            "GET /api/doctor ",
+        ]
+    );
+}
+
+#[tokio::test]
+async fn a_failure_arrives_typed_with_its_advice() {
+    let sent = ApiError::new(ErrorCode::InviteUsedUp, "this invite was used once, as often as it may be").with_mend("ask for a new one");
+    let answer = sent.clone();
+    let node = FakeNode::start(move |_| json(answer.http_status(), &answer.to_body()));
+    let error = node.client.join(&JoinRequest { token: "abc".into() }).await.expect_err("refused");
+    assert_eq!(error.mend(), Some("ask for a new one"));
+    let ClientError::Api(got) = error else { panic!("{error:?}") };
+    assert_eq!(got, sent);
+}
+
+#[tokio::test]
+async fn an_answer_of_another_shape_is_an_error() {
+    let node = FakeNode::start(|_| json(200, r#"{"hello":1}"#));
+    assert!(matches!(node.client.nodes().await, Err(ClientError::NotUnderstood { what: "/api/nodes", .. })));
+}
+
+#[tokio::test]
+async fn a_silent_node_ends_in_a_deadline() {
+    let folder = tempfile::tempdir().expect("temporary folder");
+    let listener = UnixListener::bind(socket_path(folder.path())).expect("socket");
+    let short = Deadlines { answer: Duration::from_millis(50), ..Deadlines::default() };
+    let client = Client::for_home(folder.path()).with_deadlines(short);
+    let error = tokio::select! {
+        answer = client.status() => answer.expect_err("nobody answers"),
+        () = async { let _held = listener.accept().await; pending::<()>().await } => unreachable!(),
+    };
+    assert!(matches!(error, ClientError::Deadline { what: "/api/status", .. }), "{error}");
+}
+
+#[tokio::test]
+async fn an_answer_that_breaks_off_is_an_error() {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    let folder = tempfile::tempdir().expect("temporary folder");
+    let listener = UnixListener::bind(socket_path(folder.path())).expect("socket");
+    let serve = async {
+        let (mut stream, _) = listener.accept().await.expect("accept");
+        let mut head = [0; 1024];
+        assert!(stream.read(&mut head).await.expect("request") > 0);
+        stream.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 100\r\n\r\n[").await.expect("write");
+    };
+    let client = Client::for_home(folder.path());
+    let (answer, ()) = tokio::join!(client.nodes(), serve);
+    assert!(matches!(answer, Err(ClientError::Broken(_))), "{answer:?}");
+}
+
+#[tokio::test]
+async fn events_come_in_order_and_end_with_the_node() {
+    let snapshot = Event { number: 4, at_ms: 1, kind: EventKind::Snapshot { status: Box::default(), nodes: vec![], models: vec![] } };
+    let gone = Event { number: 5, at_ms: 2, kind: EventKind::ModelGone { name: "m".into() } };
+    let sent = [snapshot.clone(), gone.clone()];
+    let node = FakeNode::start(move |_| {
+        let text = format!("{}{HEARTBEAT_FRAME}{}", sent[0].to_sse(), sent[1].to_sse());
+        let (first, second) = text.split_at(40); // inside an event
+        stream(vec![first.to_owned(), second.to_owned()], true)
+    });
+    let mut events = node.client.events().await.expect("events");
+    assert_eq!(events.next().await.expect("event"), Some(snapshot));
+    assert_eq!(events.next().await.expect("event"), Some(gone));
+    assert_eq!(events.next().await.expect("end"), None);
+}
+
+#[tokio::test]
+async fn a_stream_without_heartbeat_is_taken_for_dead() {
+    let snapshot = Event { number: 1, at_ms: 1, kind: EventKind::Snapshot { status: Box::default(), nodes: vec![], models: vec![] } };
+    let node = FakeNode::start(move |_| stream(vec![snapshot.to_sse()], false));
+    let client = node.client.clone().with_deadlines(Deadlines { event_idle: Duration::from_millis(50), ..Deadlines::default() });
+    let mut events = client.events().await.expect("events");
+    assert!(events.next().await.expect("event").is_some());
+    assert!(matches!(events.next().await, Err(ClientError::Deadline { what: "/api/events", .. })));
+}
