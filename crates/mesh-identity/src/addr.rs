@@ -224,7 +224,9 @@ mod tests {
     #[test]
     fn other_spellings_are_refused() {
         let literal_https = [&[RELAY_BIT, 9][..], b"https://a"].concat();
-        for bytes in [&[0x09][..], &[0x20], &[0x40], &[1, 2], &[0x10, 0], &[0x30, 0], &[0x10, 1, 7], &literal_https] {
+        for bytes in
+            [&[0x09][..], &[0x20], &[0x40], &[1, 2], &[0x10, 0], &[0x30, 0], &[0x10, 1, 7], &literal_https]
+        {
             let result = NodeAddr::decode(bytes);
             assert!(matches!(result, Err(DecodeError::Invalid { .. })), "{bytes:?} {result:?}");
         }

@@ -7,7 +7,8 @@ use crate::key::{Domain, Signature};
 use crate::ledger::{RedemptionLedger, Use, UseOutcome};
 use crate::wire::{DecodeError, Reader, serde_as_encoded};
 use crate::{
-    Expiry, Invite, InviteError, InviteToken, NodeId, NodeKey, NodeName, RevocationSet, ScopeId, SignedGrant, UnixTime,
+    Expiry, Invite, InviteError, InviteToken, NodeId, NodeKey, NodeName, RevocationSet, ScopeId, SignedGrant,
+    UnixTime,
 };
 
 const DEVICE_DOMAIN: Domain = Domain::new("qmt-mesh/device/v1");
@@ -108,7 +109,9 @@ pub async fn redeem<L: RedemptionLedger>(
         }
         None => None,
     };
-    if is_revoked(&invite, &[proved, holder.unwrap_or(proved)], revoked) || revoked.ends_chain(authority.chain()) {
+    if is_revoked(&invite, &[proved, holder.unwrap_or(proved)], revoked)
+        || revoked.ends_chain(authority.chain())
+    {
         return Err(InviteError::Revoked);
     }
     let says = invite.grant();
@@ -142,5 +145,6 @@ fn check_issuer(authority: &Authority, invite: &Invite, now: UnixTime) -> Result
 /// A revoked node comes back only by an invite that was issued after its revocation.
 fn is_revoked(invite: &Invite, joiners: &[NodeId], revoked: &RevocationSet) -> bool {
     let issued_at = invite.grant().invite_id.issued_at();
-    revoked.ends_invite(invite) || joiners.iter().any(|node| revoked.node_below(node, invite.chain()) >= Some(issued_at))
+    revoked.ends_invite(invite)
+        || joiners.iter().any(|node| revoked.node_below(node, invite.chain()) >= Some(issued_at))
 }

@@ -10,7 +10,10 @@ use crate::grant::{GRANT_TTL, Statement};
 use crate::invite::{InviteGrant, InviteId, InviteToken, TOKEN_VERSION};
 use crate::name::is_mesh_name;
 use crate::revocation::{Revoked, SignedRevocation};
-use crate::{Expiry, Grant, NodeAddr, NodeId, NodeKey, NodeName, Permissions, ScopeId, ScopeRoot, SignedGrant, UnixTime};
+use crate::{
+    Expiry, Grant, NodeAddr, NodeId, NodeKey, NodeName, Permissions, ScopeId, ScopeRoot, SignedGrant,
+    UnixTime,
+};
 
 /// How long the authority lasts that comes with a grant that may invite: a year, so that a scope lives on while its founder
 /// is away for longer than a grant. Ending it sooner takes a revocation.
@@ -147,7 +150,11 @@ impl Authority {
     pub fn better(self, other: Self, now: UnixTime) -> Self {
         let rank = |one: &Self| {
             let end = one.chain.expires();
-            (!end.is_over(now), std::cmp::Reverse(one.chain.links.len()), end.time().map_or(u64::MAX, |end| end.0))
+            (
+                !end.is_over(now),
+                std::cmp::Reverse(one.chain.links.len()),
+                end.time().map_or(u64::MAX, |end| end.0),
+            )
         };
         if rank(&other) > rank(&self) { other } else { self }
     }
@@ -207,7 +214,13 @@ impl Authority {
         invite: Option<InviteId>,
         now: UnixTime,
     ) -> Result<SignedGrant, IssueError> {
-        self.sign_grant_until(Subject { id: subject, name, holder: None }, permissions, invite, Expiry::NEVER, now)
+        self.sign_grant_until(
+            Subject { id: subject, name, holder: None },
+            permissions,
+            invite,
+            Expiry::NEVER,
+            now,
+        )
     }
 
     /// The next grant of a member whose present one has been verified: same subject, name, permissions and invite.

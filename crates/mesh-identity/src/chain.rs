@@ -46,7 +46,12 @@ impl Delegation {
     }
 
     fn is_signed_by(&self, issuer: &NodeId, scope: &ScopeId) -> bool {
-        issuer.verify(DOMAIN, scope, &statement(self.subject, self.permissions, self.expires), &self.signature)
+        issuer.verify(
+            DOMAIN,
+            scope,
+            &statement(self.subject, self.permissions, self.expires),
+            &self.signature,
+        )
     }
 
     /// The encoding, at most 103 bytes.

@@ -75,7 +75,10 @@ pub enum InviteError {
         reason: DecodeError,
     },
     /// Made by another version of this software.
-    #[error("the invite has format version {found}, this build reads version {}", crate::invite::TOKEN_VERSION)]
+    #[error(
+        "the invite has format version {found}, this build reads version {}",
+        crate::invite::TOKEN_VERSION
+    )]
     WrongVersion {
         /// The version it says.
         found: u8,
@@ -93,11 +96,8 @@ pub enum InviteError {
         at: UnixTime,
     },
     /// The authority of its issuer has ended.
-    #[error("the authority of the invite's issuer ended at {at}")]
-    IssuerExpired {
-        /// When.
-        at: UnixTime,
-    },
+    #[error("the authority of the invite's issuer has ended")]
+    IssuerExpired,
     /// Every use has been taken by another node.
     #[error("the invite is used up")]
     UsedUp,
@@ -147,7 +147,7 @@ impl InviteError {
             Self::BadSignature => 8,
             Self::Widened => 9,
             Self::Expired { .. } => 10,
-            Self::IssuerExpired { .. } => 11,
+            Self::IssuerExpired => 11,
             Self::UsedUp => 12,
             Self::Revoked => 13,
             Self::WrongScope => 14,
@@ -169,6 +169,7 @@ impl InviteError {
             8 => Self::BadSignature,
             9 => Self::Widened,
             10 => Self::Expired { at: shown.expires_at.time().unwrap_or(UnixTime(0)) },
+            11 => Self::IssuerExpired,
             12 => Self::UsedUp,
             13 => Self::Revoked,
             14 => Self::WrongScope,
@@ -190,23 +191,41 @@ impl InviteError {
         match self {
             Self::Empty => "paste the text that `qmt-cli invite` printed",
             Self::TooLong { .. } => "paste the invite alone, without the text around it",
-            Self::NotAnInvite { looks_like: LooksLike::Variable } => "set the variable, or paste the invite itself",
-            Self::NotAnInvite { looks_like: LooksLike::Address } => "use --peer for an address; an invite goes to join",
-            Self::NotAnInvite { .. } => "an invite is the text, or the qmt://mesh/join/ link, that `qmt-cli invite` printed",
+            Self::NotAnInvite { looks_like: LooksLike::Variable } => {
+                "set the variable, or paste the invite itself"
+            }
+            Self::NotAnInvite { looks_like: LooksLike::Address } => {
+                "use --peer for an address; an invite goes to join"
+            }
+            Self::NotAnInvite { .. } => {
+                "an invite is the text, or the qmt://mesh/join/ link, that `qmt-cli invite` printed"
+            }
             Self::BadCharacter { .. } | Self::Truncated | Self::Malformed { .. } => {
                 "copy the whole invite again, as one line; the QR code or the qmt:// link avoids the mistake"
             }
             Self::WrongVersion { .. } => "update qmt on both machines to the same release",
-            Self::BadSignature => "copy the invite again; if it fails again, ask for a new one from somebody you trust",
+            Self::BadSignature => {
+                "copy the invite again; if it fails again, ask for a new one from somebody you trust"
+            }
             Self::Widened | Self::NotAllowed => "ask for an invite from the scope's founder or an admin",
-            Self::Expired { .. } => "ask for a new invite; if it should still hold, check this machine's clock",
-            Self::IssuerExpired { .. } => "ask for a new invite from a member whose own membership is current",
+            Self::Expired { .. } => {
+                "ask for a new invite; if it should still hold, check this machine's clock"
+            }
+            Self::IssuerExpired => "ask for a new invite from a member whose own membership is current",
             Self::UsedUp => "ask for a new invite, or for one with more uses",
             Self::Revoked => "ask the scope's founder or an admin for a new invite",
-            Self::WrongScope | Self::WrongIssuer => "the node at the invite's address is another one now; ask for a new invite",
-            Self::BadDevice => "restart the client, which makes a new throw-away key; check this machine's clock",
-            Self::LedgerUnavailable => "try again; if it goes on, look at the log of the node that issued the invite",
-            Self::IssuerUnreachable { .. } => "check that the node that issued the invite is running and online, then try again",
+            Self::WrongScope | Self::WrongIssuer => {
+                "the node at the invite's address is another one now; ask for a new invite"
+            }
+            Self::BadDevice => {
+                "restart the client, which makes a new throw-away key; check this machine's clock"
+            }
+            Self::LedgerUnavailable => {
+                "try again; if it goes on, look at the log of the node that issued the invite"
+            }
+            Self::IssuerUnreachable { .. } => {
+                "check that the node that issued the invite is running and online, then try again"
+            }
             Self::Refused { .. } => "update qmt on this machine, or ask the issuer why",
         }
     }
@@ -226,7 +245,7 @@ impl From<ChainError> for InviteError {
     fn from(error: ChainError) -> Self {
         match error {
             ChainError::BadSignature => Self::BadSignature,
-            ChainError::Expired { at } => Self::IssuerExpired { at },
+            ChainError::Expired { .. } => Self::IssuerExpired,
             ChainError::Widened | ChainError::TooLong => Self::Widened,
         }
     }
@@ -286,10 +305,14 @@ impl GrantError {
     /// What a person can do about it, as one sentence.
     pub fn mend(&self) -> &'static str {
         match self {
-            Self::Malformed(_) | Self::BadSignature | Self::Widened | Self::WrongScope | Self::WrongSubject => {
-                "leave the scope and join it again with a new invite"
+            Self::Malformed(_)
+            | Self::BadSignature
+            | Self::Widened
+            | Self::WrongScope
+            | Self::WrongSubject => "leave the scope and join it again with a new invite",
+            Self::Expired { .. } => {
+                "join again with a new invite; if it should still hold, check both machines' clocks"
             }
-            Self::Expired { .. } => "join again with a new invite; if it should still hold, check both machines' clocks",
             Self::NotYetValid { .. } => "check both machines' clocks",
             Self::Revoked => "ask the scope's founder or an admin for a new invite",
         }

@@ -7,7 +7,8 @@ use crate::invite::InviteId;
 use crate::key::{Domain, Signature};
 use crate::wire::{DecodeError, Reader, serde_as_encoded};
 use crate::{
-    CLOCK_SKEW, Expiry, GrantError, NodeId, NodeKey, NodeName, Permissions, RevocationSet, Role, ScopeId, UnixTime,
+    CLOCK_SKEW, Expiry, GrantError, NodeId, NodeKey, NodeName, Permissions, RevocationSet, Role, ScopeId,
+    UnixTime,
 };
 
 /// How long a grant lasts: 30 days, renewed at half of it.
@@ -111,7 +112,12 @@ impl SignedGrant {
     ///
     /// # Errors
     /// [`GrantError`] names the first fault.
-    pub fn verify(&self, scope: &ScopeId, now: UnixTime, revoked: &RevocationSet) -> Result<Grant, GrantError> {
+    pub fn verify(
+        &self,
+        scope: &ScopeId,
+        now: UnixTime,
+        revoked: &RevocationSet,
+    ) -> Result<Grant, GrantError> {
         let says = &self.says;
         if self.scope() != *scope || revoked.scope() != *scope {
             return Err(GrantError::WrongScope);

@@ -75,7 +75,8 @@ impl InviteId {
     }
 
     pub(crate) fn read(reader: &mut Reader<'_>) -> Result<Self, DecodeError> {
-        Self::from_bytes(reader.array()?).map_err(|InvalidInviteId| DecodeError::Invalid { what: "invite id" })
+        Self::from_bytes(reader.array()?)
+            .map_err(|InvalidInviteId| DecodeError::Invalid { what: "invite id" })
     }
 }
 
@@ -173,7 +174,8 @@ impl InviteToken {
             invite_id: InviteId::read(&mut reader)?,
             permissions: Permissions::from_byte(reader.byte()?)?,
             expires_at: Expiry::read(&mut reader)?,
-            max_uses: u32::try_from(reader.varint()?).map_err(|_| DecodeError::Invalid { what: "number of uses" })?,
+            max_uses: u32::try_from(reader.varint()?)
+                .map_err(|_| DecodeError::Invalid { what: "number of uses" })?,
             mesh_name: read_mesh_name(&mut reader)?,
             hints: NodeAddr::read(&mut reader)?,
         };
@@ -196,7 +198,10 @@ impl InviteToken {
             return Err(InviteError::BadSignature);
         }
         let passes_admin = says.permissions.admin && !self.chain.links.is_empty(); // only the root appoints admins
-        if passes_admin || !self.chain.may_give(says.permissions) || !says.expires_at.is_within(self.chain.expires()) {
+        if passes_admin
+            || !self.chain.may_give(says.permissions)
+            || !says.expires_at.is_within(self.chain.expires())
+        {
             return Err(InviteError::Widened);
         }
         if says.expires_at.is_over(now) {
@@ -224,7 +229,9 @@ fn signed_part(chain: &Chain, says: &InviteGrant) -> Vec<u8> {
     says.expires_at.put(&mut out);
     put_varint(&mut out, u64::from(says.max_uses));
     put_mesh_name(&mut out, says.mesh_name.as_deref());
-    says.hints.put(&mut out).expect("hints are checked where an invite is issued, and bounded where one is read");
+    says.hints
+        .put(&mut out)
+        .expect("hints are checked where an invite is issued, and bounded where one is read");
     out
 }
 

@@ -64,7 +64,9 @@ impl KeyFileError {
                 quoted(path)
             ),
             Self::Exists { path } => format!("choose another name, or move {} away", quoted(path)),
-            Self::Io { path, .. } => format!("check that the user who runs the node owns {} and its folder", quoted(path)),
+            Self::Io { path, .. } => {
+                format!("check that the user who runs the node owns {} and its folder", quoted(path))
+            }
         }
     }
 }

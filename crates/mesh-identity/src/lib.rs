@@ -27,6 +27,8 @@ mod authority;
 mod base58;
 mod chain;
 mod error;
+#[cfg(test)]
+mod golden;
 mod grant;
 mod invite;
 mod key;

@@ -135,7 +135,8 @@ mod tests {
         for name in ["home", "Das Büro", "研究室", &"x".repeat(64)] {
             assert!(is_mesh_name(name), "{name}");
         }
-        for name in ["", " home", "a\nb", "\u{1b}[2J", "a\u{202e}b", "a\u{200b}b", "\u{7f}", &"x".repeat(65)] {
+        for name in ["", " home", "a\nb", "\u{1b}[2J", "a\u{202e}b", "a\u{200b}b", "\u{7f}", &"x".repeat(65)]
+        {
             assert!(!is_mesh_name(name), "{name:?}");
         }
     }

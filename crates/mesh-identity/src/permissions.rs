@@ -89,7 +89,9 @@ impl Permissions {
 
     pub(crate) fn to_byte(self) -> u8 {
         let bit = |set: bool, bit: u8| if set { bit } else { 0 };
-        bit(self.role == Role::Client, CLIENT_BIT) | bit(self.can_invite, CAN_INVITE_BIT) | bit(self.admin, ADMIN_BIT)
+        bit(self.role == Role::Client, CLIENT_BIT)
+            | bit(self.can_invite, CAN_INVITE_BIT)
+            | bit(self.admin, ADMIN_BIT)
     }
 
     pub(crate) fn from_byte(byte: u8) -> Result<Self, DecodeError> {
@@ -127,7 +129,9 @@ mod tests {
     #[test]
     fn six_bytes_are_permissions_and_each_is_its_own_form() {
         assert_eq!(every_byte().count(), 6);
-        assert!(every_byte().all(|permissions| Permissions::from_byte(permissions.to_byte()) == Ok(permissions)));
+        assert!(
+            every_byte().all(|permissions| Permissions::from_byte(permissions.to_byte()) == Ok(permissions))
+        );
     }
 
     #[test]

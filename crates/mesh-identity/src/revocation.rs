@@ -15,7 +15,8 @@ const NODE_TAG: u8 = 0;
 const INVITE_TAG: u8 = 1;
 const BY_AUTHORITY_TAG: u8 = 0;
 const BY_SUBJECT_TAG: u8 = 1;
-const STANDING_BYTES_MAX: usize = if CHAIN_BYTES_MAX > GRANT_BYTES_MAX { CHAIN_BYTES_MAX } else { GRANT_BYTES_MAX };
+const STANDING_BYTES_MAX: usize =
+    if CHAIN_BYTES_MAX > GRANT_BYTES_MAX { CHAIN_BYTES_MAX } else { GRANT_BYTES_MAX };
 /// Version, target, time, standing, signature at their longest.
 const REVOCATION_BYTES_MAX: usize = 1 + 33 + 6 + 1 + STANDING_BYTES_MAX + 64;
 

@@ -161,7 +161,8 @@ impl RevocationSet {
         for (_, what, signer) in order {
             let held = self.entries.get(&what).and_then(|by_signer| by_signer.get(&signer));
             let counts = held.is_some_and(|entry| self.counts(&entry.revocation));
-            if let Some(entry) = self.entries.get_mut(&what).and_then(|by_signer| by_signer.get_mut(&signer)) {
+            if let Some(entry) = self.entries.get_mut(&what).and_then(|by_signer| by_signer.get_mut(&signer))
+            {
                 entry.counts = counts;
             }
         }
@@ -181,7 +182,12 @@ impl RevocationSet {
     }
 
     fn about(&self, what: Revoked) -> impl Iterator<Item = &Revocation> {
-        self.entries.get(&what).into_iter().flat_map(BTreeMap::values).filter(|one| one.counts).map(|one| &one.revocation)
+        self.entries
+            .get(&what)
+            .into_iter()
+            .flat_map(BTreeMap::values)
+            .filter(|one| one.counts)
+            .map(|one| &one.revocation)
     }
 }
 

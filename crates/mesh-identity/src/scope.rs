@@ -72,7 +72,11 @@ impl FromStr for ScopeId {
 /// Hexadecimal in readable formats, the 32 bytes in binary ones.
 impl Serialize for ScopeId {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        if serializer.is_human_readable() { serializer.collect_str(self) } else { self.0.serialize(serializer) }
+        if serializer.is_human_readable() {
+            serializer.collect_str(self)
+        } else {
+            self.0.serialize(serializer)
+        }
     }
 }
 
@@ -125,7 +129,10 @@ impl ScopeRoot {
 
 fn commitment(recovery: &NodeId) -> [u8; 16] {
     let mut nonce = [0; 16];
-    blake3::Hasher::new_derive_key(RECOVERY_CONTEXT).update(recovery.as_bytes()).finalize_xof().fill(&mut nonce);
+    blake3::Hasher::new_derive_key(RECOVERY_CONTEXT)
+        .update(recovery.as_bytes())
+        .finalize_xof()
+        .fill(&mut nonce);
     nonce
 }
 
@@ -181,7 +188,8 @@ mod tests {
 
     #[test]
     fn lan_scopes_differ_by_their_key() {
-        let ids = [ScopeId::lan(None), ScopeId::lan(Some(b"")), ScopeId::lan(Some(b"a")), ScopeId::lan(Some(b"b"))];
+        let ids =
+            [ScopeId::lan(None), ScopeId::lan(Some(b"")), ScopeId::lan(Some(b"a")), ScopeId::lan(Some(b"b"))];
         let distinct: std::collections::BTreeSet<_> = ids.into_iter().collect();
         assert_eq!(distinct.len(), ids.len());
     }

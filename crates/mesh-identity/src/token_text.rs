@@ -6,7 +6,6 @@ use std::str::FromStr;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
-use base64::DecodeError as Base64Error;
 
 use crate::error::LooksLike;
 use crate::invite::TOKEN_CHARS_MAX;
@@ -39,11 +38,19 @@ impl InviteToken {
         if let Some(looks_like) = recognise(token) {
             return Err(InviteError::NotAnInvite { looks_like });
         }
-        let bytes = URL_SAFE_NO_PAD.decode(token).map_err(|error| base64_fault(token, &error))?;
-        match bytes.first() {
-            Some(&first) if first > VERSION_MAX => Err(InviteError::NotAnInvite { looks_like: LooksLike::Unknown }),
-            _ => Ok(Self::decode(&bytes)?),
+        if let Some(fault) = bad_character(token) {
+            return Err(fault);
         }
+        if token
+            .get(..4)
+            .and_then(|head| URL_SAFE_NO_PAD.decode(head).ok())
+            .is_some_and(|head| head[0] > VERSION_MAX)
+        {
+            return Err(InviteError::NotAnInvite { looks_like: LooksLike::Unknown });
+        }
+        // Of sound characters only the end can be wrong: their number, or bits left over in the last.
+        let bytes = URL_SAFE_NO_PAD.decode(token).map_err(|_| InviteError::Truncated)?;
+        Ok(Self::decode(&bytes)?)
     }
 
     /// The link form, `qmt://mesh/join/<token>`.
@@ -84,13 +91,12 @@ fn recognise(text: &str) -> Option<LooksLike> {
     }
 }
 
-fn base64_fault(token: &str, error: &Base64Error) -> InviteError {
-    let Base64Error::InvalidByte(at, _) = *error else {
-        return InviteError::Truncated; // a wrong length or last symbol: the end is not the end
-    };
-    // Every byte before the first bad one is an ASCII character, so its byte offset is its character offset.
-    match token.get(at..).and_then(|rest| rest.chars().next()) {
-        Some(found) => InviteError::BadCharacter { at: at + 1, found },
-        None => InviteError::Truncated,
-    }
+/// The first character that no token holds.
+fn bad_character(token: &str) -> Option<InviteError> {
+    let foreign = |c: char| !(c.is_ascii_alphanumeric() || c == '-' || c == '_');
+    token
+        .chars()
+        .zip(1..)
+        .find(|(c, _)| foreign(*c))
+        .map(|(found, at)| InviteError::BadCharacter { at, found })
 }

@@ -47,7 +47,8 @@ mod tests {
 
     #[test]
     fn reads_what_people_write() {
-        for (text, seconds) in [("90m", 5400), ("24h", 86_400), ("7d", 604_800), ("2w", 1_209_600), ("1s", 1)] {
+        for (text, seconds) in [("90m", 5400), ("24h", 86_400), ("7d", 604_800), ("2w", 1_209_600), ("1s", 1)]
+        {
             assert_eq!(parse(text), Ok(Some(Duration::from_secs(seconds))), "{text}");
         }
         assert_eq!(parse("never"), Ok(None));
@@ -55,9 +56,25 @@ mod tests {
 
     #[test]
     fn a_typo_is_never_for_ever() {
-        for text in ["", "0", "0h", "24", "h", "24 h", "-1h", "+1h", "1.5h", "24hh", "nevr", "Never", "1y", "٣h", "24ħ",
-            "999999999999999999999d", "36501d"]
-        {
+        for text in [
+            "",
+            "0",
+            "0h",
+            "24",
+            "h",
+            "24 h",
+            "-1h",
+            "+1h",
+            "1.5h",
+            "24hh",
+            "nevr",
+            "Never",
+            "1y",
+            "٣h",
+            "24ħ",
+            "999999999999999999999d",
+            "36501d",
+        ] {
             assert!(parse(text).is_err(), "{text}");
         }
     }
