@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use crate::wire::to_hex;
 use crate::{
-    Authority, Chain, DeviceDelegation, Expiry, Founding, InviteId, InviteOptions, InviteToken, NodeAddr,
-    NodeKey, NodeName, Permissions, Revoked, ScopeId, SignedGrant, SignedRevocation, UnixTime,
+    Authority, Chain, DeviceDelegation, Expiry, Founding, InviteId, InviteOptions, NodeAddr, NodeKey,
+    NodeName, Permissions, Revoked, ScopeId, SignedGrant, SignedRevocation, UnixTime,
 };
 
 const NOW: UnixTime = UnixTime(1_795_233_906);
