@@ -1,1 +1,4 @@
 //! qmt-node
+
+pub mod cli;
+pub mod config;

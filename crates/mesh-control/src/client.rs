@@ -24,7 +24,9 @@ use crate::home::socket_path;
 use crate::paths::{Endpoint, with_query};
 use crate::sse::Parser;
 use crate::types::doctor::Finding;
-use crate::types::invite::{InviteCreated, InviteRequest, InviteView, JoinRequest, Joined, LeaveRequest, Left, RevokeRequest, Revoked};
+use crate::types::invite::{
+    InviteCreated, InviteRequest, InviteView, JoinRequest, Joined, LeaveRequest, Left, RevokeRequest, Revoked,
+};
 use crate::types::model::{DropRequest, Dropped, LoadRequest, ModelView};
 use crate::types::node::{NodeView, PingRequest, Pong};
 use crate::types::route::RouteView;
@@ -247,20 +249,36 @@ impl Client {
         })
     }
 
-    async fn get<T: DeserializeOwned>(&self, endpoint: Endpoint, uri: &str, deadline: Duration) -> Result<T, ClientError> {
+    async fn get<T: DeserializeOwned>(
+        &self,
+        endpoint: Endpoint,
+        uri: &str,
+        deadline: Duration,
+    ) -> Result<T, ClientError> {
         self.exchange(endpoint, request(Method::GET, uri, None), deadline).await
     }
 
-    async fn post<T: DeserializeOwned>(&self, endpoint: Endpoint, body: &impl Serialize, deadline: Duration) -> Result<T, ClientError> {
+    async fn post<T: DeserializeOwned>(
+        &self,
+        endpoint: Endpoint,
+        body: &impl Serialize,
+        deadline: Duration,
+    ) -> Result<T, ClientError> {
         let body = serde_json::to_vec(body).expect("control types have string keys and finite numbers");
         self.exchange(endpoint, request(Method::POST, endpoint.path(), Some(body)), deadline).await
     }
 
-    async fn exchange<T: DeserializeOwned>(&self, endpoint: Endpoint, request: Request<Full<Bytes>>, deadline: Duration) -> Result<T, ClientError> {
+    async fn exchange<T: DeserializeOwned>(
+        &self,
+        endpoint: Endpoint,
+        request: Request<Full<Bytes>>,
+        deadline: Duration,
+    ) -> Result<T, ClientError> {
         let mut tasks = JoinSet::new(); // dropped, and with it the connection, when the exchange ends
         let response = self.send(endpoint, request, deadline, &mut tasks).await?;
         let body = within(endpoint, deadline, read(endpoint, response.into_body())).await?;
-        serde_json::from_slice(&body).map_err(|source| ClientError::NotUnderstood { what: endpoint.path(), source })
+        serde_json::from_slice(&body)
+            .map_err(|source| ClientError::NotUnderstood { what: endpoint.path(), source })
     }
 
     /// Connects, sends, and waits for the head of a good answer; a failed one is read and becomes the error.
@@ -272,7 +290,8 @@ impl Client {
         tasks: &mut JoinSet<()>,
     ) -> Result<Response<Incoming>, ClientError> {
         let stream = within(endpoint, self.deadlines.connect, self.connect()).await?;
-        let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await.map_err(ClientError::Broken)?;
+        let (mut sender, connection) =
+            http1::handshake(TokioIo::new(stream)).await.map_err(ClientError::Broken)?;
         tasks.spawn(async move {
             let _ = connection.await; // the sender and the body report the same failure
         });
@@ -317,7 +336,9 @@ impl Events {
         loop {
             if let Some(data) = self.ready.pop_front() {
                 let event = serde_json::from_slice(&data);
-                return event.map(Some).map_err(|source| ClientError::NotUnderstood { what: endpoint.path(), source });
+                return event
+                    .map(Some)
+                    .map_err(|source| ClientError::NotUnderstood { what: endpoint.path(), source });
             }
             let frame = within(endpoint, self.idle, async { Ok(self.body.frame().await) }).await?;
             let Some(frame) = frame.transpose().map_err(ClientError::Broken)? else { return Ok(None) };
@@ -334,13 +355,17 @@ fn request(method: Method, uri: &str, body: Option<Vec<u8>>) -> Request<Full<Byt
     if body.is_some() {
         builder = builder.header(http::header::CONTENT_TYPE, "application/json");
     }
-    builder.body(Full::from(body.unwrap_or_default())).expect("paths are constants and queries are percent-encoded")
+    builder
+        .body(Full::from(body.unwrap_or_default()))
+        .expect("paths are constants and queries are percent-encoded")
 }
 
 async fn read(endpoint: Endpoint, body: Incoming) -> Result<Bytes, ClientError> {
     match Limited::new(body, ANSWER_BYTES_MAX).collect().await {
         Ok(whole) => Ok(whole.to_bytes()),
-        Err(error) if error.is::<LengthLimitError>() => Err(ClientError::TooLong { what: endpoint.path(), max: ANSWER_BYTES_MAX }),
+        Err(error) if error.is::<LengthLimitError>() => {
+            Err(ClientError::TooLong { what: endpoint.path(), max: ANSWER_BYTES_MAX })
+        }
         Err(error) => match error.downcast::<hyper::Error>() {
             Ok(error) => Err(ClientError::Broken(*error)),
             Err(_) => unreachable!("a limited body fails by its limit or by hyper"),
@@ -348,6 +373,10 @@ async fn read(endpoint: Endpoint, body: Incoming) -> Result<Bytes, ClientError> 
     }
 }
 
-async fn within<T>(endpoint: Endpoint, after: Duration, work: impl Future<Output = Result<T, ClientError>>) -> Result<T, ClientError> {
+async fn within<T>(
+    endpoint: Endpoint,
+    after: Duration,
+    work: impl Future<Output = Result<T, ClientError>>,
+) -> Result<T, ClientError> {
     timeout(after, work).await.unwrap_or(Err(ClientError::Deadline { what: endpoint.path(), after }))
 }

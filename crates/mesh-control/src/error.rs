@@ -172,7 +172,11 @@ impl ApiError {
         };
         // 200 characters are enough to recognise what answered.
         let text: String = String::from_utf8_lossy(body).trim().chars().take(200).collect();
-        let message = if text.is_empty() { format!("the node answered {status}") } else { format!("the node answered {status}: {text}") };
+        let message = if text.is_empty() {
+            format!("the node answered {status}")
+        } else {
+            format!("the node answered {status}: {text}")
+        };
         Self::new(code, message)
     }
 }
@@ -193,20 +197,30 @@ mod tests {
 
     #[test]
     fn body_has_the_documented_shape() {
-        let error = ApiError::new(ErrorCode::InviteExpired, "this invite ended 3 h ago").with_mend("ask for a new one");
+        let error = ApiError::new(ErrorCode::InviteExpired, "this invite ended 3 h ago")
+            .with_mend("ask for a new one");
         assert_eq!(
             error.to_body(),
             r#"{"error":{"code":"invite_expired","message":"this invite ended 3 h ago","mend":"ask for a new one"}}"#
         );
-        assert_eq!(ApiError::new(ErrorCode::Internal, "x").to_body(), r#"{"error":{"code":"internal","message":"x"}}"#);
+        assert_eq!(
+            ApiError::new(ErrorCode::Internal, "x").to_body(),
+            r#"{"error":{"code":"internal","message":"x"}}"#
+        );
     }
 
     #[test]
     fn unknown_code_is_kept_and_foreign_bodies_are_quoted() {
-        let newer = ApiError::from_answer(418, br#"{"error":{"code":"teapot","message":"short and stout","extra":1}}"#);
+        let newer = ApiError::from_answer(
+            418,
+            br#"{"error":{"code":"teapot","message":"short and stout","extra":1}}"#,
+        );
         assert_eq!(newer.code, ErrorCode::Other("teapot".into()));
         let foreign = ApiError::from_answer(502, b"<html>Bad gateway</html>");
-        assert_eq!((foreign.code.clone(), foreign.to_string().as_str()), (ErrorCode::Internal, "the node answered 502: <html>Bad gateway</html>"));
+        assert_eq!(
+            (foreign.code.clone(), foreign.to_string().as_str()),
+            (ErrorCode::Internal, "the node answered 502: <html>Bad gateway</html>")
+        );
         assert_eq!(ApiError::from_answer(503, b"").code, ErrorCode::Unavailable);
     }
 }

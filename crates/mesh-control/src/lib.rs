@@ -49,9 +49,12 @@ pub use home::{NoHome, SOCKET_FILE, home_from_env, socket_path};
 pub use paths::Endpoint;
 pub use types::doctor::{Finding, Verdict};
 pub use types::invite::{
-    InviteCreated, InviteRequest, InviteView, JoinRequest, Joined, LeaveRequest, Left, RevokeRequest, Revoked, RevokedKind,
+    InviteCreated, InviteRequest, InviteView, JoinRequest, Joined, LeaveRequest, Left, RevokeRequest,
+    Revoked, RevokedKind,
 };
-pub use types::model::{Dropped, DropRequest, LoadRequest, ModelState, ModelView, ProviderKind, ProviderView};
+pub use types::model::{
+    DropRequest, Dropped, LoadRequest, ModelState, ModelView, ProviderKind, ProviderView,
+};
 pub use types::node::{MemoryView, NodeState, NodeView, PathKind, PingRequest, Pong, Role};
 pub use types::route::{RouteTarget, RouteView};
 pub use types::status::{LinkCounts, ScopeStatus, Status};

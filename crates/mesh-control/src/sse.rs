@@ -73,7 +73,8 @@ mod tests {
 
     #[test]
     fn joins_data_lines_and_skips_all_else() {
-        let text = b": heartbeat\n\nid: 1\nevent: x\ndata: a\ndata:b\r\n\r\nretry: 5\n\ndata:\n\ndata: unfinished\n";
+        let text =
+            b": heartbeat\n\nid: 1\nevent: x\ndata: a\ndata:b\r\n\r\nretry: 5\n\ndata:\n\ndata: unfinished\n";
         assert_eq!(parse(&[text]), ["a\nb", ""]);
     }
 

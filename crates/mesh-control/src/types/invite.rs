@@ -56,7 +56,10 @@ pub struct InviteCreated {
 impl std::fmt::Debug for InviteCreated {
     /// Leaves the token out: invites are never logged.
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("InviteCreated").field("invite_id", &self.invite_id).field("scope", &self.scope).finish_non_exhaustive()
+        f.debug_struct("InviteCreated")
+            .field("invite_id", &self.invite_id)
+            .field("scope", &self.scope)
+            .finish_non_exhaustive()
     }
 }
 

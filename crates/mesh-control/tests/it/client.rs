@@ -43,13 +43,19 @@ impl FakeNode {
                     async move {
                         let (parts, body) = request.into_parts();
                         let body = body.collect().await.expect("body").to_bytes();
-                        let asked = (parts.method, parts.uri.to_string(), String::from_utf8_lossy(&body).into_owned());
+                        let asked = (
+                            parts.method,
+                            parts.uri.to_string(),
+                            String::from_utf8_lossy(&body).into_owned(),
+                        );
                         seen.lock().expect("no panic").push(asked.clone());
                         Ok::<_, Infallible>(answer(&asked))
                     }
                 });
                 connections.spawn(async move {
-                    let _ = hyper::server::conn::http1::Builder::new().serve_connection(TokioIo::new(stream), service).await;
+                    let _ = hyper::server::conn::http1::Builder::new()
+                        .serve_connection(TokioIo::new(stream), service)
+                        .await;
                 });
             }
         });
@@ -73,7 +79,10 @@ fn stream(chunks: Vec<String>, ends: bool) -> Response<Body> {
     impl hyper::body::Body for Chunks {
         type Data = Bytes;
         type Error = Infallible;
-        fn poll_frame(mut self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
+        fn poll_frame(
+            mut self: Pin<&mut Self>,
+            _: &mut Context<'_>,
+        ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
             match self.0.next() {
                 Some(chunk) => Poll::Ready(Some(Ok(Frame::data(Bytes::from(chunk))))),
                 None if self.1 => Poll::Ready(None),
@@ -90,7 +99,10 @@ async fn no_node_says_where_it_looked_and_how_to_start_one() {
     let client = Client::for_home(folder.path());
     let error = client.status().await.expect_err("nobody listens");
     let socket = folder.path().join("node.sock");
-    assert_eq!(error.to_string(), format!("no node is running at {}; start one with `qmt-node`", socket.display()));
+    assert_eq!(
+        error.to_string(),
+        format!("no node is running at {}; start one with `qmt-node`", socket.display())
+    );
 
     drop(UnixListener::bind(&socket).expect("socket")); // what a killed node leaves behind
     assert!(matches!(client.nodes().await, Err(ClientError::NoNode { .. })));
@@ -106,7 +118,9 @@ async fn a_path_beyond_a_sockets_length_is_named() {
 #[tokio::test]
 async fn asks_the_documented_endpoints() {
     let node = FakeNode::start(|(_, path, _)| match path.split('?').next().expect("path") {
-        "/api/status" => json(200, r#"{"version":"0.1.0","node_id":"12D3","node_name":"a","pid":1,"uptime_secs":2}"#),
+        "/api/status" => {
+            json(200, r#"{"version":"0.1.0","node_id":"12D3","node_name":"a","pid":1,"uptime_secs":2}"#)
+        }
         "/api/invites" => json(
             200,
             r#"{"token":"t","url":"qmt://mesh/join/t","invite_id":"i","scope":"ab","max_uses":1,"qr_version":9}"#,
@@ -116,14 +130,19 @@ async fn asks_the_documented_endpoints() {
     });
     assert_eq!(node.client.status().await.expect("status").node_name, "a");
     assert!(node.client.nodes().await.expect("nodes").is_empty());
-    let created = node.client.invite(&InviteRequest { ttl: Some("7d".into()), ..InviteRequest::default() }).await.expect("invite");
+    let created = node
+        .client
+        .invite(&InviteRequest { ttl: Some("7d".into()), ..InviteRequest::default() })
+        .await
+        .expect("invite");
     assert_eq!((created.max_uses, created.expires_at, created.recovery_key_file), (1, None, None));
     let joined = node.client.join(&JoinRequest { token: "abc".into() }).await.expect("join");
     assert_eq!(joined.role, Role::Member);
     node.client.ping(&PingRequest { node: "b".into(), count: Some(3) }).await.expect("ping");
     node.client.routes(Some("org/model q4")).await.expect("routes");
     node.client.doctor().await.expect("doctor");
-    let asked: Vec<String> = node.asked().iter().map(|(method, path, body)| format!("{method} {path} {body}")).collect();
+    let asked: Vec<String> =
+        node.asked().iter().map(|(method, path, body)| format!("{method} {path} {body}")).collect();
     assert_eq!(
         asked,
         [
@@ -140,7 +159,8 @@ async fn asks_the_documented_endpoints() {
 
 #[tokio::test]
 async fn a_failure_arrives_typed_with_its_advice() {
-    let sent = ApiError::new(ErrorCode::InviteUsedUp, "this invite was used once, as often as it may be").with_mend("ask for a new one");
+    let sent = ApiError::new(ErrorCode::InviteUsedUp, "this invite was used once, as often as it may be")
+        .with_mend("ask for a new one");
     let answer = sent.clone();
     let node = FakeNode::start(move |_| json(answer.http_status(), &answer.to_body()));
     let error = node.client.join(&JoinRequest { token: "abc".into() }).await.expect_err("refused");
@@ -186,7 +206,11 @@ async fn an_answer_that_breaks_off_is_an_error() {
 
 #[tokio::test]
 async fn events_come_in_order_and_end_with_the_node() {
-    let snapshot = Event { number: 4, at_ms: 1, kind: EventKind::Snapshot { status: Box::default(), nodes: vec![], models: vec![] } };
+    let snapshot = Event {
+        number: 4,
+        at_ms: 1,
+        kind: EventKind::Snapshot { status: Box::default(), nodes: vec![], models: vec![] },
+    };
     let gone = Event { number: 5, at_ms: 2, kind: EventKind::ModelGone { name: "m".into() } };
     let sent = [snapshot.clone(), gone.clone()];
     let node = FakeNode::start(move |_| {
@@ -202,9 +226,16 @@ async fn events_come_in_order_and_end_with_the_node() {
 
 #[tokio::test]
 async fn a_stream_without_heartbeat_is_taken_for_dead() {
-    let snapshot = Event { number: 1, at_ms: 1, kind: EventKind::Snapshot { status: Box::default(), nodes: vec![], models: vec![] } };
+    let snapshot = Event {
+        number: 1,
+        at_ms: 1,
+        kind: EventKind::Snapshot { status: Box::default(), nodes: vec![], models: vec![] },
+    };
     let node = FakeNode::start(move |_| stream(vec![snapshot.to_sse()], false));
-    let client = node.client.clone().with_deadlines(Deadlines { event_idle: Duration::from_millis(50), ..Deadlines::default() });
+    let client = node
+        .client
+        .clone()
+        .with_deadlines(Deadlines { event_idle: Duration::from_millis(50), ..Deadlines::default() });
     let mut events = client.events().await.expect("events");
     assert!(events.next().await.expect("event").is_some());
     assert!(matches!(events.next().await, Err(ClientError::Deadline { what: "/api/events", .. })));
