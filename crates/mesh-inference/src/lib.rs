@@ -7,4 +7,3 @@
 
 pub mod backend;
 pub mod gateway;
-pub mod gguf;

@@ -25,7 +25,6 @@
 //! ```
 
 mod admission;
-pub mod contract;
 mod mesh;
 
 pub use admission::TestAdmission;

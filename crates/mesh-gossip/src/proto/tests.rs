@@ -1,0 +1,586 @@
+#![allow(clippy::unwrap_used)]
+use std::collections::BTreeSet;
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use mesh_identity::{NodeAddr, NodeId, NodeKey, Role, UnixTime};
+use proptest::prelude::*;
+
+use super::sim::{Double, Sim, Weather, for_seeds};
+use super::wire::{Card, DigestItem, Entry, Message, NodeRecord, Summary};
+use super::{Command, Input, Me, Membership, Output, Signature};
+use crate::config::Config;
+use crate::event::{DownWhy, Event, UpWhy};
+use crate::member::{Audience, Incarnation, Members, State};
+use crate::{PeerFault, SetError, limits};
+
+const SECOND: Duration = Duration::from_secs(1);
+
+fn alive_everywhere(sim: &mut Sim, count: usize) -> bool {
+    (0..count).all(|a| (0..count).all(|b| a == b || sim.state(a, b) == Some(State::Alive)))
+}
+
+/// Records only: what must be equal everywhere, opinions left out.
+fn words(members: &Members) -> Vec<(NodeId, Incarnation, Vec<(String, Bytes)>)> {
+    let all = members.iter().chain(members.me());
+    let mut words: Vec<_> = all
+        .map(|member| {
+            let values = member.values.iter().map(|(key, value)| (key.clone(), value.bytes.clone())).collect();
+            (member.id, member.incarnation, values)
+        })
+        .collect();
+    words.sort();
+    words
+}
+
+fn line(seed: u64, count: usize, weather: Weather) -> Sim {
+    let mut sim = Sim::new(seed, count, weather, &Config::default());
+    for index in 1..count {
+        sim.introduce(index - 1, index);
+    }
+    sim
+}
+
+#[test]
+fn nodes_that_know_one_neighbour_find_all_and_see_every_value() {
+    for_seeds(0..5, |seed| {
+        let mut sim = line(seed, 8, Weather::default());
+        sim.set(3, "models", "llama");
+        sim.until("all alive", 10 * SECOND, |sim| alive_everywhere(sim, 8));
+        sim.until("value everywhere", 5 * SECOND, |sim| {
+            let id = sim.id(3);
+            (0..8).filter(|index| *index != 3).all(|index| {
+                sim.core(index).members().get(&id).is_some_and(|member| member.value("models").is_some())
+            })
+        });
+    });
+}
+
+#[test]
+fn a_change_is_pushed_well_before_the_next_round() {
+    let mut sim = line(1, 3, Weather::default());
+    sim.until("all alive", 10 * SECOND, |sim| alive_everywhere(sim, 3));
+    sim.run(5 * SECOND);
+    sim.set(0, "load", "7");
+    let id = sim.id(0);
+    let took = sim.until("pushed", SECOND, |sim| sim.core(2).members().get(&id).unwrap().value("load").is_some());
+    assert!(took <= Duration::from_millis(100), "{took:?}");
+}
+
+#[test]
+fn a_crashed_node_is_suspect_at_link_loss_and_down_after_the_suspicion() {
+    for_seeds(0..5, |seed| {
+        let mut sim = line(seed, 4, Weather::default());
+        sim.until("all alive", 10 * SECOND, |sim| alive_everywhere(sim, 4));
+        sim.run(3 * SECOND);
+        sim.take_events(0);
+        sim.crash(3);
+        sim.until("suspect", 2 * SECOND, |sim| sim.state(0, 3) == Some(State::Suspect));
+        sim.until("down everywhere", 8 * SECOND, |sim| (0..3).all(|index| sim.state(index, 3) == Some(State::Down)));
+        let (node, me) = (sim.id(3), sim.id(0));
+        let downs: Vec<_> =
+            sim.take_events(0).into_iter().filter(|event| matches!(event, Event::MemberDown { .. })).collect();
+        let [Event::MemberDown { node: which, why, witnesses, .. }] = downs.as_slice() else { panic!("{downs:?}") };
+        assert_eq!((*which, *why, witnesses.as_slice()), (node, DownWhy::LinkLost, [me].as_slice()));
+        assert!(alive_everywhere(&mut sim, 3));
+    });
+}
+
+#[test]
+fn a_silent_link_is_suspected_by_unanswered_pings_and_closed() {
+    let weather = Weather { idle_timeout: 60 * SECOND, ..Weather::default() };
+    let mut sim = line(2, 2, weather);
+    sim.until("alive", 5 * SECOND, |sim| alive_everywhere(sim, 2));
+    sim.crash(1);
+    sim.until("suspect", 4 * SECOND, |sim| sim.state(0, 1) == Some(State::Suspect));
+    sim.take_events(0);
+    sim.until("down", 6 * SECOND, |sim| sim.state(0, 1) == Some(State::Down));
+    let is_silent = |event: &Event| matches!(event, Event::MemberDown { why: DownWhy::Silent, .. });
+    assert!(sim.take_events(0).iter().any(is_silent));
+}
+
+#[test]
+fn a_restarted_node_replaces_its_earlier_life_at_once() {
+    for_seeds(0..5, |seed| {
+        let mut sim = line(seed, 4, Weather::default());
+        sim.set(3, "old", "1");
+        sim.until("all alive", 10 * SECOND, |sim| alive_everywhere(sim, 4));
+        sim.run(2 * SECOND);
+        sim.crash(3);
+        sim.run(2 * SECOND);
+        sim.start(3, 0);
+        sim.introduce(2, 3);
+        sim.set(3, "new", "2");
+        let id = sim.id(3);
+        sim.until("back with new values only", 3 * SECOND, |sim| {
+            (0..3).all(|index| {
+                let members = sim.core(index).members();
+                members.get(&id).is_some_and(|m| m.is_alive() && m.value("new").is_some() && m.value("old").is_none())
+            })
+        });
+    });
+}
+
+#[test]
+fn a_clock_that_went_back_is_healed_by_the_node_itself() {
+    for skew in [-3600, 0] {
+        let mut sim = line(3, 3, Weather::default());
+        sim.set(2, "old", "1");
+        sim.until("all alive", 10 * SECOND, |sim| alive_everywhere(sim, 3));
+        sim.crash(2);
+        sim.start(2, skew);
+        sim.set(2, "new", "2");
+        sim.introduce(0, 2);
+        let id = sim.id(2);
+        sim.until("the new life counts", 5 * SECOND, |sim| {
+            (0..2).all(|index| {
+                let members = sim.core(index).members();
+                members.get(&id).is_some_and(|m| m.is_alive() && m.value("new").is_some() && m.value("old").is_none())
+            })
+        });
+    }
+}
+
+#[test]
+fn a_partition_heals_by_refutation_and_everybody_agrees() {
+    for_seeds(0..5, |seed| {
+        let mut sim = line(seed, 6, Weather { loss: 0.05, duplication: 0.05, ..Weather::default() });
+        sim.until("all alive", 15 * SECOND, |sim| alive_everywhere(sim, 6));
+        sim.cut(&[0, 1, 2], &[3, 4, 5]);
+        sim.until("both sides see the others down", 20 * SECOND, |sim| {
+            (0..3).all(|a| (3..6).all(|b| sim.state(a, b) == Some(State::Down) && sim.state(b, a) == Some(State::Down)))
+        });
+        sim.set(0, "side", "left");
+        sim.set(5, "side", "right");
+        let before = sim.core(0).members().me().unwrap().incarnation;
+        sim.heal();
+        sim.until("all alive again", 90 * SECOND, |sim| alive_everywhere(sim, 6));
+        assert!(sim.core(0).members().me().unwrap().incarnation > before, "refuted");
+        sim.until("same words everywhere", 20 * SECOND, |sim| {
+            let first = words(&sim.core(0).members());
+            (1..6).all(|index| words(&sim.core(index).members()) == first)
+        });
+    });
+}
+
+#[test]
+fn a_lost_direct_way_does_not_kill_whom_others_hear() {
+    let mut sim = line(4, 3, Weather::default());
+    sim.until("all alive", 10 * SECOND, |sim| alive_everywhere(sim, 3));
+    sim.run(3 * SECOND);
+    sim.cut(&[0], &[2]);
+    sim.take_events(0);
+    sim.run(60 * SECOND);
+    assert_eq!(sim.state(0, 2), Some(State::Alive));
+    let events = sim.take_events(0);
+    assert!(!events.iter().any(|event| matches!(event, Event::MemberDown { .. })), "{events:?}");
+}
+
+#[test]
+fn a_node_that_leaves_is_gone_at_once_and_returns_only_as_a_new_life() {
+    let mut sim = line(5, 3, Weather::default());
+    sim.until("all alive", 10 * SECOND, |sim| alive_everywhere(sim, 3));
+    sim.command(2, Command::Leave);
+    sim.until("gone", SECOND, |sim| sim.state(0, 2).is_none() && sim.state(1, 2).is_none());
+    assert!(sim.take_events(0).iter().any(|event| matches!(event, Event::MemberLeft { .. })));
+    sim.run(30 * SECOND);
+    assert_eq!(sim.state(0, 2), None);
+    sim.crash(2);
+    sim.start(2, 0);
+    sim.introduce(1, 2);
+    sim.until("back", 5 * SECOND, |sim| alive_everywhere(sim, 3));
+}
+
+#[test]
+fn a_replayed_record_of_a_dead_node_never_shows_as_alive() {
+    let mut sim = line(6, 3, Weather::default());
+    sim.until("all alive", 10 * SECOND, |sim| alive_everywhere(sim, 3));
+    sim.crash(2);
+    sim.until("down", 10 * SECOND, |sim| (0..2).all(|index| sim.state(index, 2) == Some(State::Down)));
+    let newcomer = sim.add(Role::Member, Config::default());
+    sim.introduce(0, newcomer);
+    sim.run(30 * SECOND);
+    let dead = sim.id(2);
+    let is_up = |event: &Event| matches!(event, Event::MemberUp { node, .. } if *node == dead);
+    assert!(!sim.take_events(newcomer).iter().any(is_up));
+    assert_eq!(sim.state(newcomer, 2), Some(State::Down));
+    assert_eq!(sim.state(0, 2), Some(State::Down));
+}
+
+#[test]
+fn a_passive_client_sees_what_is_for_everyone_and_leaves_no_trace() {
+    let mut sim = line(7, 2, Weather::default());
+    let client = sim.add(Role::Client, Config::passive());
+    sim.introduce(0, client);
+    let value = |text: &str| Some(Bytes::copy_from_slice(text.as_bytes()));
+    let set = |key: &str, audience| Command::Set { id: 1, key: key.into(), value: value("v"), audience };
+    sim.command(1, set("models", Audience::Everyone));
+    sim.command(1, set("memory", Audience::Members));
+    let host = sim.id(1);
+    sim.until("the client sees the models", 5 * SECOND, |sim| {
+        sim.core(client).members().get(&host).is_some_and(|m| m.is_alive() && m.value("models").is_some())
+    });
+    sim.run(10 * SECOND);
+    assert!(sim.core(client).members().get(&host).unwrap().value("memory").is_none());
+    assert_eq!((sim.state(0, client), sim.state(1, client)), (None, None));
+    sim.take_replies(client);
+    sim.set(client, "x", "y");
+    assert_eq!(sim.take_replies(client), [Err(SetError::Passive)]);
+}
+
+#[test]
+fn a_revocation_reaches_everybody_and_ends_the_membership() {
+    let mut sim = line(8, 4, Weather::default());
+    sim.until("all alive", 10 * SECOND, |sim| alive_everywhere(sim, 4));
+    let revocation = Double::revocation(&sim.id(3));
+    sim.command(0, Command::Revoke(revocation.clone()));
+    sim.until("down", 3 * SECOND, |sim| (0..3).all(|index| sim.state(index, 3) == Some(State::Down)));
+    let is_told = |event: &Event| matches!(event, Event::Revoked { revocation: told } if *told == revocation);
+    assert!((1..3).all(|index| sim.take_events(index).iter().any(is_told)));
+    let late = sim.add(Role::Member, Config::default());
+    sim.introduce(1, late);
+    sim.until("the late one hears of it", 3 * SECOND, |sim| sim.take_events(late).iter().any(is_told));
+    sim.run(60 * SECOND);
+    assert!((0..3).all(|index| sim.state(index, 3) == Some(State::Down)));
+}
+
+#[test]
+fn an_idle_scope_says_little() {
+    let mut sim = line(9, 10, Weather::default());
+    sim.until("all alive", 10 * SECOND, |sim| alive_everywhere(sim, 10));
+    sim.run(10 * SECOND);
+    let before = sim.sent(0);
+    sim.run(60 * SECOND);
+    let per_second = (sim.sent(0) - before) / 60;
+    // 9 pings, 9 pongs, 3 roots and 3 lists of 9 ids a second.
+    assert!(per_second < 1500, "{per_second} bytes a second");
+}
+
+#[test]
+fn a_seed_fixes_the_run() {
+    let run = || {
+        let mut sim = line(10, 5, Weather { loss: 0.1, ..Weather::default() });
+        sim.run(20 * SECOND);
+        (0..5).map(|index| (sim.sent(index), sim.take_events(index))).collect::<Vec<_>>()
+    };
+    assert_eq!(run(), run());
+}
+
+struct Lone {
+    core: Membership<Double>,
+    now: Instant,
+}
+
+fn key(number: u8) -> NodeKey {
+    NodeKey::from_seed([number; 32])
+}
+
+impl Lone {
+    fn new(number: u8) -> Self {
+        Self::at(number, 1_800_000_000)
+    }
+
+    fn at(number: u8, started: u64) -> Self {
+        let id = key(number).node_id();
+        let me = Me {
+            id,
+            grant: Double::grant(Role::Member, &format!("node{number}")),
+            addr: NodeAddr::default(),
+            started: UnixTime(started),
+        };
+        let now = Instant::now();
+        let core = Membership::new(me, Config::default(), Double::new(id), [number; 32], now).unwrap();
+        Self { core, now }
+    }
+
+    fn input(&mut self, input: Input) -> Vec<Output> {
+        self.core.handle(input, self.now).unwrap();
+        std::iter::from_fn(|| self.core.poll_output()).collect()
+    }
+
+    fn frame(&mut self, from: NodeId, message: &Message) -> Vec<Output> {
+        self.input(Input::Frame { from, role: Role::Member, frame: message.encode() })
+    }
+
+    fn set(&mut self, key: &str, value: Option<&[u8]>) -> Result<(), SetError> {
+        let value = value.map(Bytes::copy_from_slice);
+        let set = Command::Set { id: 1, key: key.into(), value, audience: Audience::Members };
+        let outputs = self.input(Input::Command(set));
+        let [Output::Reply { id: 1, result }] = outputs.as_slice() else { panic!("{outputs:?}") };
+        *result
+    }
+
+    /// Its own record as it would send it.
+    fn own(&mut self) -> NodeRecord {
+        let peer = key(200).node_id();
+        let outputs = self.input(Input::LinkUp { peer, role: Role::Member });
+        self.input(Input::LinkDown { peer });
+        let records = outputs.iter().filter_map(|output| match output {
+            Output::Send { frame, .. } => match Message::decode(frame).unwrap() {
+                Message::Records { records } => Some(records),
+                _ => None,
+            },
+            _ => None,
+        });
+        records.flatten().next().unwrap()
+    }
+}
+
+#[test]
+fn bounds_of_values_are_told_and_change_nothing() {
+    let mut node = Lone::new(1);
+    assert_eq!(node.set("", Some(b"x")), Err(SetError::BadKey));
+    assert_eq!(node.set(&"k".repeat(65), Some(b"x")), Err(SetError::BadKey));
+    assert_eq!(node.set("k", Some(&[0; 4097])), Err(SetError::ValueTooLarge));
+    for index in 0..8 {
+        assert_eq!(node.set(&format!("k{index}"), Some(&[0; 4096])), Ok(()));
+    }
+    assert_eq!(node.set("more", Some(b"x")), Err(SetError::RecordFull));
+    for index in 0..8 {
+        assert_eq!(node.set(&format!("k{index}"), None), Ok(()));
+    }
+    for index in 0..56 {
+        assert_eq!(node.set(&format!("other{index}"), Some(b"x")), Ok(()));
+    }
+    assert_eq!(node.set("one more", Some(b"x")), Err(SetError::TooManyKeys));
+    assert_eq!(node.core.members().me().unwrap().values.len(), 56);
+}
+
+#[test]
+fn forged_and_foreign_records_are_refused_and_counted() {
+    let mut node = Lone::new(1);
+    let mut other = Lone::new(2);
+    other.set("k", Some(b"true")).unwrap();
+    let from = key(3).node_id();
+    let good = other.own();
+    let mut forged_value = good.clone();
+    forged_value.entries[0].value = Some(b"false".to_vec());
+    let mut forged_card = good.clone();
+    forged_card.card.left = true;
+    let mut stolen = good.clone();
+    stolen.id = *key(4).node_id().as_bytes();
+    for bad in [forged_value, forged_card, stolen] {
+        let outputs = node.frame(from, &Message::Records { records: vec![bad] });
+        assert!(matches!(outputs.as_slice(), [Output::Refused { .. }]), "{outputs:?}");
+    }
+    node.frame(from, &Message::Records { records: vec![good] });
+    node.input(Input::LinkUp { peer: other.core.me, role: Role::Member });
+    assert_eq!(node.core.members().get(&other.core.me).unwrap().value("k").unwrap(), &b"true"[..]);
+}
+
+#[test]
+fn a_word_about_somebody_else_is_not_believed() {
+    let (mut node, mut other) = (Lone::new(1), Lone::new(2));
+    let (peer, liar) = (other.core.me, key(3).node_id());
+    node.input(Input::LinkUp { peer, role: Role::Member });
+    node.frame(peer, &Message::Records { records: vec![other.own()] });
+    let incarnation = node.core.members().get(&peer).unwrap().incarnation;
+    node.input(Input::LinkUp { peer: liar, role: Role::Member });
+    node.frame(liar, &Message::Accused { incarnation: incarnation.as_u64() });
+    node.frame(liar, &Message::Reach { nodes: Vec::new() });
+    assert!(node.core.members().get(&peer).unwrap().is_alive());
+}
+
+#[test]
+fn refutes_an_accusation_once_with_a_higher_incarnation() {
+    let mut node = Lone::new(1);
+    let peer = key(2).node_id();
+    let before = node.core.members().me().unwrap().incarnation;
+    for claimed in [before.as_u64() + 7, before.as_u64(), before.as_u64(), before.as_u64() + 1] {
+        node.frame(peer, &Message::Accused { incarnation: claimed });
+    }
+    assert_eq!(node.core.members().me().unwrap().incarnation.as_u64(), before.as_u64() + 1);
+}
+
+#[test]
+fn dials_are_repeated_for_ever_with_growing_waits() {
+    let (mut node, mut other) = (Lone::new(1), Lone::new(2));
+    let peer = other.core.me;
+    node.frame(key(3).node_id(), &Message::Records { records: vec![other.own()] });
+    let (mut dials, mut last) = (0, node.now);
+    let end = node.now + 600 * SECOND;
+    while node.now < end {
+        node.now = node.core.next_deadline().unwrap();
+        let outputs = node.input(Input::Tick);
+        if outputs.contains(&Output::Dial { to: peer }) {
+            dials += 1;
+            assert!(node.now.duration_since(last) <= 31 * SECOND);
+            last = node.now;
+            node.input(Input::DialFailed { peer });
+        }
+    }
+    assert!((20..60).contains(&dials), "{dials}");
+}
+
+#[test]
+fn a_full_node_forgets_the_oldest_dead_first() {
+    let mut node = Lone::new(1);
+    node.core.config.nodes_max = 2;
+    let from = key(9).node_id();
+    let refused = |outputs: &[Output]| outputs.iter().any(|output| matches!(output, Output::Refused { .. }));
+    for number in 2..4 {
+        assert!(!refused(&node.frame(from, &Message::Records { records: vec![Lone::new(number).own()] })));
+    }
+    let third = Lone::new(4).own();
+    assert!(refused(&node.frame(from, &Message::Records { records: vec![third.clone()] })));
+    node.now += 6 * SECOND;
+    node.input(Input::Tick);
+    assert!(!refused(&node.frame(from, &Message::Records { records: vec![third] })));
+    assert_eq!(node.core.nodes.len(), 2);
+}
+
+#[test]
+fn bad_frames_are_the_peers_fault_and_change_nothing() {
+    let mut node = Lone::new(1);
+    let from = key(2).node_id();
+    let frame = |bytes: Vec<u8>| Input::Frame { from, role: Role::Member, frame: Bytes::from(bytes) };
+    assert_eq!(node.core.handle(frame(vec![]), node.now), Err(PeerFault::Malformed));
+    assert_eq!(node.core.handle(frame(vec![0, 1, 1]), node.now), Err(PeerFault::Malformed));
+    assert_eq!(node.core.handle(frame(vec![0; limits::FRAME_BYTES_MAX + 1]), node.now), Err(PeerFault::TooLong));
+    assert!(node.core.poll_output().is_none());
+}
+
+#[test]
+fn golden_bytes_of_every_message() {
+    let signature = Signature([7; 64]).into();
+    let card = Card { incarnation: 5 << 20, version: 3, left: false, addr: vec![0], grant: vec![1, 2], signature };
+    let entry = Entry { key: "k".into(), version: 2, everyone: true, value: Some(vec![9]), signature };
+    let (id, hash) = ([0x11; 32], [0x22; 16]);
+    let messages = [
+        (Message::Ping { seq: 300 }, "00ac02".into()),
+        (Message::Pong { seq: 1 }, "0101".into()),
+        (Message::Root { records: hash, revocations: [0x33; 16] }, format!("02{}{}", "22".repeat(16), "33".repeat(16))),
+        (
+            Message::Digest { items: vec![DigestItem { id, incarnation: 1, print: hash }] },
+            format!("0301{}01{}", "11".repeat(32), "22".repeat(16)),
+        ),
+        (
+            Message::Summaries { summaries: vec![Summary { id, incarnation: 1, card: 2, keys: vec![("k".into(), 3)] }] },
+            format!("0401{}010201016b03", "11".repeat(32)),
+        ),
+        (
+            Message::Records { records: vec![NodeRecord { id, card, entries: vec![entry] }] },
+            format!("0501{0}8080c0020300010002 0102{1}01016b02010101 09{1}", "11".repeat(32), "07".repeat(64)),
+        ),
+        (Message::Reach { nodes: vec![id] }, format!("0601{}", "11".repeat(32))),
+        (Message::Accused { incarnation: 128 }, "078001".into()),
+        (
+            Message::Revocations { have: vec![hash], whole: vec![vec![4]], answer: true },
+            format!("0801{}01010401", "22".repeat(16)),
+        ),
+    ];
+    for (message, golden) in messages {
+        let bytes = message.encode();
+        let hex: String = bytes.iter().map(|byte| format!("{byte:02x}")).collect();
+        assert_eq!(hex, golden.replace(' ', ""), "{message:?}");
+        assert_eq!(Message::decode(&bytes).unwrap(), message);
+    }
+}
+
+/// Frames that three nodes sent in two lives each, with changes between.
+fn history() -> Vec<NodeRecord> {
+    let mut frames = Vec::new();
+    for number in 2..5_u8 {
+        for started in [1_800_000_000, 1_800_000_100] {
+            let mut node = Lone::at(number, started);
+            frames.push(node.own());
+            for (key, value) in [("a", Some("1")), ("b", Some("2")), ("a", Some("3")), ("b", None)] {
+                node.set(key, value.map(str::as_bytes)).unwrap();
+                let mut whole = node.own();
+                frames.push(whole.clone());
+                whole.entries.retain(|entry| entry.key == key);
+                frames.push(whole);
+            }
+            let incarnation = node.core.members().me().unwrap().incarnation;
+            node.frame(key(9).node_id(), &Message::Accused { incarnation: incarnation.as_u64() });
+            frames.push(node.own());
+            if number == 4 {
+                node.input(Input::Command(Command::Leave));
+                frames.push(node.own());
+            }
+        }
+    }
+    frames
+}
+
+/// What a core knows after these frames, opinions left out.
+fn knowledge(frames: impl IntoIterator<Item = NodeRecord>) -> Vec<Vec<u8>> {
+    let mut node = Lone::new(1);
+    for frame in frames {
+        node.frame(key(9).node_id(), &Message::Records { records: vec![frame] });
+    }
+    let view = super::record::View::Member;
+    let whole = |record: NodeRecord| Message::Records { records: vec![record] }.encode().to_vec();
+    node.core.nodes.values().map(|node| whole(node.record.whole(view))).collect()
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(64))]
+
+    #[test]
+    fn any_order_and_repetition_of_frames_ends_in_the_same_records(
+        order in Just((0..history().len()).collect::<Vec<_>>()).prop_shuffle(),
+        again in prop::collection::vec(any::<prop::sample::Index>(), 0..40),
+    ) {
+        let frames = history();
+        let mut shuffled: Vec<_> = order.iter().map(|index| frames[*index].clone()).collect();
+        for index in again {
+            let frame = index.get(&frames).clone();
+            shuffled.insert(index.index(shuffled.len() + 1), frame);
+        }
+        prop_assert_eq!(knowledge(shuffled), knowledge(frames));
+    }
+
+    #[test]
+    fn arbitrary_bytes_never_panic(bytes in prop::collection::vec(any::<u8>(), 0..400)) {
+        let mut node = Lone::new(1);
+        let from = key(2).node_id();
+        node.input(Input::LinkUp { peer: from, role: Role::Member });
+        let _ = node.core.handle(Input::Frame { from, role: Role::Member, frame: Bytes::from(bytes) }, node.now);
+    }
+
+    #[test]
+    fn bent_messages_never_panic(position in any::<prop::sample::Index>(), byte in any::<u8>(), pick in 0..history().len()) {
+        let mut node = Lone::new(1);
+        let from = key(2).node_id();
+        node.input(Input::LinkUp { peer: from, role: Role::Member });
+        let mut bytes = Message::Records { records: vec![history()[pick].clone()] }.encode().to_vec();
+        let index = position.index(bytes.len());
+        bytes[index] = byte;
+        let _ = node.core.handle(Input::Frame { from, role: Role::Member, frame: Bytes::from(bytes) }, node.now);
+    }
+
+    #[test]
+    fn whatever_the_weather_members_agree_in_the_end(seed in any::<u64>(), loss in 0.0..0.3_f64) {
+        let mut sim = line(seed, 4, Weather { loss, duplication: 0.1, ..Weather::default() });
+        sim.set(1, "k", "first");
+        sim.run(3 * SECOND);
+        sim.set(1, "k", "second");
+        sim.set(2, "gone", "soon");
+        sim.run(SECOND);
+        let gone = Command::Set { id: 0, key: "gone".into(), value: None, audience: Audience::Members };
+        sim.command(2, gone);
+        sim.until("agreement", 60 * SECOND, |sim| {
+            let first = words(&sim.core(0).members());
+            first.len() == 4 && (1..4).all(|index| words(&sim.core(index).members()) == first)
+        });
+        let id = sim.id(1);
+        let members = sim.core(0).members();
+        prop_assert_eq!(members.get(&id).unwrap().value("k").unwrap(), &b"second"[..]);
+    }
+}
+
+#[test]
+fn up_events_say_why() {
+    let mut sim = line(11, 2, Weather::default());
+    sim.until("alive", 5 * SECOND, |sim| alive_everywhere(sim, 2));
+    let whys = |events: Vec<Event>| -> BTreeSet<UpWhy> {
+        events.into_iter().filter_map(|event| match event { Event::MemberUp { why, .. } => Some(why), _ => None }).collect()
+    };
+    assert_eq!(whys(sim.take_events(0)), [UpWhy::Joined].into());
+    sim.cut(&[0], &[1]);
+    sim.until("suspect", 3 * SECOND, |sim| sim.state(0, 1) == Some(State::Suspect));
+    sim.heal();
+    sim.until("alive", 5 * SECOND, |sim| alive_everywhere(sim, 2));
+    assert_eq!(whys(sim.take_events(0)), [UpWhy::Recovered].into());
+}

@@ -1,0 +1,52 @@
+//! The core's alarm clock: one ordered set, so that the driver arms exactly one timer.
+
+use std::collections::BTreeSet;
+use std::time::Instant;
+
+use mesh_identity::NodeId;
+
+/// What is due.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Timer {
+    /// Ping the linked members.
+    Probe,
+    /// Anti-entropy with a few linked peers.
+    Exchange,
+    /// Push what changed.
+    Push,
+    /// Tell linked peers whom we hear.
+    Reach,
+    /// Forget the long dead, end what has expired.
+    Sweep,
+    /// A node's time of suspicion is over.
+    Suspicion(NodeId),
+    /// A node may be dialed.
+    Dial(NodeId),
+}
+
+/// Timers by time. An entry whose owner has moved on is ignored when it fires: owners remember their own time.
+#[derive(Debug, Default)]
+pub(crate) struct Timers(BTreeSet<(Instant, Timer)>);
+
+impl Timers {
+    pub(crate) fn set(&mut self, at: Instant, timer: Timer) {
+        self.0.insert((at, timer));
+    }
+
+    pub(crate) fn unset(&mut self, at: Instant, timer: Timer) {
+        self.0.remove(&(at, timer));
+    }
+
+    pub(crate) fn next(&self) -> Option<Instant> {
+        self.0.first().map(|(at, _)| *at)
+    }
+
+    pub(crate) fn pop_due(&mut self, now: Instant) -> Option<Timer> {
+        let (at, timer) = *self.0.first()?;
+        if at > now {
+            return None;
+        }
+        self.0.remove(&(at, timer));
+        Some(timer)
+    }
+}

@@ -1,7 +1,0 @@
-//! What the router promises, from outside.
-
-mod choice;
-mod fallback;
-mod names;
-mod properties;
-mod world;
