@@ -193,7 +193,7 @@ impl SignedGrant {
         }
     }
 
-    /// The encoding, at most 819 bytes; 219 for a founder's grant with an 8-letter name.
+    /// The encoding, at most 819 bytes; 167 for a founder's grant with an 8-letter name.
     pub fn encode(&self) -> Vec<u8> {
         let mut out = signed_part(&self.chain, &self.says);
         out.extend_from_slice(self.signature.as_bytes());

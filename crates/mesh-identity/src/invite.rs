@@ -149,7 +149,7 @@ impl InviteToken {
         self.says.scope
     }
 
-    /// The signed bytes and the signature. 190 bytes for a founder's invite with a 20-letter name and 30 bytes of relay URL.
+    /// The signed bytes and the signature. 182 bytes for a founder's invite with a 20-letter name and 30 bytes of relay URL.
     pub fn encode(&self) -> Vec<u8> {
         let mut out = signed_part(&self.chain, &self.says);
         out.extend_from_slice(self.signature.as_bytes());

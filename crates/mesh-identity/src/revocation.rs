@@ -178,7 +178,7 @@ impl SignedRevocation {
         self.standing.chain()
     }
 
-    /// The encoding, at most 925 bytes.
+    /// The encoding, at most 924 bytes.
     pub fn encode(&self) -> Vec<u8> {
         let mut out = signed_part(&self.standing, self.what, self.at);
         out.extend_from_slice(self.signature.as_bytes());

@@ -18,7 +18,7 @@ const PER_SIGNER_MAX: usize = 256;
 pub enum Insertion {
     /// It is in the set now, and was not before: pass it on.
     Added,
-    /// The set holds it, or a later one of the same signer about the same subject.
+    /// The set holds it already.
     Known,
     /// It is of another scope.
     WrongScope,
@@ -33,9 +33,12 @@ pub enum Insertion {
 #[derive(Debug, Clone)]
 pub struct RevocationSet {
     scope: ScopeId,
-    entries: BTreeMap<Revoked, BTreeMap<NodeId, Entry>>,
+    entries: BTreeMap<Revoked, BTreeMap<Digest, Entry>>,
     len: usize,
 }
+
+/// What tells one statement from another: a hash of all its bytes.
+type Digest = [u8; 32];
 
 #[derive(Debug, Clone)]
 struct Entry {
@@ -69,20 +72,25 @@ impl RevocationSet {
         self.all().map(|entry| entry.revocation.signed())
     }
 
-    /// Adds a verified revocation. Of two by one signer about one subject the later stays.
+    /// Adds a verified revocation.
+    ///
+    /// Nothing replaces anything: if a later statement took the place of an earlier one of its signer, a thief could undo the
+    /// signer's honest revocations by repeating them after the theft was announced.
     pub fn insert(&mut self, revocation: Revocation) -> Insertion {
         if revocation.signed.scope() != self.scope {
             return Insertion::WrongScope;
         }
-        let (what, signer) = (revocation.what(), revocation.signer());
-        match self.entries.get(&what).and_then(|by_signer| by_signer.get(&signer)) {
-            Some(held) if !supersedes(&revocation, &held.revocation) => return Insertion::Known,
-            Some(_) => {}
-            None if !self.has_room(&revocation) => return Insertion::Full,
-            None => self.len += 1,
+        let what = revocation.what();
+        let digest: Digest = *blake3::hash(&revocation.signed.encode()).as_bytes();
+        if self.entries.get(&what).is_some_and(|held| held.contains_key(&digest)) {
+            return Insertion::Known;
+        }
+        if !self.has_room(&revocation) {
+            return Insertion::Full;
         }
         let counts = self.counts(&revocation);
-        self.entries.entry(what).or_default().insert(signer, Entry { revocation, counts });
+        self.entries.entry(what).or_default().insert(digest, Entry { revocation, counts });
+        self.len += 1;
         if self.all().any(|entry| rests_on(&entry.revocation, &what)) {
             self.recount();
         }
@@ -152,17 +160,18 @@ impl RevocationSet {
 
     /// Decides anew which entries count, the oldest first, since only older ones can undo one.
     fn recount(&mut self) {
-        let mut order: Vec<(UnixTime, Revoked, NodeId)> = Vec::with_capacity(self.len);
-        for entry in self.entries.values_mut().flat_map(BTreeMap::values_mut) {
-            entry.counts = false;
-            order.push((entry.revocation.at(), entry.revocation.what(), entry.revocation.signer()));
+        let mut order: Vec<(UnixTime, Revoked, Digest)> = Vec::with_capacity(self.len);
+        for (what, held) in &mut self.entries {
+            for (digest, entry) in held {
+                entry.counts = false;
+                order.push((entry.revocation.at(), *what, *digest));
+            }
         }
         order.sort_unstable();
-        for (_, what, signer) in order {
-            let held = self.entries.get(&what).and_then(|by_signer| by_signer.get(&signer));
+        for (_, what, digest) in order {
+            let held = self.entries.get(&what).and_then(|held| held.get(&digest));
             let counts = held.is_some_and(|entry| self.counts(&entry.revocation));
-            if let Some(entry) = self.entries.get_mut(&what).and_then(|by_signer| by_signer.get_mut(&signer))
-            {
+            if let Some(entry) = self.entries.get_mut(&what).and_then(|held| held.get_mut(&digest)) {
                 entry.counts = counts;
             }
         }
@@ -173,7 +182,8 @@ impl RevocationSet {
             return self.len < REVOCATIONS_MAX;
         }
         let account = account(revocation);
-        let share = self.all().filter(|entry| self::account(&entry.revocation) == account).count();
+        let others = self.all().map(|entry| &entry.revocation).filter(|one| one.power != Power::Root);
+        let share = others.filter(|one| self::account(one) == account).count();
         self.len < REVOCATIONS_MAX - ROOT_RESERVE && share < PER_SIGNER_MAX
     }
 
@@ -197,12 +207,6 @@ fn account(revocation: &Revocation) -> NodeId {
         Power::Subject => revocation.signed.chain().issuer(),
         _ => revocation.signer(),
     }
-}
-
-/// The later one; at the same time the more powerful, then the greater encoding, so that every set keeps the same one.
-fn supersedes(new: &Revocation, held: &Revocation) -> bool {
-    let rank = |one: &Revocation| (one.at(), one.power);
-    rank(new) > rank(held) || (rank(new) == rank(held) && new.signed.encode() > held.signed.encode())
 }
 
 /// Whether `what` is in the chain on which this revocation's say rests.

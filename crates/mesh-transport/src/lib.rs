@@ -11,13 +11,16 @@ mod book;
 mod call;
 mod config;
 mod connection;
+mod convert;
 mod error;
 mod frame;
 mod handler;
+pub mod internet;
 pub mod memory;
 mod metrics;
 mod peer;
 mod proto;
+pub mod relay;
 mod stream;
 #[cfg(feature = "testing")]
 pub mod testing;

@@ -1,12 +1,13 @@
 //! Every form of a token, its size, and what each fault is called.
 
 use std::collections::BTreeSet;
+use std::time::Duration;
 
 use mesh_identity::{
-    InviteError, InviteOptions, InviteToken, LooksLike, NodeAddr, Permissions, UnixTime, qr,
+    Expiry, InviteError, InviteOptions, InviteToken, LooksLike, NodeAddr, Permissions, UnixTime, qr,
 };
 
-use crate::fixture::{DAY, NOW, below, founder, founding, key, sized_options};
+use crate::fixture::{DAY, NOW, extend, founder, founding, key, sized_options};
 
 fn token(options: &InviteOptions) -> InviteToken {
     founder().issue_invite(options, NOW).expect("the founder may")
@@ -88,14 +89,20 @@ fn sizes_stay_within_what_is_promised() {
 
 #[test]
 fn each_further_issuer_adds_at_most_140_characters() {
-    let mut authority = founder();
-    let mut length = token(&sized_options()).to_string().len();
-    for seed in 10..14 {
-        authority = below(&authority, seed, Permissions::INVITER);
-        let longer = authority.issue_invite(&sized_options(), NOW).expect("may").to_string();
-        assert!(longer.len() - length <= 140, "{} more", longer.len() - length);
-        assert!(InviteToken::parse(&longer).expect("parses").verify(NOW).is_ok());
-        length = longer.len();
+    // Both ways to write an end: never in one byte, the year 9999 in six.
+    for ttl in [None, Some(Duration::from_secs(8000 * 365 * DAY))] {
+        let end = Expiry::after(NOW, ttl);
+        let mut authority = founder();
+        let mut length = token(&sized_options()).to_string().len();
+        for seed in 10..14 {
+            let link = authority.delegate(key(seed).node_id(), Permissions::INVITER, end).expect("may");
+            assert!(link.encode().len() <= 105);
+            authority = extend(&authority, link, seed);
+            let longer = authority.issue_invite(&sized_options(), NOW).expect("may").to_string();
+            assert!(longer.len() - length <= 140, "{} more", longer.len() - length);
+            assert!(InviteToken::parse(&longer).expect("parses").verify(NOW).is_ok());
+            length = longer.len();
+        }
     }
 }
 

@@ -61,6 +61,18 @@ fn zero_uses_is_no_limit() {
 }
 
 #[test]
+fn many_at_once_share_the_uses_there_are() {
+    let (ledger, token) = (MemoryLedger::new(), invite(&founder(), 3));
+    let attempt = |seed| try_redeem(&founder(), &request(&token), seed, &ledger).is_ok();
+    let attempt = &attempt;
+    let admitted = std::thread::scope(|scope| {
+        let threads: Vec<_> = (20..36).map(|seed| scope.spawn(move || attempt(seed))).collect();
+        threads.into_iter().map(|thread| thread.join().expect("no panic")).filter(|ok| *ok).count()
+    });
+    assert_eq!((admitted, ledger.holders(&token.id()).len()), (3, 3));
+}
+
+#[test]
 fn only_the_issuer_redeems() {
     let (ledger, token) = (MemoryLedger::new(), invite(&founder(), 1));
     let member = below(&founder(), 10, Permissions::INVITER);

@@ -199,17 +199,25 @@ fn the_set_is_bounded_and_the_founder_always_has_room() {
 }
 
 #[test]
-fn the_later_of_two_stays_and_nothing_is_passed_on_twice() {
+fn two_of_one_signer_both_stay_and_nothing_is_passed_on_twice() {
     let scope = founding().root.id();
     let early = founder().revoke(node(20), NOW).expect("may").verify(&scope, LATER).expect("sound");
     let late = founder().revoke(node(20), LATER).expect("may").verify(&scope, LATER).expect("sound");
     for order in [[early.clone(), late.clone()], [late, early]] {
         let mut set = nothing_revoked();
-        let added: Vec<Insertion> = order.iter().map(|one| set.insert(one.clone())).collect();
-        assert_eq!(added[0], Insertion::Added);
-        assert_eq!(set.insert(order[0].clone()), Insertion::Known);
-        assert_eq!((set.len(), set.node(&key(20).node_id())), (1, Some(LATER)));
+        assert_eq!(order.each_ref().map(|one| set.insert(one.clone())), [Insertion::Added; 2]);
+        assert_eq!(order.each_ref().map(|one| set.insert(one.clone())), [Insertion::Known; 2]);
+        assert_eq!((set.len(), set.node(&key(20).node_id())), (2, Some(LATER)));
     }
+}
+
+#[test]
+fn a_thief_cannot_undo_a_revocation_by_repeating_it() {
+    let victim = grant(&founder(), 20, Permissions::MEMBER);
+    let honest = admin(30).revoke(node(20), LATER).expect("may");
+    let announced = founder().revoke(node(30), UnixTime(LATER.0 + 10)).expect("may");
+    let repeated = admin(30).revoke(node(20), UnixTime(LATER.0 + 20)).expect("signs");
+    assert!(!holds(&victim, &set(&[honest, announced, repeated])));
 }
 
 proptest! {

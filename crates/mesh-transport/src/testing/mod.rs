@@ -25,6 +25,7 @@
 //! ```
 
 mod admission;
+pub mod contract;
 mod mesh;
 
 pub use admission::TestAdmission;

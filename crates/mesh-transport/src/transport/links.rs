@@ -150,7 +150,8 @@ impl Links {
     /// Adds a connection that has passed hello.
     pub(crate) fn register(&self, conn: Arc<LinkConn>) -> Registered {
         let mut slots = self.lock();
-        let slot = slots.entry((conn.peer.scope, conn.peer.id)).or_default();
+        let key = (conn.peer.scope, conn.peer.id);
+        let slot = slots.entry(key).or_default();
         let before = self.primary(slot);
         let (replaced, kept) = slot.conns.drain(..).partition(|old: &Arc<LinkConn>| {
             old.instance != conn.instance || old.dialed_by_us == conn.dialed_by_us
@@ -159,14 +160,15 @@ impl Links {
         slot.conns.push(conn);
         let primary = self.primary(slot).expect("one was just added");
         let superseded = slot.conns.iter().find(|c| !Arc::ptr_eq(c, &primary) && c.dialed_by_us).cloned();
-        if let Some(dialing) = &slot.dialing {
-            dialing.send_replace(Some(Ok(primary.clone())));
-        }
         let (peer, path) = (primary.peer.clone(), primary.path());
         match before {
             None => self.emit(LinkEvent::Up { peer, path }),
             Some(before) if Arc::ptr_eq(&before, &primary) => {}
             Some(_) => self.emit(LinkEvent::Path { peer, path }),
+        }
+        // After the event, so that whoever waited has it behind it.
+        if let Some(dialing) = slots.get(&key).and_then(|slot| slot.dialing.as_ref()) {
+            dialing.send_replace(Some(Ok(primary.clone())));
         }
         Registered { primary, replaced, superseded }
     }

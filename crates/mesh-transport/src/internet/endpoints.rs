@@ -1,0 +1,87 @@
+//! One endpoint per set of relays.
+
+use std::{collections::BTreeSet, sync::Arc};
+
+use mesh_identity::{NodeKey, ScopeId};
+use tokio::sync::Mutex;
+
+use super::{BindError, Config, Internet, Relays};
+
+/// The endpoints of one node. Two of them never share a relay: a relay gives all traffic of a key to the endpoint that
+/// connected last, and the other would be deaf without knowing it.
+pub struct Endpoints {
+    key: NodeKey,
+    /// For every endpoint but for its relays; the port is the first one's.
+    config: Config,
+    bound: Mutex<Vec<Arc<Internet>>>,
+}
+
+/// Why a scope gets no endpoint. Nothing was changed.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum EndpointsError {
+    /// Another scope uses the relay together with other ones. Give both scopes the same set.
+    #[error("relay {relay} is already used together with other relays; use the same set for both scopes")]
+    Overlap {
+        /// The relay that both name.
+        relay: String,
+    },
+    /// The endpoint does not start.
+    #[error(transparent)]
+    Bind(#[from] BindError),
+}
+
+impl Endpoints {
+    /// None yet. `config.relays` is ignored.
+    pub fn new(key: NodeKey, config: Config) -> Self {
+        Self { key, config, bound: Mutex::default() }
+    }
+
+    /// The endpoint for the scope's relays: a shared one, or a new one (`true`), which the caller adds to its
+    /// transport. The scope is carried by it from now on. Not cancel safe, like [`Internet::bind`].
+    pub async fn for_scope(
+        &self,
+        scope: ScopeId,
+        relays: &Relays,
+    ) -> Result<(Arc<Internet>, bool), EndpointsError> {
+        let mut bound = self.bound.lock().await;
+        let wanted = urls(relays);
+        for endpoint in bound.iter() {
+            let used = urls(endpoint.relays());
+            if used == wanted {
+                endpoint.carry(scope);
+                return Ok((endpoint.clone(), false));
+            }
+            if let Some(relay) = used.intersection(&wanted).next() {
+                return Err(EndpointsError::Overlap { relay: relay.clone() });
+            }
+        }
+        let mut config = Config { relays: relays.clone(), ..self.config.clone() };
+        if !bound.is_empty() {
+            config.bind = any_port(config.bind);
+        }
+        let endpoint = Internet::bind(&self.key, config).await?;
+        endpoint.carry(scope);
+        bound.push(endpoint.clone());
+        Ok((endpoint, true))
+    }
+}
+
+fn any_port(bind: super::Bind) -> super::Bind {
+    match bind {
+        super::Bind::Any { .. } => super::Bind::Any { port: 0 },
+        super::Bind::Addr(addr) => super::Bind::Addr((addr.ip(), 0).into()),
+        super::Bind::RelayOnly => super::Bind::RelayOnly,
+    }
+}
+
+/// What makes two sets of relays the same.
+fn urls(relays: &Relays) -> BTreeSet<String> {
+    match relays {
+        Relays::Disabled => BTreeSet::new(),
+        Relays::Public => BTreeSet::from(["public".to_owned()]),
+        Relays::Custom(relays) => {
+            relays.iter().map(|relay| relay.url.trim_end_matches('/').to_lowercase()).collect()
+        }
+    }
+}
