@@ -43,9 +43,6 @@ pub enum PeerFault {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum StartError {
-    /// This node has no grant for the scope.
-    #[error("this node has no grant for the scope")]
-    NoGrant,
     /// This node's own grant does not hold.
     #[error("this node's own grant does not hold")]
     BadGrant(#[source] crate::proto::Refusal),

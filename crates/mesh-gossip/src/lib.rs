@@ -8,14 +8,23 @@
 #![cfg_attr(docsrs, feature(doc_cfg))]
 
 mod config;
+mod driver;
 mod error;
 mod event;
+mod exchange;
+mod gossip;
 pub mod limits;
 mod member;
+mod metrics;
 pub mod proto;
+mod sender;
+mod trust;
 
 
 pub use config::Config;
 pub use error::{PeerFault, SetError, StartError};
 pub use event::{DownWhy, Event, UpWhy};
+pub use exchange::{Exchange, GOSSIP};
+pub use gossip::{Credentials, EventStream, Gossip};
 pub use member::{Audience, Incarnation, Member, Members, State, Value};
+pub use metrics::MetricsSnapshot;

@@ -218,7 +218,7 @@ impl<T: Trust> Membership<T> {
             self.emit(Event::MemberDown { node: *id, incarnation, why, witnesses: vec![self.me] });
         }
         if self.links.contains(id) {
-            self.outputs.push_back(Output::Disconnect { node: *id });
+            self.outputs.push_back(Output::Disconnect { node: *id, why });
         }
     }
 

@@ -31,7 +31,7 @@ pub use trust::{Refusal, Signature, Standing, Trust};
 
 use crate::config::Config;
 use crate::error::{PeerFault, SetError};
-use crate::event::Event;
+use crate::event::{DownWhy, Event};
 use crate::limits;
 use crate::member::{Audience, Incarnation, Member, Members, State, Value};
 use links::Links;
@@ -132,6 +132,8 @@ pub enum Output {
     Disconnect {
         /// Which.
         node: NodeId,
+        /// What it is down for.
+        why: DownWhy,
     },
     /// Tell subscribers, after the snapshot is in place.
     Event(Event),

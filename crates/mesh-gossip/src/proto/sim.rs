@@ -390,7 +390,7 @@ impl Sim {
                 let wait = self.latency() * 2;
                 self.schedule(wait, Happening::Dial { from: id, to });
             }
-            Output::Disconnect { node } => self.schedule(Duration::ZERO, Happening::Break { a: id, b: node }),
+            Output::Disconnect { node, .. } => self.schedule(Duration::ZERO, Happening::Break { a: id, b: node }),
             Output::Event(event) => host.events.push(event),
             Output::Reply { result, .. } => host.replies.push(result),
             Output::Refused { .. } | Output::Address { .. } => {}

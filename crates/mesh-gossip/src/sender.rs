@@ -1,0 +1,59 @@
+//! The sending side: one task per peer writes its queue to one long-lived stream.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use mesh_identity::{NodeId, ScopeId};
+use mesh_transport::{RecvStream, SendStream, Transport, write_frame};
+use tokio::io::AsyncWriteExt;
+use tokio::sync::mpsc;
+
+use crate::exchange::GOSSIP;
+use crate::limits;
+use crate::metrics::Metrics;
+
+/// A peer that takes a frame no sooner than this is stuck: the stream is given up, the next frame tries a new one.
+const WRITE_DEADLINE: Duration = Duration::from_secs(10);
+
+/// Writes one peer's frames.
+pub(crate) struct Sender {
+    pub(crate) transport: Transport,
+    pub(crate) scope: ScopeId,
+    pub(crate) peer: NodeId,
+    pub(crate) metrics: Arc<Metrics>,
+}
+
+impl Sender {
+    /// Writes what comes until the queue is closed and empty. A frame that cannot be written is dropped and counted.
+    pub(crate) async fn run(self, mut queue: mpsc::Receiver<Bytes>) {
+        let mut stream = None;
+        while let Some(frame) = queue.recv().await {
+            let written = tokio::time::timeout(WRITE_DEADLINE, self.write(&mut stream, &frame)).await;
+            if written == Ok(true) {
+                self.metrics.sent();
+            } else {
+                stream = None;
+                self.metrics.dropped();
+            }
+        }
+        if let Some((mut send, _)) = stream {
+            // A clean end, so that the last frames are not cut off. The link may be gone: then so is their reader.
+            drop(tokio::time::timeout(WRITE_DEADLINE, send.shutdown()).await);
+        }
+    }
+
+    /// Writes to the stream at hand, or once to a new one: the old one may have gone with an earlier link.
+    async fn write(&self, stream: &mut Option<(SendStream, RecvStream)>, frame: &Bytes) -> bool {
+        if let Some((send, _)) = stream
+            && write_frame(send, frame, limits::FRAME_BYTES_MAX).await.is_ok()
+        {
+            return true;
+        }
+        *stream = None;
+        let Some(link) = self.transport.linked(&self.scope, &self.peer) else { return false };
+        let Ok(opened) = link.open(GOSSIP).await else { return false };
+        let (send, _) = stream.insert(opened.split());
+        write_frame(send, frame, limits::FRAME_BYTES_MAX).await.is_ok()
+    }
+}
