@@ -8,3 +8,6 @@
 pub mod backend;
 pub mod gateway;
 pub mod gguf;
+pub mod instance;
+pub mod llama;
+pub mod memory;

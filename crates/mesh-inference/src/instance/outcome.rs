@@ -1,0 +1,83 @@
+//! How an attempt to run a child ended, in words that say what mends it.
+
+use std::fmt;
+
+/// How an attempt ended.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Outcome {
+    /// Somebody asked for it.
+    Stopped,
+    /// The port was taken between choosing and binding it.
+    PortTaken,
+    /// It ended with a code.
+    Exit(i32),
+    /// A signal ended it.
+    Signal(i32),
+    /// It did not answer in time after its start.
+    NotReady {
+        /// The time it was given.
+        seconds: u64,
+    },
+    /// It was ready, and then no longer answered.
+    Hung,
+    /// The guard ended before its child, or said nothing of it.
+    GuardLost,
+    /// The guard could not be started.
+    NoGuard(String),
+}
+
+impl Outcome {
+    /// From the guard's last line.
+    pub(crate) fn parse(line: &str) -> Option<Self> {
+        let (kind, number) = line.trim().split_once(' ')?;
+        match kind {
+            "exit" => number.parse().ok().map(Self::Exit),
+            "signal" => number.parse().ok().map(Self::Signal),
+            _ => None,
+        }
+    }
+}
+
+const SIGILL: i32 = 4;
+const SIGABRT: i32 = 6;
+const SIGKILL: i32 = 9;
+
+impl fmt::Display for Outcome {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Stopped => f.write_str("stopped"),
+            Self::PortTaken => f.write_str("its port was taken by another program"),
+            Self::Signal(SIGILL) | Self::Exit(132) => f.write_str(
+                "llama-server met an illegal instruction: it was built for another processor; \
+                 `scripts/setup` builds it with GGML_NATIVE=OFF",
+            ),
+            Self::Signal(SIGKILL) | Self::Exit(137) => f.write_str(
+                "llama-server was killed: by the system when memory ran out, \
+                 or on macOS because it is not signed (`codesign -s - -f`)",
+            ),
+            Self::Signal(SIGABRT) | Self::Exit(134) => f.write_str("llama-server aborted"),
+            Self::Signal(signal) => write!(f, "signal {signal} ended llama-server"),
+            Self::Exit(126) => f.write_str("llama-server cannot be executed; `scripts/setup` installs it"),
+            Self::Exit(code) => write!(f, "llama-server ended with exit code {code}"),
+            Self::NotReady { seconds } => write!(f, "llama-server was not ready within {seconds} s"),
+            Self::Hung => f.write_str("llama-server no longer answered"),
+            Self::GuardLost => f.write_str("the guard process was killed"),
+            Self::NoGuard(why) => write!(f, "the guard process did not start: {why}"),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_illegal_instruction_names_the_mend() {
+        for line in ["exit 132", "signal 4\n"] {
+            let outcome = Outcome::parse(line).unwrap();
+            assert!(outcome.to_string().contains("GGML_NATIVE=OFF"), "{outcome}");
+        }
+        assert_eq!(Outcome::parse("child 1 2"), None);
+        assert_eq!(Outcome::parse("exit x"), None);
+    }
+}

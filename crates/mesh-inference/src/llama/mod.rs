@@ -1,0 +1,7 @@
+//! The llama.cpp programs: where they are, which build they are, and how they are called.
+
+mod arguments;
+mod find;
+
+pub use arguments::Arguments;
+pub use find::{FindError, LlamaCpp, Version};
