@@ -1,0 +1,248 @@
+//! Asking one backend, or one peer's gateway, and taking its answer over.
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::header::{self, HeaderMap, HeaderValue};
+use http::uri::Uri;
+use http::{Method, Request, Response, StatusCode};
+use http_body_util::Full;
+use hyper::body::Incoming;
+use mesh_identity::{NodeId, ScopeId};
+use mesh_routing::Target;
+use mesh_transport::Protocol;
+
+use super::endpoint::Endpoint;
+use super::headers::{MESH_ERROR, clean_answer, is_event_stream, upstream};
+use super::model_field::with_model;
+use super::pool::Lease;
+use super::relay::{Relay, chain};
+use super::reply::Reply;
+use super::serve::Core;
+use super::ticket::Ticket;
+use super::wire::Wire;
+use crate::backend::Backend;
+
+/// HTTP/1.1 between gateways, one request on each stream.
+pub(crate) const PROTOCOL: Protocol = Protocol::new("gateway/1");
+
+/// A request on its way out.
+pub(crate) struct Forward<'a> {
+    pub(crate) endpoint: Endpoint,
+    /// The caller's headers.
+    pub(crate) headers: &'a HeaderMap,
+    pub(crate) id: &'a HeaderValue,
+    pub(crate) body: Bytes,
+    pub(crate) model: Arc<str>,
+}
+
+/// Why a provider gave no answer. Nothing of one has reached the caller: the next provider can be asked.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Miss {
+    /// It holds all the requests it can.
+    Full { retry_after: Option<Duration> },
+    /// It says so itself: still loading, say.
+    NotReady { reason: String, retry_after: Option<Duration> },
+    /// No connection, no answer, or one that broke off before its first byte.
+    Failed(String),
+}
+
+impl fmt::Display for Miss {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Full { .. } => f.write_str("full"),
+            Self::NotReady { reason, .. } => write!(f, "not ready ({reason})"),
+            Self::Failed(why) => f.write_str(why),
+        }
+    }
+}
+
+/// Why no head of an answer came.
+enum NoHead {
+    Closed(String),
+    Late(String),
+}
+
+/// What counts a backend's requests: its name and address.
+pub(crate) fn backend_key(backend: &Backend) -> String {
+    format!("{}\n{}", backend.model, backend.url)
+}
+
+impl Core {
+    /// Asks one of this node's backends.
+    pub(crate) async fn ask_backend(&self, forward: &Forward<'_>, backend: &Backend) -> Result<Response<Reply>, Miss> {
+        let room = backend.slots.map_or(usize::MAX, |slots| slots.saturating_add(self.config.backend_queue_max));
+        let entered = self.at_backends.enter(&backend_key(backend), room).ok_or(Miss::Full { retry_after: None })?;
+        let mut ticket = Ticket::new(&*self.routes, &Target::Local, &forward.model, Some(entered));
+        let body = match &backend.upstream_model {
+            Some(name) if **name != *forward.model => {
+                let spliced = with_model(&forward.body, name).ok_or_else(|| Miss::Failed("its model name does not fit in".into()))?;
+                Bytes::from(spliced)
+            }
+            _ => forward.body.clone(),
+        };
+        let mut headers = upstream(forward.headers, forward.id, false);
+        let host = backend.url.authority().and_then(|authority| HeaderValue::from_str(authority.as_str()).ok());
+        headers.insert(header::HOST, host.ok_or_else(|| Miss::Failed("its URL has no host".into()))?);
+        if let Some(secret) = &backend.auth {
+            let bearer = HeaderValue::from_str(&format!("Bearer {}", secret.expose()));
+            let mut bearer = bearer.map_err(|_| Miss::Failed("its API key is not a header value".into()))?;
+            bearer.set_sensitive(true);
+            headers.insert(header::AUTHORIZATION, bearer);
+        }
+        let path = forward.endpoint.path_at(&backend.url);
+        let sent = async {
+            let mut lease = self.pool.lease(&backend.url).await.map_err(|error| chain(&error))?;
+            loop {
+                match self.send(&mut lease.wire, post(&path, &headers, &body)).await {
+                    Ok(answer) => return Ok((answer, lease)),
+                    // A kept-alive connection that its far end has closed in this moment says nothing of the backend.
+                    Err(NoHead::Closed(_)) if lease.reused => {
+                        lease = self.pool.fresh(&backend.url).await.map_err(|error| chain(&error))?;
+                    }
+                    Err(NoHead::Closed(why) | NoHead::Late(why)) => return Err(why),
+                }
+            }
+        };
+        match sent.await {
+            Ok((answer, lease)) => self.take_over(forward, answer, lease, ticket).await,
+            Err(why) => {
+                ticket.failed();
+                Err(Miss::Failed(why))
+            }
+        }
+    }
+
+    /// Asks another node's gateway.
+    pub(crate) async fn ask_peer(&self, forward: &Forward<'_>, scope: &ScopeId, node: &NodeId) -> Result<Response<Reply>, Miss> {
+        let target = Target::Peer { scope: *scope, node: *node };
+        let Some(transport) = &self.transport else {
+            return Err(Miss::Failed("there is no mesh".into()));
+        };
+        let mut ticket = Ticket::new(&*self.routes, &target, &forward.model, None);
+        let mut headers = upstream(forward.headers, forward.id, true);
+        headers.insert(header::HOST, HeaderValue::from_static("mesh"));
+        let path = forward.endpoint.path_at(&Uri::from_static("/"));
+        let sent = async {
+            let limit = self.config.connect_timeout;
+            let open = tokio::time::timeout(limit, transport.open(scope, node, PROTOCOL)).await;
+            let stream = open.map_err(|_| format!("no stream within {limit:?}"))?.map_err(|error| chain(&error))?;
+            let mut lease = Lease::once(Wire::new(stream).await.map_err(|error| chain(&error))?);
+            let sent = self.send(&mut lease.wire, post(&path, &headers, &forward.body)).await;
+            let answer = sent.map_err(|(NoHead::Closed(why) | NoHead::Late(why))| why)?;
+            Ok((answer, lease))
+        };
+        match sent.await {
+            Ok((answer, lease)) => self.take_over(forward, answer, lease, ticket).await,
+            Err(why) => {
+                ticket.failed();
+                Err(Miss::Failed(why))
+            }
+        }
+    }
+
+    async fn send(&self, wire: &mut Wire, request: Request<Full<Bytes>>) -> Result<Response<Incoming>, NoHead> {
+        let limit = self.config.head_timeout;
+        match tokio::time::timeout(limit, wire.send(request)).await {
+            Ok(Ok(answer)) => Ok(answer),
+            Ok(Err(error)) if error.is_incomplete_message() => {
+                Err(NoHead::Closed("it closed the connection without an answer".into()))
+            }
+            Ok(Err(error)) => Err(NoHead::Closed(chain(&error))),
+            Err(_) => Err(NoHead::Late(format!("no answer within {limit:?}"))),
+        }
+    }
+
+    /// Makes an answer's head and body the caller's, once its first byte is there.
+    async fn take_over(
+        &self,
+        forward: &Forward<'_>,
+        answer: Response<Incoming>,
+        lease: Lease,
+        mut ticket: Ticket,
+    ) -> Result<Response<Reply>, Miss> {
+        let (mut head, incoming) = answer.into_parts();
+        if let Some(miss) = miss_of(head.status, &head.headers) {
+            if matches!(miss, Miss::Failed(_)) {
+                ticket.failed();
+            }
+            return Err(miss);
+        }
+        let form = is_event_stream(&head.headers).then(|| forward.endpoint.stream_form());
+        let mut relay = Relay::new(incoming, lease, form, ticket, self.config.silence_max);
+        match tokio::time::timeout(self.config.head_hold, relay.first_piece()).await {
+            Ok(Ok(())) | Err(_) => {}
+            Ok(Err(broken)) => {
+                relay.failed();
+                return Err(Miss::Failed(broken.to_string()));
+            }
+        }
+        clean_answer(&mut head.headers);
+        let mut response = Response::new(Reply::relay(relay));
+        *response.status_mut() = head.status;
+        *response.headers_mut() = head.headers;
+        Ok(response)
+    }
+}
+
+/// Whether an answer means "ask somebody else".
+fn miss_of(status: StatusCode, headers: &HeaderMap) -> Option<Miss> {
+    let mesh_error = headers.get(MESH_ERROR).and_then(|code| code.to_str().ok());
+    let retry_after = headers.get(header::RETRY_AFTER).and_then(|value| value.to_str().ok()?.parse().ok());
+    // A day: a longer wait is no answer to a request.
+    let retry_after = retry_after.filter(|seconds| *seconds <= 86_400).map(Duration::from_secs);
+    match status.as_u16() {
+        429 => Some(Miss::Full { retry_after }),
+        503 => Some(Miss::NotReady { reason: mesh_error.unwrap_or("it answers 503").to_owned(), retry_after }),
+        502 | 504 => Some(Miss::Failed(format!("it answers {}", status.as_u16()))),
+        // The key is this node's, not the caller's.
+        401 | 403 if mesh_error.is_none() => Some(Miss::Failed(format!("it refuses this node ({})", status.as_u16()))),
+        _ => match mesh_error {
+            // The peer's own word on the request itself is final; on what it has or does, another may differ.
+            Some("model_not_found" | "unknown_url" | "method_not_allowed" | "request_timeout") => {
+                Some(Miss::Failed(format!("it answers {}", mesh_error.unwrap_or_default())))
+            }
+            _ => None,
+        },
+    }
+}
+
+fn post(path: &Uri, headers: &HeaderMap, body: &Bytes) -> Request<Full<Bytes>> {
+    let mut request = Request::new(Full::new(body.clone()));
+    *request.method_mut() = Method::POST;
+    *request.uri_mut() = path.clone();
+    *request.headers_mut() = headers.clone();
+    request
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn miss(status: u16, pairs: &[(&'static str, &'static str)]) -> Option<Miss> {
+        let headers = pairs
+            .iter()
+            .map(|(name, value)| (header::HeaderName::from_static(name), HeaderValue::from_static(value)))
+            .collect();
+        miss_of(StatusCode::from_u16(status).unwrap(), &headers)
+    }
+
+    #[test]
+    fn answers_that_mean_ask_somebody_else() {
+        assert_eq!(miss(429, &[("retry-after", "7")]), Some(Miss::Full { retry_after: Some(Duration::from_secs(7)) }));
+        assert!(matches!(miss(503, &[("retry-after", "soon")]), Some(Miss::NotReady { retry_after: None, .. })));
+        assert!(matches!(miss(502, &[]), Some(Miss::Failed(_))));
+        assert!(matches!(miss(401, &[]), Some(Miss::Failed(_))));
+        assert!(matches!(miss(404, &[("x-mesh-error", "model_not_found")]), Some(Miss::Failed(_))));
+    }
+
+    #[test]
+    fn answers_that_are_the_callers_own() {
+        for status in [200, 400, 404, 413, 422, 500] {
+            assert_eq!(miss(status, &[]), None, "{status}");
+        }
+        assert_eq!(miss(413, &[("x-mesh-error", "request_too_large")]), None);
+    }
+}

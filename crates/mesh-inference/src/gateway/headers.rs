@@ -1,0 +1,158 @@
+//! Which headers cross the gateway, in each direction.
+
+use http::header::{self, HeaderMap, HeaderName, HeaderValue};
+use uuid::Uuid;
+
+/// Carries the request's id from the caller through every node and back.
+pub(crate) const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+/// The code of an error that a gateway made itself, so that the gateway before it can tell it from a backend's.
+pub(crate) const MESH_ERROR: HeaderName = HeaderName::from_static("x-mesh-error");
+
+/// Request headers that any backend may see. A list of what passes, not of what does not: credentials, cookies,
+/// hop-by-hop headers and what browsers say of themselves stay here whatever their name. `accept-encoding` is absent
+/// so that answers come as they are sent on, unpacked.
+const PASSED: [HeaderName; 6] = [
+    header::CONTENT_TYPE,
+    header::ACCEPT,
+    header::USER_AGENT,
+    HeaderName::from_static("traceparent"),
+    HeaderName::from_static("tracestate"),
+    HeaderName::from_static("openai-beta"),
+];
+
+/// Longest `x-request-id` taken from a caller, in bytes.
+const REQUEST_ID_MAX: usize = 128;
+
+/// Returns the caller's request id when it is short and printable, else a new one.
+pub(crate) fn request_id(headers: &HeaderMap) -> HeaderValue {
+    if let Some(id) = headers.get(&REQUEST_ID)
+        && (1..=REQUEST_ID_MAX).contains(&id.len())
+        && id.as_bytes().iter().all(u8::is_ascii_graphic)
+    {
+        return id.clone();
+    }
+    let mut text = [0u8; uuid::fmt::Simple::LENGTH];
+    let text = Uuid::now_v7().simple().encode_lower(&mut text);
+    HeaderValue::from_str(text).expect("hexadecimal digits are a header value")
+}
+
+/// Returns the headers that go upstream with a request. `to_peer` adds the mesh's own (`x-mesh-*`).
+pub(crate) fn upstream(from: &HeaderMap, request_id: &HeaderValue, to_peer: bool) -> HeaderMap {
+    let mut out = HeaderMap::with_capacity(10);
+    for name in &PASSED {
+        if let Some(value) = from.get(name) {
+            out.insert(name.clone(), value.clone());
+        }
+    }
+    if to_peer {
+        for (name, value) in from {
+            if name.as_str().starts_with("x-mesh-") {
+                out.append(name.clone(), value.clone());
+            }
+        }
+    }
+    out.insert(REQUEST_ID, request_id.clone());
+    out
+}
+
+/// Removes from a backend's answer what ends at this hop or would open this origin to other sites.
+///
+/// `Content-Length` goes too: the body's own length sets it again.
+pub(crate) fn clean_answer(headers: &mut HeaderMap) {
+    let named: Vec<HeaderName> = headers
+        .get_all(header::CONNECTION)
+        .iter()
+        .filter_map(|value| value.to_str().ok())
+        .flat_map(|value| value.split(','))
+        .filter_map(|name| name.trim().parse().ok())
+        .collect();
+    for name in named {
+        headers.remove(name);
+    }
+    for name in [
+        header::CONNECTION,
+        header::PROXY_AUTHENTICATE,
+        header::TE,
+        header::TRAILER,
+        header::TRANSFER_ENCODING,
+        header::UPGRADE,
+        header::CONTENT_LENGTH,
+        header::SET_COOKIE,
+        header::STRICT_TRANSPORT_SECURITY,
+        header::ALT_SVC,
+        header::SERVER,
+    ] {
+        headers.remove(name);
+    }
+    headers.remove("keep-alive");
+    let foreign: Vec<HeaderName> =
+        headers.keys().filter(|name| name.as_str().starts_with("access-control-")).cloned().collect();
+    for name in foreign {
+        headers.remove(name);
+    }
+}
+
+/// Whether an answer is a stream of server-sent events.
+pub(crate) fn is_event_stream(headers: &HeaderMap) -> bool {
+    headers
+        .get(header::CONTENT_TYPE)
+        .and_then(|value| value.to_str().ok())
+        .and_then(|value| value.split(';').next())
+        .is_some_and(|kind| kind.trim().eq_ignore_ascii_case("text/event-stream"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn map(pairs: &[(&'static str, &'static str)]) -> HeaderMap {
+        pairs.iter().map(|(name, value)| (HeaderName::from_static(name), HeaderValue::from_static(value))).collect()
+    }
+
+    #[test]
+    fn credentials_and_hop_by_hop_headers_stay_here() {
+        let from = map(&[
+            ("authorization", "Bearer secret"),
+            ("x-api-key", "secret"),
+            ("api-key", "secret"),
+            ("cookie", "a=b"),
+            ("connection", "x-odd"),
+            ("x-odd", "1"),
+            ("host", "localhost"),
+            ("origin", "http://localhost"),
+            ("content-type", "application/json"),
+            ("traceparent", "00-1-2-01"),
+            ("x-mesh-resumable", "1"),
+        ]);
+        let id = HeaderValue::from_static("r1");
+        let mut names: Vec<_> = upstream(&from, &id, false).keys().map(|name| name.to_string()).collect();
+        names.sort();
+        assert_eq!(names, ["content-type", "traceparent", "x-request-id"]);
+        assert!(upstream(&from, &id, true).contains_key("x-mesh-resumable"));
+    }
+
+    #[test]
+    fn answers_lose_cors_cookies_and_named_hop_headers() {
+        let mut headers = map(&[
+            ("access-control-allow-origin", "*"),
+            ("access-control-allow-credentials", "true"),
+            ("set-cookie", "a=b"),
+            ("connection", "close, x-hop"),
+            ("x-hop", "1"),
+            ("content-length", "5"),
+            ("content-type", "application/json"),
+            ("x-kept", "1"),
+        ]);
+        clean_answer(&mut headers);
+        let mut names: Vec<_> = headers.keys().map(|name| name.to_string()).collect();
+        names.sort();
+        assert_eq!(names, ["content-type", "x-kept"]);
+    }
+
+    #[test]
+    fn odd_request_ids_are_replaced() {
+        assert_eq!(request_id(&map(&[("x-request-id", "abc-1")])), "abc-1");
+        assert_eq!(request_id(&map(&[("x-request-id", "a b")])).len(), 32);
+        assert_ne!(request_id(&HeaderMap::new()), request_id(&HeaderMap::new()));
+    }
+}

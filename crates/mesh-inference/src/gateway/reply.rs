@@ -1,0 +1,66 @@
+//! The body of a response: a few own bytes, or a backend's answer passing through.
+
+use std::pin::Pin;
+use std::task::{Context, Poll};
+
+use bytes::Bytes;
+use http_body::{Body, Frame, SizeHint};
+
+use super::relay::{Broken, Relay};
+use super::socket::BusyGuard;
+
+/// What the gateway sends back.
+pub(crate) struct Reply {
+    source: Source,
+    /// Dropped with the reply, when it is sent or given up.
+    _busy: Option<BusyGuard>,
+}
+
+enum Source {
+    /// Bytes made here. None once sent.
+    Whole(Option<Bytes>),
+    /// A backend's answer.
+    Relay(Box<Relay>),
+}
+
+impl Reply {
+    pub(crate) fn whole(bytes: impl Into<Bytes>) -> Self {
+        let bytes = bytes.into();
+        Self { source: Source::Whole((!bytes.is_empty()).then_some(bytes)), _busy: None }
+    }
+
+    pub(crate) fn relay(relay: Relay) -> Self {
+        Self { source: Source::Relay(Box::new(relay)), _busy: None }
+    }
+
+    /// Keeps the connection marked as busy until this reply is over.
+    pub(crate) fn until_sent(self, busy: BusyGuard) -> Self {
+        Self { _busy: Some(busy), ..self }
+    }
+}
+
+impl Body for Reply {
+    type Data = Bytes;
+    type Error = Broken;
+
+    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Broken>>> {
+        match &mut self.get_mut().source {
+            Source::Whole(bytes) => Poll::Ready(bytes.take().map(|bytes| Ok(Frame::data(bytes)))),
+            Source::Relay(relay) => relay.poll_next(cx).map(|next| next.map(|piece| piece.map(Frame::data))),
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        match &self.source {
+            Source::Whole(bytes) => bytes.is_none(),
+            Source::Relay(relay) => relay.is_done(),
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match &self.source {
+            Source::Whole(bytes) => SizeHint::with_exact(bytes.as_ref().map_or(0, |bytes| bytes.len() as u64)),
+            Source::Relay(relay) => relay.size_hint(),
+        }
+    }
+}

@@ -1,0 +1,313 @@
+//! One request: who asks, what for, where it goes, and what comes back.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::header::{self, HeaderValue};
+use http::{Request, Response};
+use hyper::body::Incoming;
+use mesh_identity::{NodeId, Role};
+use mesh_routing::Target;
+use mesh_transport::{Peer, Transport};
+
+use super::attempt::{Forward, Miss, backend_key};
+use super::body::BodyMemory;
+use super::config::GatewayConfig;
+use super::endpoint::{Ask, Endpoint, ask};
+use super::error::ApiError;
+use super::gauge::Gauge;
+use super::headers::{REQUEST_ID, request_id};
+use super::model_field::model_of;
+use super::origin::{OwnNames, shows_key};
+use super::pool::Pool;
+use super::reply::Reply;
+use super::routes::{ModelFacts, NoTarget, PeerRoutes};
+use super::stats::Stats;
+use crate::backend::{Backend, BackendState, Backends, Share};
+
+/// Bodies above this are parsed on a blocking thread: about a millisecond of work.
+const PARSE_HERE_MAX: usize = 512 * 1024;
+/// Targets tried for one request. More would keep the caller waiting for what will not come.
+const ATTEMPTS_MAX: usize = 4;
+/// When to ask again, where nobody says it better.
+const RETRY_AFTER: Duration = Duration::from_secs(2);
+
+/// Who asks.
+pub(crate) enum Caller {
+    /// A program on this machine, or one that shows the API key.
+    Local,
+    /// Another node, proved by its link.
+    Peer(Peer),
+}
+
+/// All that answering needs.
+pub(crate) struct Core {
+    pub(crate) config: GatewayConfig,
+    pub(crate) backends: Backends,
+    pub(crate) routes: Arc<dyn PeerRoutes>,
+    pub(crate) transport: Option<Transport>,
+    pub(crate) pool: Pool,
+    pub(crate) at_backends: Gauge<String>,
+    pub(crate) from_peers: Gauge<NodeId>,
+    pub(crate) stats: Stats,
+    own: OwnNames,
+    bodies: BodyMemory,
+    draws: AtomicU64,
+}
+
+impl Core {
+    pub(crate) fn new(
+        config: GatewayConfig,
+        bound: SocketAddr,
+        backends: Backends,
+        routes: Arc<dyn PeerRoutes>,
+        transport: Option<Transport>,
+        pool: Pool,
+    ) -> Self {
+        let own = OwnNames::new(bound, &config.allowed_hosts);
+        let bodies = BodyMemory::new(config.body_memory_max);
+        let seed = std::hash::BuildHasher::hash_one(&std::hash::RandomState::new(), 0);
+        Self {
+            config,
+            backends,
+            routes,
+            transport,
+            pool,
+            at_backends: Gauge::default(),
+            from_peers: Gauge::default(),
+            stats: Stats::default(),
+            own,
+            bodies,
+            draws: AtomicU64::new(seed),
+        }
+    }
+
+    /// Answers one request. Dropping the future cancels it all the way up.
+    pub(crate) async fn answer(&self, caller: &Caller, request: Request<Incoming>) -> Response<Reply> {
+        Stats::add(&self.stats.requests);
+        let id = request_id(request.headers());
+        let mut response = match self.dispatch(caller, request, &id).await {
+            Ok(response) => response,
+            Err(error) => {
+                Stats::add(&self.stats.refused);
+                tracing::debug!(request = ?id, code = error.code, "refused");
+                error.into_response()
+            }
+        };
+        response.headers_mut().insert(REQUEST_ID, id);
+        response
+    }
+
+    async fn dispatch(
+        &self,
+        caller: &Caller,
+        request: Request<Incoming>,
+        id: &HeaderValue,
+    ) -> Result<Response<Reply>, ApiError> {
+        if matches!(caller, Caller::Local) {
+            self.own.check(request.uri().authority(), request.headers())?;
+        }
+        let ask = ask(request.method(), request.uri().path())?;
+        if matches!(caller, Caller::Local)
+            && ask != Ask::Health
+            && let Some(key) = &self.config.api_key
+            && !shows_key(request.headers(), key.expose().as_bytes())
+        {
+            return Err(ApiError::bad_key());
+        }
+        match ask {
+            Ask::Health => Ok(json(&serde_json::json!({ "status": "ok" }))),
+            Ask::Models => Ok(json(&super::models::list(&self.known(caller)))),
+            Ask::Model(model) => {
+                let known = self.known(caller);
+                let found = known.iter().find(|known| known.model == model);
+                let found = found.ok_or_else(|| ApiError::unknown_model(&model, &names(&known)))?;
+                Ok(json(&super::models::one(found)))
+            }
+            Ask::Complete(endpoint) => self.complete(caller, endpoint, request, id).await,
+        }
+    }
+
+    async fn complete(
+        &self,
+        caller: &Caller,
+        endpoint: Endpoint,
+        request: Request<Incoming>,
+        id: &HeaderValue,
+    ) -> Result<Response<Reply>, ApiError> {
+        let (head, body) = request.into_parts();
+        let config = &self.config;
+        let body = self.bodies.take(&head.headers, body, config.body_bytes_max, config.body_timeout).await?;
+        let model = parse_model(body.bytes.clone()).await?;
+        let local = self.local(caller, &model);
+        let targets = self.targets(caller, &model, &local)?;
+        let forward = Forward { endpoint, headers: &head.headers, id, body: body.bytes.clone(), model };
+        self.try_all(&forward, &targets, &local).await
+    }
+
+    async fn try_all(
+        &self,
+        forward: &Forward<'_>,
+        targets: &[Target],
+        local: &[Arc<Backend>],
+    ) -> Result<Response<Reply>, ApiError> {
+        let mut misses = Misses::default();
+        for target in targets.iter().take(ATTEMPTS_MAX) {
+            let tried = match target {
+                Target::Local => self.try_local(forward, local, &mut misses).await,
+                Target::Peer { scope, node } => self.ask_peer(forward, scope, node).await.map_err(|miss| misses.add(target, miss)),
+            };
+            if let Ok(response) = tried {
+                return Ok(response);
+            }
+            Stats::add(&self.stats.fallbacks);
+        }
+        Err(misses.into_error(&forward.model))
+    }
+
+    async fn try_local(
+        &self,
+        forward: &Forward<'_>,
+        local: &[Arc<Backend>],
+        misses: &mut Misses,
+    ) -> Result<Response<Reply>, ()> {
+        let mut ready: Vec<_> = Vec::with_capacity(local.len());
+        for backend in local {
+            match waiting_for(backend) {
+                None => ready.push(backend),
+                Some(reason) => misses.add(&Target::Local, Miss::NotReady { reason, retry_after: None }),
+            }
+        }
+        ready.sort_by_key(|backend| self.at_backends.count(&backend_key(backend)));
+        for backend in ready {
+            match self.ask_backend(forward, backend).await {
+                Ok(response) => return Ok(response),
+                Err(miss) => misses.add(&Target::Local, miss),
+            }
+        }
+        Err(())
+    }
+
+    /// Where a request may go, best first.
+    fn targets(&self, caller: &Caller, model: &str, local: &[Arc<Backend>]) -> Result<Vec<Target>, ApiError> {
+        let unknown = || ApiError::unknown_model(model, &names(&self.known(caller)));
+        if let Caller::Peer(_) = caller {
+            // A peer has done its own routing: a second hop could go in circles.
+            return if local.is_empty() { Err(unknown()) } else { Ok(vec![Target::Local]) };
+        }
+        let draw = self.draws.fetch_add(0x9E37_79B9_7F4A_7C15, Ordering::Relaxed);
+        match self.routes.route(model, draw) {
+            Ok(mut targets) => {
+                targets.retain(|target| *target != Target::Local || !local.is_empty());
+                if !local.is_empty() && !targets.contains(&Target::Local) {
+                    // Routing may not have heard yet of a backend that is here, or of its load.
+                    let at = if local.iter().any(|backend| self.has_room(backend)) { 0 } else { targets.len() };
+                    targets.insert(at, Target::Local);
+                }
+                if targets.is_empty() { Err(unknown()) } else { Ok(targets) }
+            }
+            Err(_) if !local.is_empty() => Ok(vec![Target::Local]),
+            Err(NoTarget::Unknown) => Err(unknown()),
+            Err(NoTarget::NotReady { reason, retry_after }) => Err(ApiError::not_ready(model, &reason, retry_after)),
+            Err(NoTarget::Full { retry_after }) => Err(ApiError::full(&format!("Every provider of `{model}`"), retry_after)),
+        }
+    }
+
+    /// Whether a backend can begin another request at once.
+    fn has_room(&self, backend: &Backend) -> bool {
+        let free = backend.slots.is_none_or(|slots| self.at_backends.count(&backend_key(backend)) < slots);
+        free && waiting_for(backend).is_none()
+    }
+
+    /// This node's backends of a model, as far as the caller may use them.
+    fn local(&self, caller: &Caller, model: &str) -> Vec<Arc<Backend>> {
+        self.backends.get(model).into_iter().filter(|backend| may_use(caller, backend.share)).collect()
+    }
+
+    /// Models that the caller may ask for.
+    fn known(&self, caller: &Caller) -> Vec<ModelFacts> {
+        let local = self.backends.list().into_iter().filter(|backend| may_use(caller, backend.share)).map(|backend| {
+            ModelFacts { model: backend.model.clone(), ready: waiting_for(&backend).is_none() }
+        });
+        let elsewhere = match caller {
+            Caller::Local => self.routes.models(),
+            Caller::Peer(_) => Vec::new(),
+        };
+        super::models::merge(local.chain(elsewhere))
+    }
+}
+
+/// What one request has met on its way.
+#[derive(Default)]
+struct Misses {
+    tried: Vec<String>,
+    full: bool,
+    failed: bool,
+    not_ready: Option<String>,
+    retry_after: Option<Duration>,
+}
+
+impl Misses {
+    fn add(&mut self, target: &Target, miss: Miss) {
+        tracing::debug!(%target, %miss, "went on to the next provider");
+        self.tried.push(format!("{target}: {miss}"));
+        match miss {
+            Miss::Full { retry_after } => {
+                self.full = true;
+                self.retry_after = self.retry_after.max(retry_after);
+            }
+            Miss::NotReady { reason, retry_after } => {
+                self.not_ready.get_or_insert(reason);
+                self.retry_after = self.retry_after.max(retry_after);
+            }
+            Miss::Failed(_) => self.failed = true,
+        }
+    }
+
+    /// Full counts first, since it passes soonest; then what is still coming up; then failure.
+    fn into_error(self, model: &str) -> ApiError {
+        let retry_after = self.retry_after.unwrap_or(RETRY_AFTER);
+        match self.not_ready {
+            _ if self.full => ApiError::full(&format!("Every provider of `{model}`"), retry_after),
+            Some(reason) if !self.failed => ApiError::not_ready(model, &reason, retry_after),
+            _ => ApiError::all_failed(model, &self.tried),
+        }
+    }
+}
+
+/// What a backend still waits for; None when it is ready.
+fn waiting_for(backend: &Backend) -> Option<String> {
+    match &*backend.state.borrow() {
+        BackendState::Ready => None,
+        other => Some(other.to_string()),
+    }
+}
+
+fn may_use(caller: &Caller, share: Share) -> bool {
+    match (caller, share) {
+        (Caller::Local, _) | (Caller::Peer(_), Share::Clients) => true,
+        (Caller::Peer(peer), Share::Members) => peer.role == Role::Member,
+        (Caller::Peer(_), Share::None) => false,
+    }
+}
+
+async fn parse_model(body: Bytes) -> Result<Arc<str>, ApiError> {
+    if body.len() <= PARSE_HERE_MAX {
+        return Ok(Arc::from(&*model_of(&body)?));
+    }
+    let parsed = tokio::task::spawn_blocking(move || model_of(&body).map(|model| Arc::from(&*model))).await;
+    Ok(parsed.map_err(|_| ApiError::stopping())??)
+}
+
+fn names(known: &[ModelFacts]) -> Vec<String> {
+    known.iter().map(|known| known.model.clone()).collect()
+}
+
+fn json(value: &serde_json::Value) -> Response<Reply> {
+    let mut response = Response::new(Reply::whole(value.to_string()));
+    response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    response
+}
