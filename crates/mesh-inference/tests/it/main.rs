@@ -2,6 +2,7 @@
 #![allow(missing_docs, clippy::unwrap_used, reason = "tests")]
 
 mod gateway_http;
+mod gateway_mesh;
 mod gateway_stream;
 mod gateway_support;
 mod gguf;
