@@ -62,6 +62,7 @@ pub(crate) struct Work {
     replies: BTreeMap<u64, oneshot::Sender<Result<(), SetError>>>,
     next_reply: u64,
     addr: NodeAddr,
+    contacts: Vec<NodeId>,
     looked: Option<(Instant, Instant)>,
 }
 
@@ -69,6 +70,7 @@ impl Driver {
     pub(crate) async fn run(mut self) {
         let mut links = self.transport().events();
         self.compare_links();
+        self.take_contacts();
         loop {
             self.perform();
             let deadline = self.core.next_deadline().unwrap_or_else(|| now() + ADDRESS_INTERVAL);
@@ -123,11 +125,23 @@ impl Driver {
                 self.input(Input::Command(Command::Address(addr)));
             }
         }
+        if is_due(address, ADDRESS_INTERVAL) {
+            self.take_contacts();
+        }
         if is_due(wall, WALL_INTERVAL) {
             self.input(Input::WallClock(UnixTime::now()));
         }
         let address = if is_due(address, ADDRESS_INTERVAL) { now } else { address };
         self.work.looked = Some((address, if is_due(wall, WALL_INTERVAL) { now } else { wall }));
+    }
+
+    /// Whoever puts an address into the book wants a link: a static peer, an invite's issuer, a peer of last time.
+    fn take_contacts(&mut self) {
+        let contacts = self.transport().book().nodes(&self.scope);
+        if contacts != self.work.contacts {
+            self.work.contacts.clone_from(&contacts);
+            self.input(Input::Command(Command::Contacts(contacts)));
+        }
     }
 
     fn take(&mut self, request: Request) {
@@ -209,6 +223,7 @@ impl Driver {
                         self.transport().book().insert(self.scope, node, addr);
                     }
                 }
+                Output::Forget { node } => self.transport().book().remove(&self.scope, &node),
                 Output::Disconnect { node, why } => self.transport().disconnect(&self.scope, &node, close_code(why)),
                 Output::Event(event) => events.push(event),
                 Output::Reply { id, result } => replies.push((id, result)),

@@ -6,7 +6,7 @@ use std::collections::BTreeSet;
 use bytes::Bytes;
 use mesh_identity::{NodeId, Role};
 
-use super::node::{Dial, Node, Phase};
+use super::node::{Node, Phase};
 use super::record::{Part, Record, View};
 use super::timers::Timer;
 use super::trust::{Refusal, Trust};
@@ -136,7 +136,7 @@ impl<T: Trust> Membership<T> {
             self.forget(&oldest.ok_or(Refusal::Full)?);
         }
         // `follow` gives it the phase that it deserves.
-        let node = Node { record, phase: Phase::Unheard { until: self.now }, since: self.now, dial: Dial::default() };
+        let node = Node { record, phase: Phase::Unheard { until: self.now }, since: self.now };
         self.nodes.insert(id, node);
         self.index.insert(*id.as_bytes(), id);
         self.note_fresh(from, id, &keys);

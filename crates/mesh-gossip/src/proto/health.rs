@@ -3,7 +3,8 @@
 //! Each node judges for itself. It hears a member over its own link, or takes the word of linked members that hear it;
 //! a verdict is never passed on to third parties, only to the accused, which contradicts it with a later incarnation.
 
-use std::time::{Duration, Instant};
+use std::collections::BTreeSet;
+use std::time::Duration;
 
 use mesh_identity::{NodeId, Role};
 
@@ -44,11 +45,22 @@ impl<T: Trust> Membership<T> {
         self.reconsider_all(reach);
     }
 
+    pub(super) fn handle_contacts(&mut self, contacts: Vec<NodeId>) {
+        let (me, max) = (self.me, self.config.nodes_max);
+        let contacts: BTreeSet<NodeId> = contacts.into_iter().filter(|id| *id != me).take(max).collect();
+        let new: Vec<_> = contacts.difference(&self.contacts).copied().collect();
+        self.contacts = contacts;
+        for id in new.into_iter().filter(|id| !self.nodes.contains_key(id)).collect::<Vec<_>>() {
+            let wait = self.first_dial_wait(&id);
+            self.dial_in(id, wait);
+        }
+    }
+
     pub(super) fn handle_dial_failed(&mut self, peer: NodeId) {
         self.end_dial(&peer, false);
-        let Some(node) = self.nodes.get_mut(&peer) else { return };
-        node.dial.failed = node.dial.failed.saturating_add(1);
-        let doublings = node.dial.failed.saturating_sub(1).min(16);
+        let Some(dial) = self.dials.get_mut(&peer) else { return };
+        dial.failed = dial.failed.saturating_add(1);
+        let doublings = dial.failed.saturating_sub(1).min(16);
         let wait = self.config.redial_min.saturating_mul(1 << doublings).min(self.config.redial_max);
         let wait = self.rng.between(wait / 2, wait);
         self.dial_in(peer, wait);
@@ -269,14 +281,15 @@ impl<T: Trust> Membership<T> {
     }
 
     pub(super) fn handle_dial_due(&mut self, id: NodeId) {
-        let is_crowded = self.links.len() + self.dials >= self.config.links_max;
-        let is_busy = self.dials >= self.config.dials_max.max(1);
-        let Some(node) = self.nodes.get_mut(&id) else { return };
-        if node.dial.at.is_none_or(|at| at > self.now) {
+        let is_crowded = self.links.len() + self.dials_running >= self.config.links_max;
+        let is_busy = self.dials_running >= self.config.dials_max.max(1);
+        let is_wanted = self.is_wanted(&id);
+        let Some(dial) = self.dials.get_mut(&id) else { return };
+        if dial.at.is_none_or(|at| at > self.now) {
             return;
         }
-        node.dial.at = None;
-        if self.links.contains(&id) || node.dial.is_running || !node.is_wanted() {
+        dial.at = None;
+        if self.links.contains(&id) || dial.is_running || !is_wanted {
             return;
         }
         if is_crowded || is_busy {
@@ -285,9 +298,13 @@ impl<T: Trust> Membership<T> {
             self.dial_in(id, wait);
             return;
         }
-        node.dial.is_running = true;
-        self.dials += 1;
+        dial.is_running = true;
+        self.dials_running += 1;
         self.outputs.push_back(Output::Dial { to: id });
+    }
+
+    fn is_wanted(&self, id: &NodeId) -> bool {
+        self.nodes.get(id).map_or_else(|| self.contacts.contains(id), Node::is_wanted)
     }
 
     fn first_dial_wait(&mut self, peer: &NodeId) -> Duration {
@@ -296,33 +313,37 @@ impl<T: Trust> Membership<T> {
     }
 
     fn dial_in(&mut self, id: NodeId, wait: Duration) {
-        let at: Instant = self.now + at_least_a_millisecond(wait);
-        let Some(node) = self.nodes.get_mut(&id).filter(|node| node.is_wanted()) else { return };
-        if let Some(old) = node.dial.at.replace(at) {
+        if !self.is_wanted(&id) {
+            return;
+        }
+        let at = self.now + at_least_a_millisecond(wait);
+        if let Some(old) = self.dials.entry(id).or_default().at.replace(at) {
             self.timers.unset(old, Timer::Dial(id));
         }
         self.timers.set(at, Timer::Dial(id));
     }
 
     fn end_dial(&mut self, id: &NodeId, is_linked: bool) {
-        let Some(node) = self.nodes.get_mut(id) else { return };
-        if std::mem::take(&mut node.dial.is_running) {
-            self.dials = self.dials.saturating_sub(1);
+        let Some(dial) = self.dials.get_mut(id) else { return };
+        if std::mem::take(&mut dial.is_running) {
+            self.dials_running = self.dials_running.saturating_sub(1);
         }
         if is_linked {
-            node.dial.failed = 0;
+            dial.failed = 0;
         }
     }
 
     pub(super) fn forget(&mut self, id: &NodeId) {
         self.end_dial(id, false);
-        let Some(node) = self.nodes.remove(id) else { return };
-        if let Some(at) = node.dial.at {
+        if let Some(at) = self.dials.remove(id).and_then(|dial| dial.at) {
             self.timers.unset(at, Timer::Dial(*id));
         }
+        self.contacts.remove(id);
+        self.nodes.remove(id);
         self.fresh.remove(id);
         self.index.remove(id.as_bytes());
         self.touched.insert(*id);
+        self.outputs.push_back(Output::Forget { node: *id });
     }
 
     pub(super) fn reach_soon(&mut self) {

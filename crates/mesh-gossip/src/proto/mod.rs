@@ -35,7 +35,7 @@ use crate::event::{DownWhy, Event};
 use crate::limits;
 use crate::member::{Audience, Incarnation, Member, Members, State, Value};
 use links::Links;
-use node::{Node, Phase};
+use node::{Dial, Node, Phase};
 use own::Own;
 use record::View;
 use rng::Rng;
@@ -102,6 +102,10 @@ pub enum Command {
     Grant(Vec<u8>),
     /// Spread a signed revocation.
     Revoke(Bytes),
+    /// Nodes of the scope that may be dialed although no record of them is here: static peers, an invite's hints, who
+    /// was seen before a restart. Each is dialed, again and again, until its record comes. Replaces an earlier list;
+    /// [`Config::nodes_max`] of them count.
+    Contacts(Vec<NodeId>),
     /// Say goodbye to all. Final for this incarnation.
     Leave,
 }
@@ -127,6 +131,11 @@ pub enum Output {
         node: NodeId,
         /// What it says.
         addr: NodeAddr,
+    },
+    /// Nothing is remembered of the node any more; take it out of the address book.
+    Forget {
+        /// Which.
+        node: NodeId,
     },
     /// Close the link: the peer does not answer or has no right to it.
     Disconnect {
@@ -184,7 +193,10 @@ pub struct Membership<T> {
     index: BTreeMap<RawId, NodeId>,
     revocations: BTreeMap<Hash, Bytes>,
     links: Links,
-    dials: usize,
+    dials: BTreeMap<NodeId, Dial>,
+    dials_running: usize,
+    /// Nodes to have a link with although nothing is known of them but a way.
+    contacts: BTreeSet<NodeId>,
     timers: Timers,
     outputs: VecDeque<Output>,
     /// Others' news to forward: which keys, and who had them already.
@@ -225,7 +237,9 @@ impl<T: Trust> Membership<T> {
             index: BTreeMap::new(),
             links: Links::new(config.probes_missed_max),
             config,
-            dials: 0,
+            dials: BTreeMap::new(),
+            dials_running: 0,
+            contacts: BTreeSet::new(),
             timers: Timers::default(),
             outputs: VecDeque::new(),
             fresh: BTreeMap::new(),
@@ -362,6 +376,7 @@ impl<T: Trust> Membership<T> {
                     self.push_own_soon();
                 }
             }
+            Command::Contacts(contacts) => self.handle_contacts(contacts),
             Command::Revoke(revocation) => self.take_revocation(self.me, &revocation),
             Command::Leave => self.leave(),
         }

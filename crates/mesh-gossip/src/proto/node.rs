@@ -14,7 +14,6 @@ pub(crate) struct Node {
     pub(crate) phase: Phase,
     /// Since when it is in this phase.
     pub(crate) since: Instant,
-    pub(crate) dial: Dial,
 }
 
 /// Where a node stands within its incarnation. Down and Left are final for the incarnation.
@@ -29,7 +28,7 @@ pub(crate) enum Phase {
     Left,
 }
 
-/// Our attempts to have a link to the node.
+/// Our attempts to have a link to a node, member or contact.
 #[derive(Debug, Default)]
 pub(crate) struct Dial {
     pub(crate) at: Option<Instant>,

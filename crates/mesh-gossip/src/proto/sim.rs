@@ -369,7 +369,9 @@ impl Sim {
         let now = self.now;
         let host = self.hosts.get_mut(&id).expect("added");
         let Some(core) = &mut host.core else { return };
+        let is_tick = matches!(input, Input::Tick);
         core.handle(input, now).expect("honest nodes send no faults");
+        assert!(!is_tick || core.next_deadline().is_some_and(|at| at > now), "the next deadline lies in the future");
         let mut outputs = Vec::new();
         while let Some(output) = core.poll_output() {
             outputs.push(output);
@@ -393,7 +395,7 @@ impl Sim {
             Output::Disconnect { node, .. } => self.schedule(Duration::ZERO, Happening::Break { a: id, b: node }),
             Output::Event(event) => host.events.push(event),
             Output::Reply { result, .. } => host.replies.push(result),
-            Output::Refused { .. } | Output::Address { .. } => {}
+            Output::Refused { .. } | Output::Address { .. } | Output::Forget { .. } => {}
         }
     }
 

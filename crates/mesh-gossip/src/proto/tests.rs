@@ -413,6 +413,36 @@ fn dials_are_repeated_for_ever_with_growing_waits() {
 }
 
 #[test]
+fn a_contact_is_dialed_until_its_record_comes() {
+    let (mut node, mut other) = (Lone::new(1), Lone::new(2));
+    let peer = other.core.me;
+    node.input(Input::Command(Command::Contacts(vec![peer, node.core.me])));
+    let next_dial = |node: &mut Lone| {
+        loop {
+            node.now = node.core.next_deadline().unwrap();
+            let outputs = node.input(Input::Tick);
+            if let Some(Output::Dial { to }) = outputs.into_iter().find(|output| matches!(output, Output::Dial { .. })) {
+                return to;
+            }
+        }
+    };
+    for _ in 0..20 {
+        assert_eq!(next_dial(&mut node), peer);
+        node.input(Input::DialFailed { peer });
+    }
+    let gone = NodeRecord { ..other.own() };
+    other.input(Input::Command(Command::Leave));
+    let left = other.own();
+    assert_ne!(gone, left);
+    node.frame(key(3).node_id(), &Message::Records { records: vec![left] });
+    let end = node.now + 60 * SECOND;
+    while node.now < end {
+        node.now = node.core.next_deadline().unwrap();
+        assert!(!node.input(Input::Tick).contains(&Output::Dial { to: peer }), "it has left");
+    }
+}
+
+#[test]
 fn a_full_node_forgets_the_oldest_dead_first() {
     let mut node = Lone::new(1);
     node.core.config.nodes_max = 2;
@@ -426,7 +456,7 @@ fn a_full_node_forgets_the_oldest_dead_first() {
     node.now += 6 * SECOND;
     node.input(Input::Tick);
     assert!(!refused(&node.frame(from, &Message::Records { records: vec![third] })));
-    assert_eq!(node.core.nodes.len(), 2);
+    assert_eq!((node.core.nodes.len(), node.core.index.len(), node.core.dials.len()), (2, 2, 2));
 }
 
 #[test]

@@ -94,6 +94,17 @@ async fn members_find_each_other_and_share_values() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn whoever_is_in_the_address_book_is_dialed() {
+    let mesh = Mesh::memory(3).await;
+    let start = |number: usize| start(&mesh, number, &Exchange::new(mesh[number].transport.clone()), Config::default());
+    let all: Vec<_> = (0..3).map(|number| start(number).unwrap()).collect();
+    for gossip in &all {
+        until(gossip, "linked with all", |members| members.alive().filter(|member| member.linked).count() == 2).await;
+    }
+    end(&mesh, &all).await;
+}
+
+#[tokio::test(start_paused = true)]
 async fn links_to_all_members_are_made_and_remade() {
     let network = Network::new(1);
     let mesh = Mesh::on(network.clone(), 3).await;
