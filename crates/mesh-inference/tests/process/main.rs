@@ -1,0 +1,48 @@
+//! Supervision with real processes. This program is its own guard, fake llama-server and node: see `main`.
+#![allow(missing_docs, clippy::unwrap_used, reason = "tests")]
+
+mod fake;
+mod harness;
+mod kills;
+mod real;
+mod restarts;
+
+use std::process::ExitCode;
+
+use mesh_inference::instance::guard;
+
+fn main() -> ExitCode {
+    let arguments: Vec<_> = std::env::args_os().collect();
+    match arguments.get(1).and_then(|role| role.to_str()) {
+        Some("__child") => guard::main(arguments.into_iter().skip(2)),
+        Some("__fake") => fake::main(),
+        Some("__node") => kills::node(),
+        _ => harness::run(&[
+            ("becomes_ready_and_stops_without_a_trace", restarts::becomes_ready_and_stops_without_a_trace),
+            ("a_slow_server_shows_that_it_loads", restarts::a_slow_server_shows_that_it_loads),
+            ("a_crash_is_followed_by_a_new_start", restarts::a_crash_is_followed_by_a_new_start),
+            ("gives_up_with_the_last_words", restarts::gives_up_with_the_last_words),
+            ("an_illegal_instruction_names_the_mend", restarts::an_illegal_instruction_names_the_mend),
+            ("a_server_that_never_answers_is_ended", restarts::a_server_that_never_answers_is_ended),
+            ("a_stolen_port_is_never_taken_for_ours", restarts::a_stolen_port_is_never_taken_for_ours),
+            ("a_server_that_ignores_sigterm_is_killed", restarts::a_server_that_ignores_sigterm_is_killed),
+            ("a_missing_program_says_so", restarts::a_missing_program_says_so),
+            ("the_key_is_on_no_command_line", restarts::the_key_is_on_no_command_line),
+            ("dropping_an_instance_ends_its_server", restarts::dropping_an_instance_ends_its_server),
+            ("a_killed_server_comes_back", kills::a_killed_server_comes_back),
+            ("a_killed_guard_takes_its_server_along", kills::a_killed_guard_takes_its_server_along),
+            ("a_killed_node_takes_guard_and_server_along", kills::a_killed_node_takes_guard_and_server_along),
+            (
+                "node_and_guard_killed_at_once_leave_nothing",
+                kills::node_and_guard_killed_at_once_leave_nothing,
+            ),
+            (
+                "the_sweep_ends_what_was_left_and_nothing_else",
+                kills::the_sweep_ends_what_was_left_and_nothing_else,
+            ),
+            ("the_sweep_spares_a_living_nodes_children", kills::the_sweep_spares_a_living_nodes_children),
+            ("the_real_server_answers_and_goes", real::the_real_server_answers_and_goes),
+            ("the_real_server_comes_back_after_a_kill", real::the_real_server_comes_back_after_a_kill),
+        ]),
+    }
+}
