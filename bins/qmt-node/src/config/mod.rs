@@ -1,7 +1,20 @@
 //! What a node is asked to do: read from a TOML file, the environment and flags, checked, and held in plain structs.
 //!
-//! `load` is the way of the binary; tests and embedders start from [`Config::at`] and set fields.
+//! [`load`] is the way of the binary; tests and embedders start from [`Config::at`] and set fields.
 
+mod addr;
+mod error;
+mod expand;
+mod later;
+mod load;
+mod parse;
+mod reader;
+pub mod schema;
 mod types;
 
+#[cfg(test)]
+mod tests;
+
+pub use error::{ConfigError, Problem};
+pub use load::{Environment, load};
 pub use types::*;

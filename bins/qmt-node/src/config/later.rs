@@ -1,0 +1,85 @@
+//! Settings that are read and checked, and that this version does not act on yet: each is named at start, none is silent.
+//! Whoever builds such a feature deletes its line here.
+
+use crate::cli::Cli;
+
+use super::reader::Document;
+use super::{Config, schema};
+
+/// Tables, what is missing.
+const TABLES: &[(&str, &str)] = &[
+    ("mesh.lan", "the LAN transport"),
+    ("mesh.peers", "dialing peers over the LAN transport"),
+    ("remote_agents", "agents"),
+    ("delegates", "agents"),
+    ("agent", "agents"),
+    ("console", "the console"),
+    ("relay", "a relay of its own"),
+    ("agent_channel", "the agent channel"),
+];
+
+/// Keys of tables that are acted on otherwise.
+const KEYS: &[(&str, &str, &str)] = &[
+    ("mesh", "listen", "the LAN transport"),
+    ("mesh", "discovery", "the LAN transport"),
+    ("mesh", "external_addrs", "announcing other addresses"),
+    ("mesh", "stream_reconnect_grace_secs", "streams that reconnect"),
+    ("inference", "split", "splitting models over nodes"),
+    ("inference", "draft", "draft models"),
+    ("inference", "draft_max", "draft models"),
+    ("inference", "tensor_split", "splitting models over nodes"),
+];
+
+pub(super) fn warn_of_file(document: &Document<'_>) {
+    for (path, what) in TABLES {
+        let is_list = schema::table(path).is_some_and(|table| table.is_list);
+        let first =
+            if is_list { document.sections(path).into_iter().next() } else { Some(document.section(path)) };
+        if let Some(table) = first.filter(|table| table.is_there() && !table.is_off()) {
+            document.warn(
+                table.line(),
+                format!("{} is checked and has no effect yet: this version lacks {what}", table.head()),
+            );
+        }
+    }
+    for (path, key, what) in KEYS {
+        let table = document.section(path);
+        if table.has(key) {
+            let line = table.line_of(key);
+            document.warn(
+                line,
+                format!(
+                    "{key} in {} is checked and has no effect yet: this version lacks {what}",
+                    table.head()
+                ),
+            );
+        }
+    }
+}
+
+pub(super) fn warn_of_flags(cli: &Cli, config: &mut Config) {
+    let flags = [
+        ("--mesh", cli.mesh.is_some(), "the LAN transport; meshes over the internet transport work"),
+        ("--peer", !cli.peers.is_empty(), "dialing peers over the LAN transport"),
+        ("--console", cli.console.is_some(), "the console"),
+        ("--split", cli.split, "splitting models over nodes"),
+        ("--tensor-split", cli.tensor_split.is_some(), "splitting models over nodes"),
+        ("--draft", cli.draft.is_some(), "draft models"),
+        ("--draft-max", cli.draft_max.is_some(), "draft models"),
+    ];
+    for (flag, _, what) in flags.into_iter().filter(|(_, given, _)| *given) {
+        config.warnings.push(format!("{flag} is checked and has no effect yet: this version lacks {what}"));
+    }
+}
+
+pub(super) fn warn_of_default_transport(document: &Document<'_>, config: &mut Config) {
+    let mesh = document.section("mesh");
+    let named = mesh.has("listen") || mesh.has("discovery") || document.section("mesh.lan").is_there();
+    if config.mesh.lan.is_some() && !named {
+        let line = if mesh.has("transport") { mesh.line_of("transport") } else { mesh.line_of("enabled") };
+        document.warn(
+            line,
+            "transport in [mesh] is \"lan\", which has no effect yet: this version lacks the LAN transport",
+        );
+    }
+}

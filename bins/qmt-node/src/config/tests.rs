@@ -1,0 +1,539 @@
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use clap::Parser;
+use mesh_identity::{Authority, Founding, InviteOptions, NodeAddr, NodeKey, UnixTime};
+
+use super::reader::Document;
+use super::*;
+use crate::cli::Cli;
+
+const PEER_ID: &str = "12D3KooWGQmdpzHXCqLno4mMxWXKNFQHASBeF99gTm2JR8Vu5Bdc";
+
+fn token() -> String {
+    let key = NodeKey::from_seed([3; 32]);
+    let root = Founding::new(&key).root;
+    let options = InviteOptions { hints: NodeAddr::default(), ..InviteOptions::default() };
+    Authority::founder(key, root)
+        .expect("own root")
+        .issue_invite(&options, UnixTime::now())
+        .expect("issues")
+        .to_string()
+}
+
+/// Loads `text` as the file, with `INVITE` and `NAME` set.
+fn read(text: &str, flags: &[&str]) -> Result<Config, ConfigError> {
+    read_with(text, flags, &[])
+}
+
+fn read_with(text: &str, flags: &[&str], more: &[(&str, &str)]) -> Result<Config, ConfigError> {
+    let folder = tempfile::tempdir().expect("temporary folder");
+    let home = folder.path().join("home");
+    std::fs::create_dir(&home).expect("folder");
+    std::fs::write(home.join("config.toml"), text).expect("writes");
+    let cli = Cli::try_parse_from(["qmt-node"].iter().chain(flags)).expect("flags");
+    let vars = [
+        ("QMT_HOME", home.to_str().expect("text")),
+        ("HOME", "/home/ann"),
+        ("INVITE", &token()),
+        ("NAME", "ann"),
+        ("EMPTY", ""),
+    ];
+    let vars = vars.iter().chain(more).map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect();
+    load(&cli, &Environment { vars, cwd: PathBuf::from("/work") })
+}
+
+/// The faults, with the folder of the file cut off.
+fn faults(text: &str, flags: &[&str]) -> Vec<String> {
+    let error = match read(text, flags) {
+        Ok(_) => return Vec::new(),
+        Err(error) => error.to_string(),
+    };
+    error
+        .lines()
+        .map(|line| line.split_once("/home/config.toml:").map_or(line, |(_, rest)| rest).to_owned())
+        .collect()
+}
+
+#[test]
+fn every_fault_names_key_line_and_what_would_be_right() {
+    let cases: &[(&str, &str)] = &[
+        (
+            "[mesh]\nenabled = true\n[[mesh.peers]]\naddr = \"/ip4/10.0.0.1/tcp/9000\"\nrequest_timeout_secs = 300\n",
+            "5: unknown key \"request_timeout_secs\" in [[mesh.peers]]; it belongs into [mesh], above the first [[mesh.peers]]",
+        ),
+        ("[mesh]\nenabeld = true\n", "2: unknown key \"enabeld\" in [mesh]; did you mean \"enabled\"?"),
+        (
+            "\nenabled = true\n",
+            "2: unknown key \"enabled\" in the top of the file; it belongs into [mesh] or [mesh.lan] or [[mesh.iroh]] or [console] or [relay] or [agent_channel]",
+        ),
+        (
+            "[mesh]\nbind_port = 1\n",
+            "2: unknown key \"bind_port\" in [mesh]; it belongs into [mesh.internet]",
+        ),
+        ("[mehs]\nenabled = true\n", "1: unknown key \"mehs\" in the top of the file; did you mean [mesh]?"),
+        ("[api]\ncolour = 1\n", "2: unknown key \"colour\" in [api]; known here: port, bind, api_key"),
+        ("[mesh.peers]\nname = \"a\"\n", "1: peers is written [[mesh.peers]]"),
+        ("[[mesh.lan]]\n", "1: lan is written [mesh.lan]"),
+        ("mesh = 1\n", "1: mesh must be a table, written [mesh], not 1"),
+        ("[mesh]\nenabled = \"yes\"\n", "2: enabled in [mesh] must be true or false, not a string"),
+        (
+            "[mesh]\nrequest_timeout_secs = 0\n",
+            "2: request_timeout_secs in [mesh] must be a whole number from 1 to 86400, not 0",
+        ),
+        (
+            "[mesh]\nrequest_timeout_secs = -1\n",
+            "2: request_timeout_secs in [mesh] must be a whole number from 1 to 86400, not -1",
+        ),
+        (
+            "[mesh]\ntransport = \"wifi\"\n",
+            "2: transport in [mesh] must be \"lan\" or \"iroh\", not \"wifi\"",
+        ),
+        (
+            "[mesh]\nnode_name = \"${MISSING}\"\n",
+            "2: node_name in [mesh]: the variable MISSING is not set (set it, or write ${MISSING:-default})",
+        ),
+        (
+            "[mesh]\nnode_name = \"${EMPTY}\"\n",
+            "2: node_name in [mesh]: the variable EMPTY is not set (set it, or write ${EMPTY:-default})",
+        ),
+        ("[mesh]\nnode_name = \"${OPEN\"\n", "2: node_name in [mesh]: a ${ has no closing }"),
+        (
+            "[mesh]\nnode_name = \"a b\"\n",
+            "2: node_name in [mesh] must be 1 to 63 of the characters A-Z a-z 0-9 . _ -, not that text",
+        ),
+        (
+            "[mesh]\nlisten = \"0.0.0.0:9000\"\n",
+            "2: listen in [mesh] must be an address such as /ip4/0.0.0.0/tcp/9000 or /ip6/::/udp/9000/quic-v1, not \"0.0.0.0:9000\"",
+        ),
+        (
+            "[mesh]\ncapabilities = [\"gpu\",\n 5]\n",
+            "2: capabilities in [mesh] must be a list of strings, not one with 5",
+        ),
+        ("[mesh]\ninvite = \"hello\"\n", "2: invite in [mesh]: "),
+        ("[[mesh.peers]]\nname = \"a\"\n", "1: [[mesh.peers]] needs addr or id"),
+        (
+            "[mesh]\ntransport = \"iroh\"\n[mesh.lan]\nenabled = true\n",
+            "2: transport = \"iroh\" in [mesh] contradicts enabled = true in [mesh.lan]; drop one of them",
+        ),
+        (
+            "[mesh]\ntransport = \"lan\"\n[[mesh.iroh]]\nenabled = true\nname = \"a\"\n",
+            "2: transport = \"lan\" in [mesh] contradicts [[mesh.iroh]]; drop transport, and write [mesh.lan] enabled = true for the LAN",
+        ),
+        (
+            "[mesh]\ninvite = \"${INVITE}\"\n[[mesh.iroh]]\nenabled = true\nname = \"a\"\n",
+            "2: invite in [mesh] is superseded by [[mesh.iroh]] (line 3); move it into a [[mesh.iroh]] entry of its own",
+        ),
+        (
+            "[[mesh.iroh]]\nenabled = true\n",
+            "1: [[mesh.iroh]] needs an invite to join by, or the name of a scope to found",
+        ),
+        (
+            "[mesh.internet]\nrelay_mode = \"custom\"\n",
+            "2: relay_mode = \"custom\" in [mesh.internet] needs relay_urls",
+        ),
+        (
+            "[mesh.internet]\nrelay_urls = [\"https://r.example\"]\nrelay_mode = \"disabled\"\n",
+            "3: relay_mode = \"disabled\" in [mesh.internet] contradicts relay_urls; write relay_mode = \"custom\" or drop it",
+        ),
+        (
+            "[mesh.internet]\nrelay_urls = [\"r.example\"]\n",
+            "2: relay_urls in [mesh.internet] must be a list, each entry a relay's URL such as https://relay.example.org, not \"r.example\"",
+        ),
+        (
+            "[mesh.internet]\nbind_port = 70000\n",
+            "2: bind_port in [mesh.internet] must be a whole number from 0 to 65535, not 70000",
+        ),
+        (
+            "[inference]\nmax_vram = 0\n",
+            "2: max_vram in [inference] must be a number of GB (10^9 bytes) above 0, not 0",
+        ),
+        ("[inference]\ndraft = 3\n", "2: draft in [inference] must be a path, true or false, not 3"),
+        (
+            "[inference]\ntensor_split = \"a,b\"\n",
+            "2: tensor_split in [inference] must be shares such as \"3,1\", not that text",
+        ),
+        ("[[providers]]\nkind = \"openai\"\n", "1: [[providers]] needs name"),
+        (
+            "[[providers]]\nname = \"a\"\n[[providers]]\nname = \"a\"\n",
+            "4: name \"a\" in [[providers]] is taken by the entry of line 1",
+        ),
+        (
+            "[[providers]]\nname = \"a\"\napi_key_env = \"NO_KEY\"\n",
+            "3: api_key_env in [[providers]]: the variable NO_KEY is not set",
+        ),
+        (
+            "[[providers]]\nname = \"a\"\nbase_url = \"localhost\"\n",
+            "3: base_url in [[providers]] must be an http or https URL such as http://127.0.0.1:8000/v1, not that text",
+        ),
+        (
+            "[[providers]]\nname = \"a\"\nshare = \"all\"\n",
+            "3: share in [[providers]] must be \"none\" or \"members\" or \"clients\", not \"all\"",
+        ),
+        ("[api]\nbind = \"0.0.0.0\"\n", "2: bind in [api] is not loopback, which needs api_key"),
+        (
+            "[agent_channel]\nenabled = true\n",
+            "1: [agent_channel] needs tls = true or a table [agent_channel.tls]",
+        ),
+        (
+            "[agent_channel]\ntls = false\n",
+            "2: tls in [agent_channel] cannot be false: there is no plaintext channel",
+        ),
+        (
+            "[agent_channel.discovery]\nmode = \"seed\"\n",
+            "2: mode = \"seed\" in [agent_channel.discovery] needs seed_host",
+        ),
+        ("[relay]\ntls_cert = \"a\"\n", "1: [relay] needs both tls_cert and tls_key, or neither"),
+        ("[mesh\n", "1: "),
+        ("[mesh]\nenabled = true\nenabled = false\n", "3: duplicate key"),
+    ];
+    for (text, message) in cases {
+        let found = faults(text, &[]);
+        let ok = if message.ends_with(": ")
+            || message.contains("drop one of them")
+            || message.contains("duplicate")
+        {
+            found.len() == 1 && found[0].starts_with(message)
+        } else {
+            found == [*message]
+        };
+        assert!(ok, "{text}\n  expected {message}\n  got {found:#?}");
+    }
+}
+
+#[test]
+fn wrong_flags_are_named() {
+    let cases: &[(&[&str], &str)] = &[
+        (&["--mesh=192.168.1.1"], "--mesh: must be an address such as"),
+        (&["--peer", "host:9000"], "--peer: must be an address such as"),
+        (&["--mesh-invite", "--invite-ttl", "7x"], "--invite-ttl: not a time to live: \"7x\""),
+        (&["--join", "nonsense"], "--mesh-join: "),
+        (&["--max-vram", "-1"], "--max-vram: must be a number of GB (10^9 bytes) above 0, not -1"),
+        (&["--console=x"], "--console: must be a port from 0 to 65535, not \"x\""),
+        (&["--relay", "ftp://x"], "--relay: must be a relay's URL such as https://relay.example.org"),
+        (&["--node-name", "a b"], "--node-name: must be 1 to 63"),
+    ];
+    for (flags, message) in cases {
+        let flags: Vec<String> = flags.windows(2).fold(vec![flags[0].to_owned()], |mut all, pair| {
+            all.push(pair[1].to_owned());
+            all
+        });
+        let flags: Vec<String> =
+            if flags.len() == 2 && flags[1].starts_with('-') && !flags[1].starts_with("--") {
+                vec![flags.join("=")]
+            } else {
+                flags
+            };
+        let found = faults("", &flags.iter().map(String::as_str).collect::<Vec<_>>());
+        assert!(found.len() == 1 && found[0].starts_with(message), "{flags:?}: {found:?}");
+    }
+    let error = read_with("", &[], &[("QMT_EPHEMERAL_KEY", "maybe")]).expect_err("neither yes nor no");
+    assert_eq!(error.to_string(), "QMT_EPHEMERAL_KEY: must be 1 or 0");
+    assert!(Cli::try_parse_from(["qmt-node", "--client", "--model", "m"]).is_err());
+    assert!(Cli::try_parse_from(["qmt-node", "--invite-uses", "3"]).is_err(), "needs --mesh-invite");
+}
+
+#[test]
+fn all_faults_are_told_at_once_in_the_order_of_the_file() {
+    let text = "[api]\nport = \"x\"\n[mesh]\nenabled = 1\nlisten = 2\n";
+    let lines: Vec<String> = faults(text, &["--max-vram=0"])
+        .iter()
+        .map(|fault| fault.split(':').next().unwrap_or_default().to_owned())
+        .collect();
+    assert_eq!(lines, ["2", "4", "5", "--max-vram"]);
+}
+
+#[test]
+fn without_file_and_flags_the_defaults_hold() {
+    let folder = tempfile::tempdir().expect("temporary folder");
+    let vars = BTreeMap::from([("HOME".to_owned(), folder.path().display().to_string())]);
+    let environment = Environment { vars, cwd: PathBuf::from("/work") };
+    let config = load(&Cli::default(), &environment).expect("loads");
+    assert_eq!((config.home.as_path(), &config.file), (folder.path().join(".qmt").as_path(), &None));
+    assert_eq!(config.identity, Identity::File(folder.path().join(".qmt/mesh_identity.key")));
+    assert_eq!(
+        (config.mesh.enabled, config.mesh.request_timeout, config.mesh.stream_grace),
+        (None, Duration::from_secs(300), Duration::from_secs(120))
+    );
+    assert_eq!(config.mesh.internet, Internet { relays: Relays::Disabled, bind_port: None });
+    assert_eq!(config.gateway.listener, Listener { addr: ([127, 0, 0, 1], 9337).into(), asked: false });
+    assert_eq!(config.inference.model_dirs, [folder.path().join(".models")]);
+    assert!(
+        config.console.is_none() && config.mesh.lan.is_none() && config.warnings.is_empty(),
+        "{:?}",
+        config.warnings
+    );
+    let asked = Cli { config: Some("missing.toml".into()), ..Cli::default() };
+    let error = load(&asked, &environment).expect_err("asked for and missing");
+    assert_eq!(error.to_string(), "cannot read the configuration /work/missing.toml");
+    let error = load(&Cli::default(), &Environment::default()).expect_err("no home");
+    assert!(matches!(error, ConfigError::NoHome(_)));
+}
+
+#[test]
+fn strings_expand_and_relative_paths_start_at_the_file() {
+    let text = "[mesh]\nnode_name = \"${NAME}-${SHELL_TYPE:-box}\"\nidentity_file = \"keys/${NAME}.key\"\ninvite = \"${NOT_SET:-}\"\n\
+        [inference]\nmodel_dirs = [\"~/.models\", \"more\"]\nmodels = [\"qwen\", \"./a.gguf\", \"org/repo/file.gguf\"]\nbin_dir = \"~\"\n";
+    let config = read(text, &[]).expect("loads");
+    assert_eq!(config.node_name.as_str(), "ann-box");
+    assert_eq!(config.identity, Identity::File(config.home.join("keys/ann.key")));
+    assert!(config.mesh.scopes.is_empty());
+    assert_eq!(config.inference.model_dirs, [PathBuf::from("/home/ann/.models"), config.home.join("more")]);
+    assert_eq!(
+        config.inference.models,
+        [
+            "qwen".to_owned(),
+            config.home.join("./a.gguf").display().to_string(),
+            "org/repo/file.gguf".to_owned()
+        ]
+    );
+    assert_eq!(config.inference.bin_dir.as_deref(), Some(Path::new("/home/ann")));
+}
+
+#[test]
+fn flags_override_the_file() {
+    let text = "[mesh]\nnode_name = \"file\"\n[mesh.internet]\nbind_port = 1\nrelay_urls = [\"https://a.example\"]\n\
+        [inference]\nmodels = [\"a\"]\nmax_vram = 1\n[api]\nport = 2\n[console]\nport = 3\n[log]\nformat = \"text\"\n";
+    let flags = [
+        "--node-name",
+        "flag",
+        "--bind-port",
+        "4433",
+        "--relay",
+        "http://b.example:3340",
+        "--model",
+        "b",
+        "--model",
+        "./c.gguf",
+        "--max-vram",
+        "2.5",
+        "--port",
+        "0",
+        "--console=5",
+        "--log-format",
+        "json",
+        "--bin-dir",
+        "bin",
+        "--no-draft",
+    ];
+    let config = read(text, &flags).expect("loads");
+    assert_eq!(config.node_name.as_str(), "flag");
+    assert_eq!(config.mesh.internet.bind_port, Some(4433));
+    assert_eq!(config.mesh.internet.relays, Relays::Custom(vec!["http://b.example:3340".into()]));
+    assert_eq!(config.inference.models, ["b", "/work/./c.gguf"]);
+    assert_eq!(
+        (config.inference.max_vram_bytes, &config.inference.draft),
+        (Some(2_500_000_000), &Draft::Off)
+    );
+    assert_eq!(config.gateway.listener, Listener { addr: ([127, 0, 0, 1], 0).into(), asked: true });
+    assert_eq!(config.console, Some(Listener { addr: ([127, 0, 0, 1], 5).into(), asked: true }));
+    assert_eq!(config.log_format, LogFormat::Json);
+    assert_eq!(config.inference.bin_dir, Some("/work/bin".into()));
+}
+
+#[test]
+fn an_invite_joins_whatever_the_transport() {
+    let config = read("[mesh]\nenabled = true\ninvite = \"${INVITE}\"\n", &[]).expect("loads");
+    assert_eq!(config.mesh.scopes.len(), 1);
+    assert!(config.mesh.lan.is_none(), "the transport was not named: the invite's is taken");
+    let config =
+        read("[mesh]\nenabled = true\ntransport = \"lan\"\ninvite = \"qmt://mesh/join/${INVITE}\"\n", &[])
+            .expect("loads");
+    assert!(config.mesh.scopes.len() == 1 && config.mesh.lan.is_some());
+    let config = read("[mesh]\ninvite = \"${INVITE}\"\n", &[]).expect("loads");
+    assert_eq!(config.mesh.enabled, Some(true));
+    let token = token();
+    let config = read("", &["--mesh-join", &token, "--join", &token]).expect("loads");
+    assert_eq!((config.mesh.scopes.len(), config.mesh.enabled, config.warnings.len()), (2, Some(true), 0));
+    assert!(!format!("{config:?}").contains(&token), "invites are never logged");
+}
+
+#[test]
+fn scopes_have_names_and_relays_of_their_own() {
+    let text = "[mesh]\nenabled = true\n[mesh.lan]\nenabled = true\nlisten = \"/ip4/0.0.0.0/tcp/9001\"\ntrust = \"open\"\n\
+        [[mesh.iroh]]\nenabled = true\nname = \"team\"\ninvite = \"${INVITE}\"\nrelay_mode = \"default\"\n\
+        [[mesh.iroh]]\nenabled = true\nname = \"mine\"\n[[mesh.iroh]]\nenabled = false\nname = \"off\"\n";
+    let config = read(text, &[]).expect("loads");
+    let scopes: Vec<_> = config
+        .mesh
+        .scopes
+        .iter()
+        .map(|scope| (scope.name.as_deref(), scope.invite.is_some(), &scope.relays))
+        .collect();
+    assert_eq!(scopes, [(Some("team"), true, &Some(Relays::Public)), (Some("mine"), false, &None)]);
+    let lan = config.mesh.lan.expect("on");
+    assert_eq!((lan.listen.to_string().as_str(), lan.trust), ("/ip4/0.0.0.0/tcp/9001", Trust::Open));
+    assert_eq!(config.mesh.internet.relays, Relays::Disabled);
+}
+
+#[test]
+fn a_founding_invite_is_asked_for_by_flags() {
+    let config = read("", &["--mesh-invite=My Agent Mesh", "--invite-ttl", "never", "--invite-uses", "0"])
+        .expect("loads");
+    let wanted = FoundingInvite { name: Some("My Agent Mesh".into()), ttl: None, uses: 0 };
+    assert_eq!((config.mesh.invite, config.mesh.enabled), (Some(wanted), Some(true)));
+    let config = read("", &["--mesh-invite"]).expect("loads");
+    let wanted = FoundingInvite { name: None, ttl: Some(Duration::from_secs(86_400)), uses: 1 };
+    assert_eq!(config.mesh.invite, Some(wanted));
+}
+
+#[test]
+fn the_seeds_quic_address_is_mended_with_a_warning() {
+    let config = read("[mesh]\nenabled = true\nlisten = \"/udp/9000/quic\"\n", &[]).expect("loads");
+    assert_eq!(
+        config.mesh.lan.as_ref().map(|lan| lan.listen.to_string()).as_deref(),
+        Some("/ip4/0.0.0.0/udp/9000/quic-v1")
+    );
+    let mended = "\"/udp/9000/quic\" is no valid address; it is read as \"/ip4/0.0.0.0/udp/9000/quic-v1\"";
+    assert!(
+        config.warnings.iter().any(|warning| warning.ends_with(&format!("config.toml:3: {mended}"))),
+        "{:?}",
+        config.warnings
+    );
+    let config = read("", &["--mesh=/udp/9000/quic"]).expect("loads");
+    assert!(config.warnings.contains(&format!("--mesh: {mended}")), "{:?}", config.warnings);
+    let config = read("", &["--mesh"]).expect("loads");
+    assert_eq!(config.mesh.lan.map(|lan| lan.listen.to_string()).as_deref(), Some("/ip4/0.0.0.0/tcp/9000"));
+}
+
+#[test]
+fn peers_take_ip4_ip6_dns_and_ids() {
+    let text = format!(
+        "[[mesh.peers]]\nname = \"a\"\naddr = \"/ip4/192.168.1.100/tcp/9000/p2p/{PEER_ID}\"\n[[mesh.peers]]\naddr = \"/ip6/::1/udp/1/quic-v1\"\nrole = \"member\"\n\
+         [[mesh.peers]]\naddr = \"/dns/gpu.local/tcp/9000\"\nid = \"{PEER_ID}\"\n[[mesh.peers]]\nid = \"{PEER_ID}\"\n"
+    );
+    let config = read(&text, &["--peer", "/dns4/x.example/tcp/1"]);
+    let config = config.expect("loads");
+    let peers: Vec<_> = config
+        .mesh
+        .peers
+        .iter()
+        .map(|peer| (peer.addr.as_ref().map(ToString::to_string), peer.id.is_some()))
+        .collect();
+    let addr = |text: &str| Some(text.to_owned());
+    assert_eq!(
+        peers,
+        [
+            (addr("/ip4/192.168.1.100/tcp/9000"), true),
+            (addr("/ip6/::1/udp/1/quic-v1"), false),
+            (addr("/dns/gpu.local/tcp/9000"), true),
+            (None, true),
+            (addr("/dns4/x.example/tcp/1"), false)
+        ]
+    );
+}
+
+#[test]
+fn what_this_version_lacks_is_named_not_ignored() {
+    let text = "[mesh.lan]\nenabled = true\n[[remote_agents]]\nid = \"a\"\npeer = \"b\"\n[console]\nenabled = false\n[inference]\nsplit = true\n";
+    let config = read(text, &["--draft", "d.gguf"]).expect("loads");
+    let warnings: Vec<&str> = config
+        .warnings
+        .iter()
+        .map(|text| text.split_once("config.toml:").map_or(text.as_str(), |(_, rest)| rest))
+        .collect();
+    assert_eq!(
+        warnings,
+        [
+            "1: [mesh.lan] is checked and has no effect yet: this version lacks the LAN transport",
+            "3: [[remote_agents]] is checked and has no effect yet: this version lacks agents",
+            "9: split in [inference] is checked and has no effect yet: this version lacks splitting models over nodes",
+            "--draft is checked and has no effect yet: this version lacks draft models",
+        ]
+    );
+    assert_eq!(config.remote_agents.len(), 1);
+    let config = read("[mesh]\nenabled = true\n", &[]).expect("loads");
+    assert!(
+        config.warnings.len() == 1
+            && config.warnings[0].contains("config.toml:2: transport in [mesh] is \"lan\""),
+        "{:?}",
+        config.warnings
+    );
+}
+
+#[test]
+fn identity_can_be_thrown_away() {
+    let config = read_with("", &[], &[("QMT_EPHEMERAL_KEY", "1")]).expect("loads");
+    assert_eq!(config.identity, Identity::Ephemeral);
+    let config = read("[inference]\nmodels = [\"a\"]\n", &["--client"]).expect("loads");
+    assert!(config.client && config.identity == Identity::Ephemeral && config.inference.models.is_empty());
+}
+
+#[test]
+fn provider_keys_come_from_the_environment_and_stay_out_of_logs() {
+    let text = "[[providers]]\nname = \"vllm\"\nbase_url = \"http://10.0.0.5:8000/v1\"\napi_key_env = \"KEY\"\nmodels = [\"m\"]\nshare = \"clients\"\n[[providers]]\nname = \"claude\"\nkind = \"anthropic\"\n";
+    let config = read_with(text, &[], &[("KEY", "hush-hush")]).expect("loads");
+    assert_eq!(
+        config.providers[0].api_key.as_ref().map(|key| key.expose().to_owned()).as_deref(),
+        Some("hush-hush")
+    );
+    assert_eq!(
+        (config.providers[0].share, config.providers[1].kind),
+        (Share::Clients, ProviderKind::Anthropic)
+    );
+    assert_eq!(config.providers[1].base_url.to_string(), "https://api.anthropic.com/v1");
+    assert!(!format!("{config:?}").contains("hush-hush"));
+}
+
+#[test]
+fn the_agent_channel_speaks_the_seeds_words() {
+    let text = "[agent_channel]\nenabled = true\nnode_name = \"ct110\"\ntls = true\nagent_channel_port = 3000\nstorage_dir = \"/rivet-shared\"\nsecret = \"x\"\n\
+        [agent_channel.discovery]\nmode = \"seed\"\nseed_host = \"ct110.mesh\"\n";
+    let config = read(text, &[]).expect("loads");
+    let channel = config.agent_channel.expect("on");
+    assert_eq!(channel.cert_path, Path::new("/rivet-shared/rivet-ca/issued/ct110.crt"));
+    assert_eq!(channel.ca_path, Path::new("/rivet-shared/rivet-ca/intermediate/ca-chain.pem"));
+    assert_eq!(channel.discovery, ChannelDiscovery::Seed { host: "ct110.mesh".into(), port: 3000 });
+    assert!(
+        config.warnings.iter().any(|warning| warning.contains("secret in [agent_channel] is deprecated"))
+    );
+}
+
+#[test]
+fn every_key_of_the_schema_is_read() {
+    let lists =
+        schema::TABLES.iter().filter(|table| table.is_list).map(|table| format!("{}\n", table.head()));
+    let text: String = lists.collect();
+    let vars = BTreeMap::new();
+    let document = Document::parse(Path::new("x"), &text, &vars);
+    parse::apply(&document, &mut Config::at("/nowhere"));
+    let known: BTreeSet<(&str, String)> = schema::TABLES
+        .iter()
+        .flat_map(|table| table.keys.iter().map(|key| (table.path, (*key).to_owned())))
+        .collect();
+    let asked = document.asked();
+    assert_eq!(known.difference(&asked).collect::<Vec<_>>(), Vec::<&(&str, String)>::new());
+}
+
+#[test]
+fn the_documentation_lists_each_key_and_flag() {
+    let doc = include_str!("../../../../docs/configuration.md");
+    for table in schema::TABLES.iter().filter(|table| !table.path.is_empty()) {
+        let head = format!("### `{}`", table.head());
+        let (_, section) = doc.split_once(&head).unwrap_or_else(|| panic!("no section {head}"));
+        let section = section
+            .split("\n### ")
+            .next()
+            .and_then(|section| section.split("\n## ").next())
+            .expect("a first part");
+        for key in table.keys {
+            assert!(
+                section.contains(&format!("| `{key}` |")),
+                "{key} is not in the section of {}",
+                table.head()
+            );
+        }
+        let rows = section
+            .lines()
+            .filter_map(|line| line.strip_prefix("| `"))
+            .filter_map(|line| line.split('`').next());
+        for row in rows {
+            assert!(table.keys.contains(&row), "{row} is documented in {} and not known", table.head());
+        }
+    }
+    let command = <Cli as clap::CommandFactory>::command();
+    for flag in command.get_arguments().filter_map(clap::Arg::get_long) {
+        assert!(doc.contains(&format!("`--{flag}")), "--{flag} is not documented");
+    }
+}
