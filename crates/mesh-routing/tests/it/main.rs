@@ -1,5 +1,7 @@
 //! What the router promises, from outside.
 
+#![allow(clippy::unwrap_used, reason = "tests")]
+
 mod choice;
 mod fallback;
 mod names;

@@ -1,5 +1,7 @@
 //! Tunnels over links in memory, with real sockets at both ends.
 
+#![allow(clippy::unwrap_used, reason = "tests")]
+
 mod carried;
 mod refused;
 mod world;
