@@ -132,3 +132,81 @@ pub(crate) fn decode<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, FrameError>
         _ => Err(FrameError::Malformed),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+    use tokio::io::AsyncWriteExt;
+
+    use super::*;
+
+    fn runtime() -> tokio::runtime::Runtime {
+        tokio::runtime::Builder::new_current_thread().build().expect("a runtime")
+    }
+
+    #[test]
+    fn frame_bytes_are_golden() {
+        assert_eq!(frame(b"abc", 3).expect("fits"), [0, 0, 0, 3, b'a', b'b', b'c']);
+        assert!(matches!(frame(b"abcd", 3), Err(FrameError::TooLong { bytes: 4, max: 3 })));
+    }
+
+    #[test]
+    fn tells_a_clean_end_from_half_a_frame() {
+        runtime().block_on(async {
+            assert!(matches!(FrameReader::new(&b""[..], 9).next().await, Ok(None)));
+            for half in [&b"\0"[..], b"\0\0\0\x03", b"\0\0\0\x03ab"] {
+                assert!(matches!(FrameReader::new(half, 9).next().await, Err(FrameError::Half)), "{half:?}");
+            }
+            let huge = FrameReader::new(&[0xff; 8][..], 9).next().await;
+            assert!(matches!(huge, Err(FrameError::TooLong { bytes: 0xffff_ffff, max: 9 })));
+        });
+    }
+
+    #[test]
+    fn a_dropped_read_keeps_what_it_has() {
+        runtime().block_on(async {
+            let (mut writer, reader) = tokio::io::duplex(64);
+            let mut frames = FrameReader::new(reader, 9);
+            for byte in [0, 0, 0, 2, b'h'] {
+                writer.write_all(&[byte]).await.expect("writes");
+                tokio::select! { biased; _ = frames.next() => panic!("not yet whole"), () = std::future::ready(()) => {} }
+            }
+            writer.write_all(b"i\0\0\0\0").await.expect("writes");
+            assert_eq!(frames.next().await.expect("reads").as_deref(), Some(&b"hi"[..]));
+            assert_eq!(frames.next().await.expect("reads").as_deref(), Some(&b""[..]));
+        });
+    }
+
+    #[test]
+    fn a_long_claim_costs_no_memory_before_its_bytes() {
+        runtime().block_on(async {
+            let mut frames = FrameReader::new(&b"\0\x0f\xff\xffsome"[..], 1 << 20);
+            assert!(matches!(frames.next().await, Err(FrameError::Half)));
+            assert!(frames.body.capacity() <= 2 * GROWTH_BYTES);
+        });
+    }
+
+    proptest! {
+        #[test]
+        fn reads_back_what_was_written(bodies in proptest::collection::vec(proptest::collection::vec(any::<u8>(), 0..300), 0..8)) {
+            let bytes: Vec<u8> = bodies.iter().flat_map(|body| frame(body, 300).expect("fits")).collect();
+            runtime().block_on(async {
+                let mut frames = FrameReader::new(&bytes[..], 300);
+                for body in &bodies {
+                    assert_eq!(frames.next().await.expect("reads").as_ref(), Some(body));
+                }
+                assert!(frames.next().await.expect("reads").is_none());
+            });
+        }
+
+        #[test]
+        fn any_bytes_are_read_without_a_panic(bytes in proptest::collection::vec(any::<u8>(), 0..600)) {
+            runtime().block_on(async {
+                let mut frames = FrameReader::new(&bytes[..], 256);
+                while let Ok(Some(frame)) = frames.next().await {
+                    assert!(frame.len() <= 256);
+                }
+            });
+        }
+    }
+}

@@ -158,6 +158,10 @@ impl AsyncWrite for MemorySend {
 
 impl SendHalf for MemorySend {
     fn reset(&mut self, code: ResetCode) {
+        // The end of the connection says it all, as over QUIC.
+        if self.pipe.shared.closed(self.pipe.writer_end).is_some() {
+            return;
+        }
         let mut state = self.pipe.lock();
         if state.fin.is_none() && state.reset.is_none() {
             state.reset = Some((self.pipe.shared.arrival(), code));
@@ -271,6 +275,9 @@ impl AsyncRead for MemoryRecv {
 
 impl RecvHalf for MemoryRecv {
     fn stop(&mut self, code: ResetCode) {
+        if self.pipe.shared.closed(self.pipe.writer_end.other()).is_some() {
+            return;
+        }
         {
             let mut state = self.pipe.lock();
             if state.stop.is_none() && !state.fin_read {

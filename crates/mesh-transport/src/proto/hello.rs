@@ -397,3 +397,6 @@ pub(crate) fn truncated(text: &str, bytes_max: usize) -> &str {
     }
     &text[..end]
 }
+
+#[cfg(test)]
+mod tests;

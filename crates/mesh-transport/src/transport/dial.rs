@@ -25,11 +25,12 @@ pub(super) async fn link(inner: &Arc<Inner>, scope: &ScopeId, node: &NodeId) -> 
     match inner.links.claim(scope, node) {
         Claim::Linked(conn) => Ok(conn),
         Claim::Wait(watch) => wait(watch).await,
-        Claim::Dial(watch) => {
+        Claim::Dial(number, watch) => {
             let dial = Dial {
                 inner: inner.clone(),
                 scope: *scope,
                 node: *node,
+                number,
                 result: Some(Err(DialError::Closed)),
             };
             let span = tracing::debug_span!("transport.dial", peer = %node.short());
@@ -51,13 +52,14 @@ struct Dial {
     inner: Arc<Inner>,
     scope: ScopeId,
     node: NodeId,
+    number: u64,
     result: Option<DialResult>,
 }
 
 impl Drop for Dial {
     fn drop(&mut self) {
         if let Some(result) = self.result.take() {
-            self.inner.links.dialed(&self.scope, &self.node, result);
+            self.inner.links.dialed(&self.scope, &self.node, self.number, result);
         }
     }
 }

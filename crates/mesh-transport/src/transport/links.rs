@@ -8,7 +8,7 @@ use std::{
     collections::HashMap,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicUsize, Ordering},
+        atomic::{AtomicU64, AtomicUsize, Ordering},
     },
     time::SystemTime,
 };
@@ -86,7 +86,8 @@ pub(crate) struct Registered {
 #[derive(Default)]
 struct Slot {
     conns: Vec<Arc<LinkConn>>,
-    dialing: Option<watch::Sender<Option<DialResult>>>,
+    /// The dial that callers wait for, by its number.
+    dialing: Option<(u64, watch::Sender<Option<DialResult>>)>,
 }
 
 /// All links of a transport. Events are sent under its lock, so that their order is the order of changes.
@@ -94,6 +95,7 @@ pub(crate) struct Links {
     me: NodeId,
     events: broadcast::Sender<LinkEvent>,
     slots: Mutex<HashMap<(ScopeId, NodeId), Slot>>,
+    dials: AtomicU64,
 }
 
 /// How a caller gets its link.
@@ -103,12 +105,12 @@ pub(crate) enum Claim {
     /// Somebody dials already.
     Wait(DialWatch),
     /// The caller must see to the dial and end it with [`Links::dialed`].
-    Dial(DialWatch),
+    Dial(u64, DialWatch),
 }
 
 impl Links {
     pub(crate) fn new(me: NodeId, events: broadcast::Sender<LinkEvent>) -> Self {
-        Self { me, events, slots: Mutex::default() }
+        Self { me, events, slots: Mutex::default(), dials: AtomicU64::new(0) }
     }
 
     fn emit(&self, event: LinkEvent) {
@@ -127,22 +129,23 @@ impl Links {
         if let Some(conn) = self.primary(slot) {
             return Claim::Linked(conn);
         }
-        if let Some(dialing) = &slot.dialing {
+        if let Some((_, dialing)) = &slot.dialing {
             return Claim::Wait(dialing.subscribe());
         }
         let (sender, receiver) = watch::channel(None);
-        slot.dialing = Some(sender);
-        Claim::Dial(receiver)
+        let number = self.dials.fetch_add(1, Ordering::Relaxed);
+        slot.dialing = Some((number, sender));
+        Claim::Dial(number, receiver)
     }
 
     /// Ends a dial: tells those who wait (unless a link from the other side already did).
-    pub(crate) fn dialed(&self, scope: &ScopeId, node: &NodeId, result: DialResult) {
+    pub(crate) fn dialed(&self, scope: &ScopeId, node: &NodeId, number: u64, result: DialResult) {
         let mut slots = self.lock();
         let Some(slot) = slots.get_mut(&(*scope, *node)) else { return };
-        if let Some(dialing) = slot.dialing.take() {
-            dialing.send_if_modified(|state| state.is_none().then(|| *state = Some(result)).is_some());
+        if let Some((_, dialing)) = slot.dialing.take_if(|(waited_for, _)| *waited_for == number) {
+            dialing.send_replace(Some(result));
         }
-        if slot.conns.is_empty() {
+        if slot.conns.is_empty() && slot.dialing.is_none() {
             slots.remove(&(*scope, *node));
         }
     }
@@ -166,8 +169,8 @@ impl Links {
             Some(before) if Arc::ptr_eq(&before, &primary) => {}
             Some(_) => self.emit(LinkEvent::Path { peer, path }),
         }
-        // After the event, so that whoever waited has it behind it.
-        if let Some(dialing) = slots.get(&key).and_then(|slot| slot.dialing.as_ref()) {
+        // After the event, so that whoever waited has it behind it; taken out, so that nobody finds this link here later.
+        if let Some((_, dialing)) = slots.get_mut(&key).and_then(|slot| slot.dialing.take()) {
             dialing.send_replace(Some(Ok(primary.clone())));
         }
         Registered { primary, replaced, superseded }
@@ -229,10 +232,8 @@ impl Links {
     /// Ends every dial in progress.
     pub(crate) fn fail_dials(&self) {
         for slot in self.lock().values_mut() {
-            if let Some(dialing) = slot.dialing.take() {
-                dialing.send_if_modified(|state| {
-                    state.is_none().then(|| *state = Some(Err(DialError::Closed))).is_some()
-                });
+            if let Some((_, dialing)) = slot.dialing.take() {
+                dialing.send_replace(Some(Err(DialError::Closed)));
             }
         }
     }

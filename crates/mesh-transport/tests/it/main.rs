@@ -2,5 +2,7 @@
 #![allow(clippy::unwrap_used, missing_docs)]
 
 mod contract;
+mod hostile;
+mod internet;
 mod links;
 mod sites;

@@ -1,0 +1,160 @@
+//! What only the internet driver does: sockets, identities behind addresses, relays and their lists.
+
+use std::{net::UdpSocket, sync::Arc, time::Duration};
+
+use mesh_identity::{Expiry, NodeKey, ScopeId};
+use mesh_transport::{
+    CloseCode, ClosedWhy, DialError, Driver, PathKind,
+    internet::{Bind, BindError, Config, Endpoints, EndpointsError, Internet, Relay, Relays},
+    relay::AccessList,
+};
+
+use crate::sites::{online, relay_server, relayed};
+
+fn key(seed: u8) -> NodeKey {
+    NodeKey::from_seed([seed; 32])
+}
+
+fn scope() -> ScopeId {
+    ScopeId::lan(None)
+}
+
+#[tokio::test]
+async fn a_taken_port_is_named() {
+    let taken = UdpSocket::bind("127.0.0.1:0").unwrap();
+    let addr = taken.local_addr().unwrap();
+    let error =
+        Internet::bind(&key(1), Config { bind: Bind::Addr(addr), ..Config::default() }).await.err().unwrap();
+    assert!(matches!(error, BindError::PortTaken { port } if port == addr.port()), "{error:?}");
+}
+
+#[tokio::test]
+async fn a_url_that_is_no_relay_is_refused() {
+    let relays = Relays::Custom(vec![Relay::new("relay.example.org")]);
+    let error = Internet::bind(&key(1), Config { relays, ..Config::loopback() }).await.err().unwrap();
+    assert!(matches!(error, BindError::RelayUrl { .. }), "{error:?}");
+}
+
+#[tokio::test]
+async fn another_key_behind_the_address_is_told() {
+    let (a, b) = (
+        Internet::bind(&key(1), Config::loopback()).await,
+        Internet::bind(&key(2), Config::loopback()).await,
+    );
+    let (a, b) = (a.unwrap(), b.unwrap());
+    let addr = b.local_addr(&scope());
+    let error = a.dial(&scope(), key(3).node_id(), &addr, None).await.err().unwrap();
+    assert!(matches!(error, DialError::WrongIdentity(node) if node == key(3).node_id()), "{error:?}");
+    let error = a.dial(&scope(), key(3).node_id(), &Default::default(), None).await.err().unwrap();
+    assert!(matches!(error, DialError::NoAddress(_)), "{error:?}");
+    a.shutdown().await;
+    b.shutdown().await;
+}
+
+#[tokio::test]
+async fn all_interfaces_have_addresses_from_the_start() {
+    let node = Internet::bind(&key(1), Config::default()).await.unwrap();
+    let addr = node.local_addr(&scope());
+    assert!(!addr.direct.is_empty());
+    assert!(addr.direct.iter().all(|addr| !addr.ip().is_unspecified()));
+    node.shutdown().await;
+}
+
+#[test]
+fn a_peer_that_vanished_is_noticed() {
+    let ours = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
+    let theirs = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
+    let idle = Duration::from_millis(1500);
+    let config = Config { idle, ..Config::loopback() };
+    let a = ours.block_on(Internet::bind(&key(1), config.clone())).unwrap();
+    let b = theirs.block_on(Internet::bind(&key(2), config)).unwrap();
+    let addr = b.local_addr(&scope());
+    let conn = ours.block_on(a.dial(&scope(), key(2).node_id(), &addr, None)).unwrap();
+    assert_eq!(conn.path().kind, PathKind::Direct);
+    let _their_side = theirs.block_on(b.accept()).unwrap();
+    // As after kill -9: nothing runs any more, nothing is said.
+    theirs.shutdown_background();
+    let why =
+        ours.block_on(async { tokio::time::timeout(Duration::from_secs(20), conn.closed()).await }).unwrap();
+    assert!(matches!(why, ClosedWhy::TimedOut | ClosedWhy::Failed(_)), "{why:?}");
+    ours.block_on(a.shutdown());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_relay_lets_in_members_and_tokens_and_nobody_else() {
+    let access = AccessList::new();
+    let server = relay_server(access.clone()).await;
+    access.allow_member(scope(), key(1).node_id());
+    access.allow_token("joiner's token".into(), Expiry::NEVER);
+    let with = |token: Option<&str>| {
+        Relays::Custom(vec![Relay { token: token.map(str::to_owned), ..server.relay() }])
+    };
+    let member = relayed(&key(1), with(None)).await;
+    online(&member).await;
+    let joiner = relayed(&key(2), with(Some("joiner's token"))).await;
+    online(&joiner).await;
+    let stranger = relayed(&key(3), with(Some("a guess"))).await;
+    let denied = async {
+        while stranger.relay_denial().is_none() {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(10), denied).await.expect("the relay says no");
+
+    let addr = member.local_addr(&scope());
+    assert_eq!(addr.relay.as_deref(), Some(server.url()));
+    let accepting = member.clone();
+    let accepted = tokio::spawn(async move { accepting.accept().await.unwrap() });
+    let conn = joiner.dial(&scope(), key(1).node_id(), &addr, None).await.unwrap();
+    assert_eq!(conn.path().kind, PathKind::Relayed);
+    assert_eq!(accepted.await.unwrap().peer(), key(2).node_id());
+    conn.close(CloseCode::Done, "done");
+    for node in [member, joiner, stranger] {
+        node.shutdown().await;
+    }
+    server.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_joiner_that_knows_no_relay_joins_through_the_invites_one() {
+    let access = AccessList::new();
+    let server = relay_server(access.clone()).await;
+    access.allow_member(scope(), key(1).node_id());
+    access.allow_token("from the invite".into(), Expiry::NEVER);
+    let issuer = relayed(&key(1), Relays::Custom(vec![server.relay()])).await;
+    online(&issuer).await;
+    let addr = issuer.local_addr(&scope());
+    let joiner = relayed(&key(2), Relays::Custom(Vec::new())).await;
+    let accepting = issuer.clone();
+    let accepted = tokio::spawn(async move { accepting.accept().await.unwrap() });
+    let dial = joiner.dial(&scope(), key(1).node_id(), &addr, Some("from the invite".into()));
+    let conn = tokio::time::timeout(Duration::from_secs(10), dial).await.unwrap().unwrap();
+    assert_eq!(accepted.await.unwrap().peer(), key(2).node_id());
+    // The token is not asked for again once the node is a member.
+    access.allow_member(scope(), key(2).node_id());
+    access.remove_token("from the invite");
+    online(&joiner).await;
+    conn.close(CloseCode::Done, "done");
+    joiner.shutdown().await;
+    issuer.shutdown().await;
+    server.shutdown().await;
+}
+
+#[tokio::test]
+async fn scopes_share_an_endpoint_by_their_set_of_relays() {
+    let endpoints = Endpoints::new(key(1), Config::loopback());
+    let (one, two) = (ScopeId::lan(Some(b"1")), ScopeId::lan(Some(b"2")));
+    let (first, new) = endpoints.for_scope(one, &Relays::Disabled).await.unwrap();
+    assert!(new);
+    let (same, new) = endpoints.for_scope(two, &Relays::Disabled).await.unwrap();
+    assert!(!new && Arc::ptr_eq(&first, &same));
+    assert!(first.carries(&one) && first.carries(&two) && !first.carries(&scope()));
+    let relays = |urls: &[&str]| Relays::Custom(urls.iter().map(|url| Relay::new(*url)).collect());
+    let (a, b) = ("http://127.0.0.1:1", "http://127.0.0.1:2");
+    let (third, new) = endpoints.for_scope(scope(), &relays(&[a])).await.unwrap();
+    assert!(new && !Arc::ptr_eq(&first, &third));
+    let overlap = endpoints.for_scope(scope(), &relays(&[a, b])).await.err().unwrap();
+    assert!(matches!(overlap, EndpointsError::Overlap { .. }), "{overlap:?}");
+    first.shutdown().await;
+    third.shutdown().await;
+}
