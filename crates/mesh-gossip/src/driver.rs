@@ -177,7 +177,9 @@ impl Driver {
     fn take_dialed(&mut self, dialed: Result<(NodeId, Option<Role>), tokio::task::JoinError>) {
         match dialed {
             // The link may be gone already; its end was told before this.
-            Ok((peer, Some(role))) if self.transport().linked(&self.scope, &peer).is_some() => self.link_up(peer, role),
+            Ok((peer, Some(role))) if self.transport().linked(&self.scope, &peer).is_some() => {
+                self.link_up(peer, role)
+            }
             Ok((peer, _)) => self.input(Input::DialFailed { peer }),
             Err(error) => report_panic(Err(error)),
         }
@@ -198,7 +200,8 @@ impl Driver {
     fn compare_links(&mut self) {
         let links = self.transport().links().into_iter().filter(|link| link.peer.scope == self.scope);
         let actual: BTreeMap<_, _> = links.map(|link| (link.peer.id, link.peer.role)).collect();
-        let gone: Vec<_> = self.work.linked.iter().filter(|peer| !actual.contains_key(peer)).copied().collect();
+        let gone: Vec<_> =
+            self.work.linked.iter().filter(|peer| !actual.contains_key(peer)).copied().collect();
         for peer in gone {
             self.link_down(peer);
         }
@@ -224,7 +227,9 @@ impl Driver {
                     }
                 }
                 Output::Forget { node } => self.transport().book().remove(&self.scope, &node),
-                Output::Disconnect { node, why } => self.transport().disconnect(&self.scope, &node, close_code(why)),
+                Output::Disconnect { node, why } => {
+                    self.transport().disconnect(&self.scope, &node, close_code(why))
+                }
                 Output::Event(event) => events.push(event),
                 Output::Reply { id, result } => replies.push((id, result)),
                 Output::Refused { from, why } => {

@@ -88,7 +88,8 @@ async fn serve(scopes: Arc<Scopes>, peer: Peer, stream: Stream) {
     let mut frames = FrameReader::new(recv, limits::FRAME_BYTES_MAX);
     loop {
         // Waiting for room in the inbox slows this peer's stream down, and no other.
-        let next = tokio::select! { biased; () = inbox.cancel.cancelled() => return, next = frames.next() => next };
+        let next =
+            tokio::select! { biased; () = inbox.cancel.cancelled() => return, next = frames.next() => next };
         match next {
             Ok(Some(frame)) => {
                 inbox.metrics.received();

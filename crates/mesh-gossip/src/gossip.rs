@@ -52,8 +52,9 @@ struct Inner {
 }
 
 impl Gossip {
-    /// Starts gossiping in the scope of the grant, over the links that exist and those to come. Must be called within a
-    /// tokio runtime.
+    /// Starts gossiping in the scope of the grant, over the links that exist and those to come. Whoever has an address in
+    /// the transport's book is dialed until its record comes: put static peers, an invite's issuer and the peers of last
+    /// time there. Must be called within a tokio runtime.
     ///
     /// # Errors
     /// [`StartError::BadGrant`] when the grant does not hold, [`StartError::AlreadyRunning`] when the scope gossips over
@@ -69,11 +70,12 @@ impl Gossip {
         };
         let trust = GrantTrust { key, scope, revoked: revocations };
         let now = tokio::time::Instant::now().into_std();
-        let core = Membership::new(me, config.clone(), trust, rand::random(), now).map_err(StartError::BadGrant)?;
+        let mut core =
+            Membership::new(me, config.clone(), trust, rand::random(), now).map_err(StartError::BadGrant)?;
 
         let (requests, requests_in) = mpsc::channel(REQUESTS);
         let (frames, frames_in) = mpsc::channel(FRAMES);
-        let (members, members_out) = watch::channel(Arc::default());
+        let (members, members_out) = watch::channel(core.members());
         let events = broadcast::Sender::new(config.event_backlog.max(1));
         let (metrics, cancel) = (Arc::new(Metrics::default()), CancellationToken::new());
         let inbox = Inbox { frames, metrics: Arc::clone(&metrics), cancel: cancel.clone() };

@@ -20,7 +20,6 @@ pub mod proto;
 mod sender;
 mod trust;
 
-
 pub use config::Config;
 pub use error::{PeerFault, SetError, StartError};
 pub use event::{DownWhy, Event, UpWhy};

@@ -2,8 +2,8 @@
 
 use bytes::Bytes;
 use mesh_identity::{
-    Domain, Expiry, GrantError, Insertion, NodeId, NodeKey, RevocationSet, ScopeId, SignedGrant, SignedRevocation,
-    UnixTime,
+    Domain, Expiry, GrantError, Insertion, NodeId, NodeKey, RevocationSet, ScopeId, SignedGrant,
+    SignedRevocation, UnixTime,
 };
 
 use crate::proto::{Refusal, Signature, Standing, Trust};
@@ -27,11 +27,12 @@ impl Trust for GrantTrust {
 
     fn standing(&self, subject: &NodeId, grant: &[u8], now: UnixTime) -> Result<Standing, Refusal> {
         let grant = SignedGrant::decode(grant).map_err(|_| Refusal::BadGrant)?;
-        let grant = grant.verify_for(subject, &self.scope, now, &self.revoked).map_err(|error| match error {
-            GrantError::Expired { .. } => Refusal::GrantExpired,
-            GrantError::Revoked => Refusal::Revoked,
-            _ => Refusal::BadGrant,
-        })?;
+        let grant =
+            grant.verify_for(subject, &self.scope, now, &self.revoked).map_err(|error| match error {
+                GrantError::Expired { .. } => Refusal::GrantExpired,
+                GrantError::Revoked => Refusal::Revoked,
+                _ => Refusal::BadGrant,
+            })?;
         Ok(Standing { name: grant.name, role: grant.role, expires: Expiry::at(grant.expires_at) })
     }
 

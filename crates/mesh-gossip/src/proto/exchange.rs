@@ -112,7 +112,8 @@ impl<T: Trust> Membership<T> {
             Some(id) => id,
             None => NodeId::from_bytes(&sent.id).map_err(|_| Refusal::BadSignature)?,
         };
-        let held = self.nodes.get(&id).map(|node| (&node.record, node.phase != Phase::Down(DownWhy::Revoked)));
+        let held =
+            self.nodes.get(&id).map(|node| (&node.record, node.phase != Phase::Down(DownWhy::Revoked)));
         let part = Part::check(id, sent, held, (&self.trust, self.wall_now()))?;
         let Some(node) = self.nodes.get_mut(&id) else { return self.take_new(from, part) };
         let change = node.record.merge(part)?;
@@ -167,8 +168,10 @@ impl<T: Trust> Membership<T> {
         let fresh = std::mem::take(&mut self.fresh);
         for (id, news) in fresh {
             let Some(record) = self.nodes.get(&id).map(|node| &node.record) else { continue };
-            let lacks = |peer: &NodeId| *peer != id && !news.sources.contains(peer) && !self.links.reaches(peer, &id);
-            let peers = self.links.peers().filter(|(peer, role)| *role == Role::Member && lacks(peer)).collect();
+            let lacks =
+                |peer: &NodeId| *peer != id && !news.sources.contains(peer) && !self.links.reaches(peer, &id);
+            let peers =
+                self.links.peers().filter(|(peer, role)| *role == Role::Member && lacks(peer)).collect();
             let part = |view| Message::Records { records: vec![record.only(view, &news.keys)] }.encode();
             for (to, role) in self.rng.pick(peers, self.config.exchange_fanout) {
                 let frame = part(View::between(self.role, role));
@@ -275,7 +278,8 @@ impl<T: Trust> Membership<T> {
         if answer {
             let have: BTreeSet<Hash> = have.into_iter().collect();
             let lacking = self.revocations.iter().filter(|(hash, _)| !have.contains(*hash));
-            let lacking: Vec<_> = lacking.take(REVOCATIONS_PER_FRAME).map(|(_, whole)| whole.to_vec()).collect();
+            let lacking: Vec<_> =
+                lacking.take(REVOCATIONS_PER_FRAME).map(|(_, whole)| whole.to_vec()).collect();
             let has_all = have.iter().all(|hash| self.revocations.contains_key(hash));
             if !lacking.is_empty() || !has_all {
                 self.send_revocations(from, lacking, !has_all);
@@ -332,7 +336,8 @@ impl<T: Trust> Membership<T> {
                 self.revocations.insert(wire::revocation_hash(revocation), revocation.clone());
                 self.emit(Event::Revoked { revocation: revocation.clone() });
                 self.handle_revoked();
-                let peers: Vec<_> = self.links.peers().map(|(peer, _)| peer).filter(|peer| *peer != from).collect();
+                let peers: Vec<_> =
+                    self.links.peers().map(|(peer, _)| peer).filter(|peer| *peer != from).collect();
                 for peer in peers {
                     self.send_revocations(peer, vec![revocation.to_vec()], false);
                 }

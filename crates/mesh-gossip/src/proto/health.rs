@@ -58,6 +58,9 @@ impl<T: Trust> Membership<T> {
 
     pub(super) fn handle_dial_failed(&mut self, peer: NodeId) {
         self.end_dial(&peer, false);
+        if !self.is_wanted(&peer) {
+            self.dials.remove(&peer);
+        }
         let Some(dial) = self.dials.get_mut(&peer) else { return };
         dial.failed = dial.failed.saturating_add(1);
         let doublings = dial.failed.saturating_sub(1).min(16);
@@ -132,7 +135,8 @@ impl<T: Trust> Membership<T> {
             self.down(&id, DownWhy::GrantExpired);
         }
         let is_old = |node: &Node| now.saturating_duration_since(node.since) >= self.config.forget_dead;
-        let old: Vec<_> = self.nodes.iter().filter(|(_, node)| node.is_dead() && is_old(node)).map(|(id, _)| *id).collect();
+        let old: Vec<_> =
+            self.nodes.iter().filter(|(_, node)| node.is_dead() && is_old(node)).map(|(id, _)| *id).collect();
         for id in old.into_iter().filter(|id| !self.links.contains(id)).collect::<Vec<_>>() {
             self.forget(&id);
         }
@@ -156,7 +160,8 @@ impl<T: Trust> Membership<T> {
                 self.dial_in(id, wait);
             }
             self.reconsider(&id);
-        } else if change.incarnation && matches!(phase, Phase::Suspect { .. }) && self.links.has_witness(&id) {
+        } else if change.incarnation && matches!(phase, Phase::Suspect { .. }) && self.links.has_witness(&id)
+        {
             self.up(&id);
         } else if change.life && phase == Phase::Alive {
             self.emit(Event::MemberUp { node: id, incarnation, why: UpWhy::Restarted });
@@ -289,7 +294,11 @@ impl<T: Trust> Membership<T> {
             return;
         }
         dial.at = None;
-        if self.links.contains(&id) || dial.is_running || !is_wanted {
+        if self.links.contains(&id) || dial.is_running {
+            return;
+        }
+        if !is_wanted {
+            self.dials.remove(&id);
             return;
         }
         if is_crowded || is_busy {

@@ -85,7 +85,8 @@ impl Links {
 
     /// Whether another linked peer that answers says that it hears the node.
     pub(crate) fn has_witness(&self, node: &NodeId) -> bool {
-        let mut others = self.links.iter().filter(|(peer, link)| *peer != node && link.missed < self.missed_max);
+        let mut others =
+            self.links.iter().filter(|(peer, link)| *peer != node && link.missed < self.missed_max);
         others.any(|(_, link)| link.reach.contains(node.as_bytes()))
     }
 
@@ -96,7 +97,9 @@ impl Links {
 
     /// Takes a peer's word on whom it hears; the nodes on which it changed its mind.
     pub(crate) fn set_reach(&mut self, peer: &NodeId, nodes: Vec<RawId>) -> Vec<RawId> {
-        let Some(link) = self.links.get_mut(peer).filter(|link| link.role == Role::Member) else { return Vec::new() };
+        let Some(link) = self.links.get_mut(peer).filter(|link| link.role == Role::Member) else {
+            return Vec::new();
+        };
         let reach: BTreeSet<RawId> = nodes.into_iter().collect();
         let changed = reach.symmetric_difference(&link.reach).copied().collect();
         link.reach = reach;

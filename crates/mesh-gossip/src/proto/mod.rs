@@ -223,11 +223,16 @@ impl<T: Trust> Membership<T> {
         let role = standing.role;
         let incarnation = Incarnation::at_start(me.started);
         let addr = record::bounded(me.addr);
-        let own = (!config.passive).then(|| Own::new(me.id, (me.grant, standing), (incarnation, &addr), &trust));
+        let own =
+            (!config.passive).then(|| Own::new(me.id, (me.grant, standing), (incarnation, &addr), &trust));
         let mut core = Self {
             me: me.id,
             role,
-            revocations: trust.revocations().into_iter().map(|whole| (wire::revocation_hash(&whole), whole)).collect(),
+            revocations: trust
+                .revocations()
+                .into_iter()
+                .map(|whole| (wire::revocation_hash(&whole), whole))
+                .collect(),
             trust,
             rng: Rng::new(seed),
             now,
@@ -327,7 +332,10 @@ impl<T: Trust> Membership<T> {
                 Timer::Dial(id) => self.handle_dial_due(id),
             }
         }
-        debug_assert!(self.next_deadline().is_some_and(|at| at > self.now), "the next deadline lies in the future");
+        debug_assert!(
+            self.next_deadline().is_some_and(|at| at > self.now),
+            "the next deadline lies in the future"
+        );
     }
 
     fn handle_frame(&mut self, from: NodeId, role: Role, frame: &[u8]) -> Result<(), PeerFault> {
@@ -350,8 +358,12 @@ impl<T: Trust> Membership<T> {
             Message::Summaries { summaries } => self.handle_summaries((from, view), summaries),
             Message::Records { records } => self.handle_records((from, view), records),
             Message::Reach { nodes } => self.handle_reach(&from, nodes),
-            Message::Accused { incarnation } => self.handle_accused((from, view), Incarnation::from_u64(incarnation)),
-            Message::Revocations { have, whole, answer } => self.handle_revocations(from, (have, whole), answer),
+            Message::Accused { incarnation } => {
+                self.handle_accused((from, view), Incarnation::from_u64(incarnation))
+            }
+            Message::Revocations { have, whole, answer } => {
+                self.handle_revocations(from, (have, whole), answer)
+            }
         }
         Ok(())
     }

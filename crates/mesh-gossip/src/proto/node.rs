@@ -21,9 +21,13 @@ pub(crate) struct Node {
 pub(crate) enum Phase {
     /// Its record is here, but nobody within our sight hears it. The application has not been told of it: a replayed
     /// record of a dead node ends here.
-    Unheard { until: Instant },
+    Unheard {
+        until: Instant,
+    },
     Alive,
-    Suspect { until: Instant },
+    Suspect {
+        until: Instant,
+    },
     Down(DownWhy),
     Left,
 }
@@ -43,7 +47,8 @@ impl Node {
 
     /// Whether a link to it is worth having: clients come to us, and who left or lost its right is let go.
     pub(crate) fn is_wanted(&self) -> bool {
-        let is_gone = matches!(self.phase, Phase::Left | Phase::Down(DownWhy::Revoked | DownWhy::GrantExpired));
+        let is_gone =
+            matches!(self.phase, Phase::Left | Phase::Down(DownWhy::Revoked | DownWhy::GrantExpired));
         self.record.card.standing.role == Role::Member && !is_gone
     }
 }

@@ -74,7 +74,9 @@ impl Own {
         match held {
             None if value.is_none() => return Ok(false),
             None if self.record.entries.len() >= limits::KEYS_MAX => return Err(SetError::TooManyKeys),
-            Some(held) if held.audience != audience && value.is_some() => return Err(SetError::AudienceFixed),
+            Some(held) if held.audience != audience && value.is_some() => {
+                return Err(SetError::AudienceFixed);
+            }
             _ => {}
         }
         let audience = held.map_or(audience, |held| held.audience);
@@ -114,7 +116,8 @@ impl Own {
 
     /// Contradicts a report that `incarnation` is dead. Returns whether the record changed.
     pub(crate) fn refute(&mut self, incarnation: Incarnation, now: Instant, trust: &impl Trust) -> bool {
-        let is_early = self.refuted.is_some_and(|last| now.saturating_duration_since(last) < REFUTATION_PAUSE);
+        let is_early =
+            self.refuted.is_some_and(|last| now.saturating_duration_since(last) < REFUTATION_PAUSE);
         if incarnation != self.incarnation() || self.has_left() || is_early {
             return false;
         }
@@ -131,7 +134,9 @@ impl Own {
         let card = &self.record.card;
         let is_later_card = (seen, sent.card.version) > (card.incarnation, card.version)
             || ((seen, sent.card.version) == (card.incarnation, card.version) && !card.is(&sent.card));
-        if is_later_card && trust.is_signed(me, wire::CARD, &sent.card.statement(), &sent.card.signature.into()) {
+        if is_later_card
+            && trust.is_signed(me, wire::CARD, &sent.card.statement(), &sent.card.signature.into())
+        {
             return true;
         }
         let life = card.incarnation.life();
@@ -154,7 +159,8 @@ impl Own {
         self.issue(incarnation, self.has_left(), None, trust);
         for (key, entry) in entries.into_iter().filter(|(_, entry)| entry.value.is_some()) {
             self.version += 1;
-            let entry = Entry::signed(&key, (self.version, entry.audience, entry.value), incarnation.life(), trust);
+            let entry =
+                Entry::signed(&key, (self.version, entry.audience, entry.value), incarnation.life(), trust);
             self.record.set_entry(&key, entry);
             self.unsent.insert(key);
         }

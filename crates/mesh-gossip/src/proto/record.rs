@@ -404,11 +404,15 @@ impl Record {
         if mine.life() != theirs.life() {
             return if mine > theirs { (Some(self.whole(view)), false) } else { (None, true) };
         }
-        let known: BTreeMap<&str, u64> = summary.keys.iter().map(|(key, version)| (key.as_str(), *version)).collect();
-        let part = self.part(view, |key, entry| known.get(key).is_none_or(|version| *version < entry.version));
+        let known: BTreeMap<&str, u64> =
+            summary.keys.iter().map(|(key, version)| (key.as_str(), *version)).collect();
+        let part =
+            self.part(view, |key, entry| known.get(key).is_none_or(|version| *version < entry.version));
         let (my_card, their_card) = ((mine, self.card.version), (theirs, summary.card));
         let lacks = my_card < their_card
-            || known.iter().any(|(key, version)| self.entries.get(*key).is_none_or(|held| held.version < *version));
+            || known
+                .iter()
+                .any(|(key, version)| self.entries.get(*key).is_none_or(|held| held.version < *version));
         let later = my_card > their_card || !part.entries.is_empty();
         (later.then_some(part), lacks)
     }

@@ -201,7 +201,10 @@ impl Sim {
         let me = Me {
             id: host.key.node_id(),
             grant: Double::grant(host.role, &format!("node{index}")),
-            addr: NodeAddr { direct: vec![([10, 0, 0, 1], 1000 + u16::try_from(index).unwrap_or(0)).into()], relay: None },
+            addr: NodeAddr {
+                direct: vec![([10, 0, 0, 1], 1000 + u16::try_from(index).unwrap_or(0)).into()],
+                relay: None,
+            },
             started,
         };
         let core = Membership::new(me, host.config.clone(), Double::new(id), seed, self.now);
@@ -298,7 +301,12 @@ impl Sim {
     ///
     /// # Panics
     /// It did not hold in time; the message names the seed.
-    pub fn until(&mut self, what: &str, limit: Duration, mut done: impl FnMut(&mut Self) -> bool) -> Duration {
+    pub fn until(
+        &mut self,
+        what: &str,
+        limit: Duration,
+        mut done: impl FnMut(&mut Self) -> bool,
+    ) -> Duration {
         let begin = self.now;
         while !done(self) {
             let spent = self.now.duration_since(begin);
@@ -312,7 +320,8 @@ impl Sim {
     pub fn run(&mut self, span: Duration) {
         let end = self.now + span;
         loop {
-            let next_tick = self.hosts.iter().filter_map(|(id, host)| Some((host.core.as_ref()?.next_deadline()?, *id)));
+            let next_tick =
+                self.hosts.iter().filter_map(|(id, host)| Some((host.core.as_ref()?.next_deadline()?, *id)));
             let tick = next_tick.min();
             let event = self.queue.first_key_value().map(|(key, _)| *key);
             match (tick, event) {
@@ -371,7 +380,10 @@ impl Sim {
         let Some(core) = &mut host.core else { return };
         let is_tick = matches!(input, Input::Tick);
         core.handle(input, now).expect("honest nodes send no faults");
-        assert!(!is_tick || core.next_deadline().is_some_and(|at| at > now), "the next deadline lies in the future");
+        assert!(
+            !is_tick || core.next_deadline().is_some_and(|at| at > now),
+            "the next deadline lies in the future"
+        );
         let mut outputs = Vec::new();
         while let Some(output) = core.poll_output() {
             outputs.push(output);
@@ -392,7 +404,9 @@ impl Sim {
                 let wait = self.latency() * 2;
                 self.schedule(wait, Happening::Dial { from: id, to });
             }
-            Output::Disconnect { node, .. } => self.schedule(Duration::ZERO, Happening::Break { a: id, b: node }),
+            Output::Disconnect { node, .. } => {
+                self.schedule(Duration::ZERO, Happening::Break { a: id, b: node })
+            }
             Output::Event(event) => host.events.push(event),
             Output::Reply { result, .. } => host.replies.push(result),
             Output::Refused { .. } | Output::Address { .. } | Output::Forget { .. } => {}

@@ -20,12 +20,15 @@ fn alive_everywhere(sim: &mut Sim, count: usize) -> bool {
     (0..count).all(|a| (0..count).all(|b| a == b || sim.state(a, b) == Some(State::Alive)))
 }
 
+type Words = (NodeId, Incarnation, Vec<(String, Bytes)>);
+
 /// Records only: what must be equal everywhere, opinions left out.
-fn words(members: &Members) -> Vec<(NodeId, Incarnation, Vec<(String, Bytes)>)> {
+fn words(members: &Members) -> Vec<Words> {
     let all = members.iter().chain(members.me());
     let mut words: Vec<_> = all
         .map(|member| {
-            let values = member.values.iter().map(|(key, value)| (key.clone(), value.bytes.clone())).collect();
+            let values =
+                member.values.iter().map(|(key, value)| (key.clone(), value.bytes.clone())).collect();
             (member.id, member.incarnation, values)
         })
         .collect();
@@ -63,7 +66,8 @@ fn a_change_is_pushed_well_before_the_next_round() {
     sim.run(5 * SECOND);
     sim.set(0, "load", "7");
     let id = sim.id(0);
-    let took = sim.until("pushed", SECOND, |sim| sim.core(2).members().get(&id).unwrap().value("load").is_some());
+    let took =
+        sim.until("pushed", SECOND, |sim| sim.core(2).members().get(&id).unwrap().value("load").is_some());
     assert!(took <= Duration::from_millis(100), "{took:?}");
 }
 
@@ -76,11 +80,18 @@ fn a_crashed_node_is_suspect_at_link_loss_and_down_after_the_suspicion() {
         sim.take_events(0);
         sim.crash(3);
         sim.until("suspect", 2 * SECOND, |sim| sim.state(0, 3) == Some(State::Suspect));
-        sim.until("down everywhere", 8 * SECOND, |sim| (0..3).all(|index| sim.state(index, 3) == Some(State::Down)));
+        sim.until("down everywhere", 8 * SECOND, |sim| {
+            (0..3).all(|index| sim.state(index, 3) == Some(State::Down))
+        });
         let (node, me) = (sim.id(3), sim.id(0));
-        let downs: Vec<_> =
-            sim.take_events(0).into_iter().filter(|event| matches!(event, Event::MemberDown { .. })).collect();
-        let [Event::MemberDown { node: which, why, witnesses, .. }] = downs.as_slice() else { panic!("{downs:?}") };
+        let downs: Vec<_> = sim
+            .take_events(0)
+            .into_iter()
+            .filter(|event| matches!(event, Event::MemberDown { .. }))
+            .collect();
+        let [Event::MemberDown { node: which, why, witnesses, .. }] = downs.as_slice() else {
+            panic!("{downs:?}")
+        };
         assert_eq!((*which, *why, witnesses.as_slice()), (node, DownWhy::LinkLost, [me].as_slice()));
         assert!(alive_everywhere(&mut sim, 3));
     });
@@ -115,7 +126,9 @@ fn a_restarted_node_replaces_its_earlier_life_at_once() {
         sim.until("back with new values only", 3 * SECOND, |sim| {
             (0..3).all(|index| {
                 let members = sim.core(index).members();
-                members.get(&id).is_some_and(|m| m.is_alive() && m.value("new").is_some() && m.value("old").is_none())
+                members
+                    .get(&id)
+                    .is_some_and(|m| m.is_alive() && m.value("new").is_some() && m.value("old").is_none())
             })
         });
     });
@@ -135,7 +148,9 @@ fn a_clock_that_went_back_is_healed_by_the_node_itself() {
         sim.until("the new life counts", 5 * SECOND, |sim| {
             (0..2).all(|index| {
                 let members = sim.core(index).members();
-                members.get(&id).is_some_and(|m| m.is_alive() && m.value("new").is_some() && m.value("old").is_none())
+                members
+                    .get(&id)
+                    .is_some_and(|m| m.is_alive() && m.value("new").is_some() && m.value("old").is_none())
             })
         });
     }
@@ -148,7 +163,9 @@ fn a_partition_heals_by_refutation_and_everybody_agrees() {
         sim.until("all alive", 15 * SECOND, |sim| alive_everywhere(sim, 6));
         sim.cut(&[0, 1, 2], &[3, 4, 5]);
         sim.until("both sides see the others down", 20 * SECOND, |sim| {
-            (0..3).all(|a| (3..6).all(|b| sim.state(a, b) == Some(State::Down) && sim.state(b, a) == Some(State::Down)))
+            (0..3).all(|a| {
+                (3..6).all(|b| sim.state(a, b) == Some(State::Down) && sim.state(b, a) == Some(State::Down))
+            })
         });
         sim.set(0, "side", "left");
         sim.set(5, "side", "right");
@@ -421,7 +438,9 @@ fn a_contact_is_dialed_until_its_record_comes() {
         loop {
             node.now = node.core.next_deadline().unwrap();
             let outputs = node.input(Input::Tick);
-            if let Some(Output::Dial { to }) = outputs.into_iter().find(|output| matches!(output, Output::Dial { .. })) {
+            if let Some(Output::Dial { to }) =
+                outputs.into_iter().find(|output| matches!(output, Output::Dial { .. }))
+            {
                 return to;
             }
         }
@@ -430,16 +449,15 @@ fn a_contact_is_dialed_until_its_record_comes() {
         assert_eq!(next_dial(&mut node), peer);
         node.input(Input::DialFailed { peer });
     }
-    let gone = NodeRecord { ..other.own() };
     other.input(Input::Command(Command::Leave));
     let left = other.own();
-    assert_ne!(gone, left);
     node.frame(key(3).node_id(), &Message::Records { records: vec![left] });
     let end = node.now + 60 * SECOND;
     while node.now < end {
         node.now = node.core.next_deadline().unwrap();
         assert!(!node.input(Input::Tick).contains(&Output::Dial { to: peer }), "it has left");
     }
+    assert!(node.core.dials.is_empty());
 }
 
 #[test]
@@ -466,31 +484,44 @@ fn bad_frames_are_the_peers_fault_and_change_nothing() {
     let frame = |bytes: Vec<u8>| Input::Frame { from, role: Role::Member, frame: Bytes::from(bytes) };
     assert_eq!(node.core.handle(frame(vec![]), node.now), Err(PeerFault::Malformed));
     assert_eq!(node.core.handle(frame(vec![0, 1, 1]), node.now), Err(PeerFault::Malformed));
-    assert_eq!(node.core.handle(frame(vec![0; limits::FRAME_BYTES_MAX + 1]), node.now), Err(PeerFault::TooLong));
+    assert_eq!(
+        node.core.handle(frame(vec![0; limits::FRAME_BYTES_MAX + 1]), node.now),
+        Err(PeerFault::TooLong)
+    );
     assert!(node.core.poll_output().is_none());
 }
 
 #[test]
 fn golden_bytes_of_every_message() {
     let signature = Signature([7; 64]).into();
-    let card = Card { incarnation: 5 << 20, version: 3, left: false, addr: vec![0], grant: vec![1, 2], signature };
+    let card =
+        Card { incarnation: 5 << 20, version: 3, left: false, addr: vec![0], grant: vec![1, 2], signature };
     let entry = Entry { key: "k".into(), version: 2, everyone: true, value: Some(vec![9]), signature };
     let (id, hash) = ([0x11; 32], [0x22; 16]);
     let messages = [
         (Message::Ping { seq: 300 }, "00ac02".into()),
         (Message::Pong { seq: 1 }, "0101".into()),
-        (Message::Root { records: hash, revocations: [0x33; 16] }, format!("02{}{}", "22".repeat(16), "33".repeat(16))),
+        (
+            Message::Root { records: hash, revocations: [0x33; 16] },
+            format!("02{}{}", "22".repeat(16), "33".repeat(16)),
+        ),
         (
             Message::Digest { items: vec![DigestItem { id, incarnation: 1, print: hash }] },
             format!("0301{}01{}", "11".repeat(32), "22".repeat(16)),
         ),
         (
-            Message::Summaries { summaries: vec![Summary { id, incarnation: 1, card: 2, keys: vec![("k".into(), 3)] }] },
+            Message::Summaries {
+                summaries: vec![Summary { id, incarnation: 1, card: 2, keys: vec![("k".into(), 3)] }],
+            },
             format!("0401{}010201016b03", "11".repeat(32)),
         ),
         (
             Message::Records { records: vec![NodeRecord { id, card, entries: vec![entry] }] },
-            format!("0501{0}8080c0020300010002 0102{1}01016b02010101 09{1}", "11".repeat(32), "07".repeat(64)),
+            format!(
+                "0501{0}8080c0020300010002 0102{1}01016b02010101 09{1}",
+                "11".repeat(32),
+                "07".repeat(64)
+            ),
         ),
         (Message::Reach { nodes: vec![id] }, format!("0601{}", "11".repeat(32))),
         (Message::Accused { incarnation: 128 }, "078001".into()),
@@ -605,7 +636,13 @@ fn up_events_say_why() {
     let mut sim = line(11, 2, Weather::default());
     sim.until("alive", 5 * SECOND, |sim| alive_everywhere(sim, 2));
     let whys = |events: Vec<Event>| -> BTreeSet<UpWhy> {
-        events.into_iter().filter_map(|event| match event { Event::MemberUp { why, .. } => Some(why), _ => None }).collect()
+        events
+            .into_iter()
+            .filter_map(|event| match event {
+                Event::MemberUp { why, .. } => Some(why),
+                _ => None,
+            })
+            .collect()
     };
     assert_eq!(whys(sim.take_events(0)), [UpWhy::Joined].into());
     sim.cut(&[0], &[1]);

@@ -3,7 +3,8 @@
 use std::time::Duration;
 
 use mesh_gossip::{
-    Audience, Config, Credentials, DownWhy, Event, EventStream, Exchange, GOSSIP, Gossip, SetError, StartError, State,
+    Audience, Config, Credentials, DownWhy, Event, EventStream, Exchange, GOSSIP, Gossip, SetError,
+    StartError, State,
 };
 use mesh_identity::{Permissions, RevocationSet, Revoked, Role, UnixTime};
 use mesh_transport::memory::Network;
@@ -83,7 +84,10 @@ async fn members_find_each_other_and_share_values() {
         until(gossip, "all alive", |members| are_alive(members, 3)).await;
     }
     for gossip in &all[1..] {
-        until(gossip, "the value", |members| members.get(&first).is_some_and(|m| m.value("models").is_some())).await;
+        until(gossip, "the value", |members| {
+            members.get(&first).is_some_and(|m| m.value("models").is_some())
+        })
+        .await;
     }
     let members = all[3].members();
     let member = members.get(&first).unwrap();
@@ -96,10 +100,15 @@ async fn members_find_each_other_and_share_values() {
 #[tokio::test(start_paused = true)]
 async fn whoever_is_in_the_address_book_is_dialed() {
     let mesh = Mesh::memory(3).await;
-    let start = |number: usize| start(&mesh, number, &Exchange::new(mesh[number].transport.clone()), Config::default());
+    let start = |number: usize| {
+        start(&mesh, number, &Exchange::new(mesh[number].transport.clone()), Config::default())
+    };
     let all: Vec<_> = (0..3).map(|number| start(number).unwrap()).collect();
     for gossip in &all {
-        until(gossip, "linked with all", |members| members.alive().filter(|member| member.linked).count() == 2).await;
+        until(gossip, "linked with all", |members| {
+            members.alive().filter(|member| member.linked).count() == 2
+        })
+        .await;
     }
     end(&mesh, &all).await;
 }
@@ -109,12 +118,21 @@ async fn links_to_all_members_are_made_and_remade() {
     let network = Network::new(1);
     let mesh = Mesh::on(network.clone(), 3).await;
     let all = line(&mesh).await;
-    until(&all[2], "linked with all", |members| members.iter().filter(|member| member.linked).count() == 2).await;
+    until(&all[2], "linked with all", |members| members.iter().filter(|member| member.linked).count() == 2)
+        .await;
     let mut events = all[2].subscribe();
     network.break_connections(mesh[0].id(), mesh[2].id());
     let node = mesh[0].id();
-    until_event(&mut events, "suspect", |event| matches!(event, Event::MemberSuspect { node: n, .. } if *n == node)).await;
-    until(&all[2], "alive and linked again", |members| members.get(&node).is_some_and(|m| m.is_alive() && m.linked)).await;
+    until_event(
+        &mut events,
+        "suspect",
+        |event| matches!(event, Event::MemberSuspect { node: n, .. } if *n == node),
+    )
+    .await;
+    until(&all[2], "alive and linked again", |members| {
+        members.get(&node).is_some_and(|m| m.is_alive() && m.linked)
+    })
+    .await;
     end(&mesh, &all).await;
 }
 
@@ -149,7 +167,12 @@ async fn leaving_is_told_and_final() {
     let mut events = all[0].subscribe();
     all[2].leave().await;
     all[2].leave().await;
-    until_event(&mut events, "left", |event| matches!(event, Event::MemberLeft { node, .. } if *node == leaver)).await;
+    until_event(
+        &mut events,
+        "left",
+        |event| matches!(event, Event::MemberLeft { node, .. } if *node == leaver),
+    )
+    .await;
     assert!(all[0].members().get(&leaver).is_none());
     assert_eq!(all[2].set("k", b"v".to_vec()).await, Err(SetError::Closed));
     assert!(all[2].subscribe().next().await.is_none());
@@ -171,7 +194,9 @@ async fn a_node_that_starts_again_replaces_its_earlier_life() {
     let second = start(&mesh, 1, &exchange, Config::default()).unwrap();
     second.set("new", b"2".to_vec()).await.unwrap();
     until(&first, "new life", |members| {
-        members.get(&node).is_some_and(|m| m.is_alive() && m.value("new").is_some() && m.value("old").is_none())
+        members
+            .get(&node)
+            .is_some_and(|m| m.is_alive() && m.value("new").is_some() && m.value("old").is_none())
     })
     .await;
     end(&mesh, &[first, second]).await;
@@ -206,7 +231,10 @@ async fn a_passive_client_sees_what_is_for_everyone_and_is_not_listed() {
     all[1].set("memory", b"24".to_vec()).await.unwrap();
     mesh[2].transport.link(&mesh.scope(), &mesh[0].id()).await.unwrap();
     let host = mesh[1].id();
-    until(&lite, "models", |members| members.get(&host).is_some_and(|m| m.is_alive() && m.value("models").is_some())).await;
+    until(&lite, "models", |members| {
+        members.get(&host).is_some_and(|m| m.is_alive() && m.value("models").is_some())
+    })
+    .await;
     assert!(lite.members().get(&host).unwrap().value("memory").is_none());
     assert!(all[0].members().get(&mesh[2].id()).is_none());
     assert_eq!(lite.set("k", b"v".to_vec()).await, Err(SetError::Passive));
@@ -250,7 +278,10 @@ async fn a_subscriber_that_lags_is_told_to_read_the_snapshot() {
     for number in 0..10 {
         second.set(&format!("k{number}"), vec![2]).await.unwrap();
     }
-    until(&first, "changed", |members| members.get(&node).is_some_and(|m| m.values.values().filter(|v| v.bytes[..] == [2]).count() == 11)).await;
+    until(&first, "changed", |members| {
+        members.get(&node).is_some_and(|m| m.values.values().filter(|v| v.bytes[..] == [2]).count() == 11)
+    })
+    .await;
     until_event(&mut events, "lagged", |event| *event == Event::Snapshot).await;
     end(&mesh, &[first, second]).await;
 }
@@ -286,13 +317,15 @@ async fn two_scopes_share_one_transport_and_see_nothing_of_each_other() {
     let founding = mesh_identity::Founding::new(&founder);
     let authority = mesh_identity::Authority::founder(founder.clone(), founding.root).unwrap();
     let name = mesh_identity::NodeName::new("other").unwrap();
-    let grant = authority.sign_grant(founder.node_id(), name, Permissions::MEMBER, None, UnixTime::now()).unwrap();
+    let grant =
+        authority.sign_grant(founder.node_id(), name, Permissions::MEMBER, None, UnixTime::now()).unwrap();
     // The one exchange of that transport would be kept by the node; this replaces it, so the first scope starts anew.
     all[0].shutdown().await;
     let exchange = Exchange::new(mesh[0].transport.clone());
     let first = start(&mesh, 0, &exchange, Config::default()).unwrap();
     let revocations = RevocationSet::new(authority.scope());
-    let other = Gossip::start(&exchange, Credentials { key: founder, grant, revocations }, Config::default()).unwrap();
+    let other = Gossip::start(&exchange, Credentials { key: founder, grant, revocations }, Config::default())
+        .unwrap();
     other.set("secret", b"x".to_vec()).await.unwrap();
     until(&first, "the peer", |members| are_alive(members, 1)).await;
     assert!(other.members().is_empty());
