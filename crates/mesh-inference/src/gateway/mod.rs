@@ -20,6 +20,7 @@ mod models;
 mod origin;
 mod peers;
 mod pool;
+mod provider;
 mod relay;
 mod reply;
 mod routes;
@@ -38,6 +39,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 pub use config::{DEFAULT_PORT, GatewayConfig, Listen, StartError};
+pub use provider::{Provider, ProviderConfig, ProviderError, ProviderModel};
 pub use routes::{ModelFacts, NoPeers, NoTarget, PeerRoutes, RouterRoutes};
 pub use stats::GatewayStats;
 

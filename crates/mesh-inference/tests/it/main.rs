@@ -3,6 +3,7 @@
 
 mod gateway_http;
 mod gateway_mesh;
+mod gateway_provider;
 mod gateway_stream;
 mod gateway_support;
 mod gguf;
