@@ -295,10 +295,9 @@ pub async fn scopes_are_links_of_their_own(site: Arc<dyn Site>) {
     }
     let addr = mesh[1].transport.local_addr(&other.scope());
     mesh[0].transport.book().insert(other.scope(), mesh[1].id(), addr);
-    serve_call::<Next, _, _>(
-        &mesh[1].transport,
-        |peer, _| async move { Ok(peer.name.as_str().len() as u32) },
-    );
+    serve_call::<Next, _, _>(&mesh[1].transport, |peer, _| async move {
+        Ok(u32::from(peer.name.as_str() == "other-0"))
+    });
     for scope in [mesh.scope(), other.scope()] {
         mesh[0].transport.call(&scope, &mesh[1].id(), &Next(0), DEADLINE).await.expect("answers");
     }
