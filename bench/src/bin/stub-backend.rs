@@ -1,8 +1,8 @@
 //! A backend that answers like an OpenAI server without a model, so that what is measured is what stands in front.
 
 use std::convert::Infallible;
-use std::net::SocketAddr;
 use std::future::Future;
+use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -76,7 +76,8 @@ async fn serve(options: Options) -> anyhow::Result<()> {
         "usage": { "prompt_tokens": 1, "completion_tokens": 1, "total_tokens": 2 },
     });
     let answer = Bytes::from(answer.to_string());
-    let stub = Arc::new(Stub { options, answer, requests: AtomicU64::new(0), open_streams: AtomicU64::new(0) });
+    let stub =
+        Arc::new(Stub { options, answer, requests: AtomicU64::new(0), open_streams: AtomicU64::new(0) });
     loop {
         let (tcp, _) = listener.accept().await?;
         tokio::spawn(connection(tcp, stub.clone()));
@@ -99,12 +100,17 @@ async fn answer(stub: Arc<Stub>, request: Request<Incoming>) -> Response<Answer>
     match (request.method(), request.uri().path()) {
         (&Method::GET, "/health") => json(Bytes::from_static(b"{\"status\":\"ok\"}")),
         (&Method::GET, "/v1/models") => {
-            let models: Vec<_> =
-                stub.options.model.iter().map(|id| serde_json::json!({ "id": id, "object": "model" })).collect();
+            let models: Vec<_> = stub
+                .options
+                .model
+                .iter()
+                .map(|id| serde_json::json!({ "id": id, "object": "model" }))
+                .collect();
             json(serde_json::json!({ "object": "list", "data": models }).to_string().into())
         }
         (&Method::GET, "/stats") => {
-            let (requests, open) = (stub.requests.load(Ordering::Relaxed), stub.open_streams.load(Ordering::Relaxed));
+            let (requests, open) =
+                (stub.requests.load(Ordering::Relaxed), stub.open_streams.load(Ordering::Relaxed));
             json(serde_json::json!({ "requests": requests, "open_streams": open }).to_string().into())
         }
         (&Method::POST, path) if path.starts_with("/v1/") => complete(stub, request).await,
@@ -126,8 +132,11 @@ async fn complete(stub: Arc<Stub>, request: Request<Incoming>) -> Response<Answe
     stub.open_streams.fetch_add(1, Ordering::Relaxed);
     let text = "y".repeat(stub.options.chunk_bytes);
     let timer = (stub.options.interval_us > 0).then(|| Box::pin(tokio::time::sleep(Duration::ZERO)));
-    let mut response = Response::new(Answer::Events(Events { sent: 0, text, timer, due: Instant::now(), stub }));
-    response.headers_mut().insert(header::CONTENT_TYPE, header::HeaderValue::from_static("text/event-stream"));
+    let mut response =
+        Response::new(Answer::Events(Events { sent: 0, text, timer, due: Instant::now(), stub }));
+    response
+        .headers_mut()
+        .insert(header::CONTENT_TYPE, header::HeaderValue::from_static("text/event-stream"));
     response
 }
 
@@ -192,10 +201,15 @@ impl Body for Answer {
     type Data = Bytes;
     type Error = Infallible;
 
-    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
         match self.get_mut() {
             Self::Whole(bytes) => Poll::Ready(bytes.take().map(|bytes| Ok(Frame::data(bytes)))),
-            Self::Events(events) => events.poll_next(cx).map(|event| event.map(|event| Ok(Frame::data(event)))),
+            Self::Events(events) => {
+                events.poll_next(cx).map(|event| event.map(|event| Ok(Frame::data(event))))
+            }
         }
     }
 

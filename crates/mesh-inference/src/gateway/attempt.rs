@@ -72,19 +72,27 @@ pub(crate) fn backend_key(backend: &Backend) -> String {
 
 impl Core {
     /// Asks one of this node's backends.
-    pub(crate) async fn ask_backend(&self, forward: &Forward<'_>, backend: &Backend) -> Result<Response<Reply>, Miss> {
-        let room = backend.slots.map_or(usize::MAX, |slots| slots.saturating_add(self.config.backend_queue_max));
-        let entered = self.at_backends.enter(&backend_key(backend), room).ok_or(Miss::Full { retry_after: None })?;
+    pub(crate) async fn ask_backend(
+        &self,
+        forward: &Forward<'_>,
+        backend: &Backend,
+    ) -> Result<Response<Reply>, Miss> {
+        let room =
+            backend.slots.map_or(usize::MAX, |slots| slots.saturating_add(self.config.backend_queue_max));
+        let entered =
+            self.at_backends.enter(&backend_key(backend), room).ok_or(Miss::Full { retry_after: None })?;
         let mut ticket = Ticket::new(&*self.routes, &Target::Local, &forward.model, Some(entered));
         let body = match &backend.upstream_model {
             Some(name) if **name != *forward.model => {
-                let spliced = with_model(&forward.body, name).ok_or_else(|| Miss::Failed("its model name does not fit in".into()))?;
+                let spliced = with_model(&forward.body, name)
+                    .ok_or_else(|| Miss::Failed("its model name does not fit in".into()))?;
                 Bytes::from(spliced)
             }
             _ => forward.body.clone(),
         };
         let mut headers = upstream(forward.headers, forward.id, false);
-        let host = backend.url.authority().and_then(|authority| HeaderValue::from_str(authority.as_str()).ok());
+        let host =
+            backend.url.authority().and_then(|authority| HeaderValue::from_str(authority.as_str()).ok());
         headers.insert(header::HOST, host.ok_or_else(|| Miss::Failed("its URL has no host".into()))?);
         if let Some(secret) = &backend.auth {
             let bearer = HeaderValue::from_str(&format!("Bearer {}", secret.expose()));
@@ -116,7 +124,12 @@ impl Core {
     }
 
     /// Asks another node's gateway.
-    pub(crate) async fn ask_peer(&self, forward: &Forward<'_>, scope: &ScopeId, node: &NodeId) -> Result<Response<Reply>, Miss> {
+    pub(crate) async fn ask_peer(
+        &self,
+        forward: &Forward<'_>,
+        scope: &ScopeId,
+        node: &NodeId,
+    ) -> Result<Response<Reply>, Miss> {
         let target = Target::Peer { scope: *scope, node: *node };
         let Some(transport) = &self.transport else {
             return Err(Miss::Failed("there is no mesh".into()));
@@ -128,7 +141,8 @@ impl Core {
         let sent = async {
             let limit = self.config.connect_timeout;
             let open = tokio::time::timeout(limit, transport.open(scope, node, PROTOCOL)).await;
-            let stream = open.map_err(|_| format!("no stream within {limit:?}"))?.map_err(|error| chain(&error))?;
+            let stream =
+                open.map_err(|_| format!("no stream within {limit:?}"))?.map_err(|error| chain(&error))?;
             let mut lease = Lease::once(Wire::new(stream).await.map_err(|error| chain(&error))?);
             let sent = self.send(&mut lease.wire, post(&path, &headers, &forward.body)).await;
             let answer = sent.map_err(|(NoHead::Closed(why) | NoHead::Late(why))| why)?;
@@ -143,7 +157,11 @@ impl Core {
         }
     }
 
-    async fn send(&self, wire: &mut Wire, request: Request<Full<Bytes>>) -> Result<Response<Incoming>, NoHead> {
+    async fn send(
+        &self,
+        wire: &mut Wire,
+        request: Request<Full<Bytes>>,
+    ) -> Result<Response<Incoming>, NoHead> {
         let limit = self.config.head_timeout;
         match tokio::time::timeout(limit, wire.send(request)).await {
             Ok(Ok(answer)) => Ok(answer),
@@ -195,10 +213,14 @@ fn miss_of(status: StatusCode, headers: &HeaderMap) -> Option<Miss> {
     let retry_after = retry_after.filter(|seconds| *seconds <= 86_400).map(Duration::from_secs);
     match status.as_u16() {
         429 => Some(Miss::Full { retry_after }),
-        503 => Some(Miss::NotReady { reason: mesh_error.unwrap_or("it answers 503").to_owned(), retry_after }),
+        503 => {
+            Some(Miss::NotReady { reason: mesh_error.unwrap_or("it answers 503").to_owned(), retry_after })
+        }
         502 | 504 => Some(Miss::Failed(format!("it answers {}", status.as_u16()))),
         // The key is this node's, not the caller's.
-        401 | 403 if mesh_error.is_none() => Some(Miss::Failed(format!("it refuses this node ({})", status.as_u16()))),
+        401 | 403 if mesh_error.is_none() => {
+            Some(Miss::Failed(format!("it refuses this node ({})", status.as_u16())))
+        }
         _ => match mesh_error {
             // The peer's own word on the request itself is final; on what it has or does, another may differ.
             Some("model_not_found" | "unknown_url" | "method_not_allowed" | "request_timeout") => {
@@ -231,8 +253,14 @@ mod tests {
 
     #[test]
     fn answers_that_mean_ask_somebody_else() {
-        assert_eq!(miss(429, &[("retry-after", "7")]), Some(Miss::Full { retry_after: Some(Duration::from_secs(7)) }));
-        assert!(matches!(miss(503, &[("retry-after", "soon")]), Some(Miss::NotReady { retry_after: None, .. })));
+        assert_eq!(
+            miss(429, &[("retry-after", "7")]),
+            Some(Miss::Full { retry_after: Some(Duration::from_secs(7)) })
+        );
+        assert!(matches!(
+            miss(503, &[("retry-after", "soon")]),
+            Some(Miss::NotReady { retry_after: None, .. })
+        ));
         assert!(matches!(miss(502, &[]), Some(Miss::Failed(_))));
         assert!(matches!(miss(401, &[]), Some(Miss::Failed(_))));
         assert!(matches!(miss(404, &[("x-mesh-error", "model_not_found")]), Some(Miss::Failed(_))));

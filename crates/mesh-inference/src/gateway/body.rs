@@ -43,10 +43,17 @@ impl BodyMemory {
         if announced.is_some_and(|bytes| bytes > limit as u64) {
             return Err(ApiError::too_large(limit));
         }
-        tokio::time::timeout(time, self.read(body, announced, limit)).await.map_err(|_| ApiError::slow_body())?
+        tokio::time::timeout(time, self.read(body, announced, limit))
+            .await
+            .map_err(|_| ApiError::slow_body())?
     }
 
-    async fn read(&self, mut body: Incoming, announced: Option<u64>, limit: usize) -> Result<TakenBody, ApiError> {
+    async fn read(
+        &self,
+        mut body: Incoming,
+        announced: Option<u64>,
+        limit: usize,
+    ) -> Result<TakenBody, ApiError> {
         let announced = announced.and_then(|bytes| usize::try_from(bytes).ok()).unwrap_or(0);
         let mut share = self.share(announced)?;
         let mut shared_bytes = announced;
@@ -97,5 +104,10 @@ fn announced(headers: &HeaderMap) -> Result<Option<u64>, ApiError> {
     let Some(value) = headers.get(header::CONTENT_LENGTH) else {
         return Ok(None);
     };
-    value.to_str().ok().and_then(|value| value.trim().parse().ok()).map(Some).ok_or_else(ApiError::broken_body)
+    value
+        .to_str()
+        .ok()
+        .and_then(|value| value.trim().parse().ok())
+        .map(Some)
+        .ok_or_else(ApiError::broken_body)
 }

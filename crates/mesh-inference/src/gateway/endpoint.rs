@@ -72,7 +72,11 @@ pub(crate) fn ask(method: &Method, path: &str) -> Result<Ask, ApiError> {
             None => return Err(ApiError::unknown_path(path)),
         },
     };
-    if *method == allowed { Ok(ask) } else { Err(ApiError::wrong_method(if allowed == Method::GET { "GET" } else { "POST" })) }
+    if *method == allowed {
+        Ok(ask)
+    } else {
+        Err(ApiError::wrong_method(if allowed == Method::GET { "GET" } else { "POST" }))
+    }
 }
 
 /// Undoes percent-encoding; model names may hold slashes, escaped or not.
@@ -111,7 +115,15 @@ mod tests {
         assert_eq!(ask(&Method::GET, "/v1/models/org/a%2Fb%20c").unwrap(), Ask::Model("org/a/b c".into()));
         assert_eq!(ask(&Method::OPTIONS, "/v1/chat/completions").unwrap_err().status, 405);
         assert_eq!(ask(&Method::GET, "/v1/chat/completions").unwrap_err().status, 405);
-        for path in ["/", "/v1", "/v1/chat/completions/", "/v1/models/", "/v1/models/%zz", "/v1/../v1/models", "//v1/models"] {
+        for path in [
+            "/",
+            "/v1",
+            "/v1/chat/completions/",
+            "/v1/models/",
+            "/v1/models/%zz",
+            "/v1/../v1/models",
+            "//v1/models",
+        ] {
             assert_eq!(ask(&Method::GET, path).unwrap_err().status, 404, "{path}");
         }
     }

@@ -47,7 +47,8 @@ impl ApiError {
         let message = if known.is_empty() {
             format!("The model `{model}` does not exist here, and no other is known yet.")
         } else {
-            let shown = known.iter().take(KNOWN_MODELS_SHOWN).map(String::as_str).collect::<Vec<_>>().join(", ");
+            let shown =
+                known.iter().take(KNOWN_MODELS_SHOWN).map(String::as_str).collect::<Vec<_>>().join(", ");
             let more = known.len().saturating_sub(KNOWN_MODELS_SHOWN);
             let more = if more > 0 { format!(" and {more} more (GET /v1/models)") } else { String::new() };
             format!("The model `{model}` does not exist here. Known models: {shown}{more}.")
@@ -108,7 +109,11 @@ impl ApiError {
     }
 
     pub(crate) fn wrong_method(allowed: &str) -> Self {
-        Self::new(StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed", format!("Only {allowed} is possible here."))
+        Self::new(
+            StatusCode::METHOD_NOT_ALLOWED,
+            "method_not_allowed",
+            format!("Only {allowed} is possible here."),
+        )
     }
 
     pub(crate) fn unknown_path(path: &str) -> Self {
@@ -189,15 +194,19 @@ impl From<ModelFieldError> for ApiError {
 impl From<Foreign> for ApiError {
     fn from(foreign: Foreign) -> Self {
         match foreign {
-            Foreign::BadHost => Self::new(StatusCode::BAD_REQUEST, "bad_host", "One readable Host header is needed."),
+            Foreign::BadHost => {
+                Self::new(StatusCode::BAD_REQUEST, "bad_host", "One readable Host header is needed.")
+            }
             Foreign::Host => Self::new(
                 StatusCode::FORBIDDEN,
                 "foreign_host",
                 "The Host header names neither this machine's loopback nor the bound address.",
             ),
-            Foreign::Origin => {
-                Self::new(StatusCode::FORBIDDEN, "foreign_origin", "Web pages of other origins may not call this gateway.")
-            }
+            Foreign::Origin => Self::new(
+                StatusCode::FORBIDDEN,
+                "foreign_origin",
+                "Web pages of other origins may not call this gateway.",
+            ),
         }
     }
 }

@@ -49,12 +49,17 @@ pub(crate) async fn bind(listen: Listen) -> Result<TcpListener, StartError> {
         match TcpListener::bind(addr).await {
             Ok(listener) => {
                 if addr != first {
-                    tracing::info!(taken = first.port(), port = addr.port(), "the default API port is taken, using the next free one");
+                    tracing::info!(
+                        taken = first.port(),
+                        port = addr.port(),
+                        "the default API port is taken, using the next free one"
+                    );
                 }
                 return Ok(listener);
             }
             Err(source) => {
-                let may_move = matches!(listen, Listen::FirstFreeFrom(_)) && source.kind() == io::ErrorKind::AddrInUse;
+                let may_move =
+                    matches!(listen, Listen::FirstFreeFrom(_)) && source.kind() == io::ErrorKind::AddrInUse;
                 let next = addr.port().checked_add(1).filter(|_| may_move && tried < PORTS_TRIED);
                 let Some(next) = next else {
                     return Err(StartError::Bind { addr, source });
@@ -114,7 +119,13 @@ pub(crate) async fn run(listener: TcpListener, core: Arc<Core>, stop: Cancellati
     }
 }
 
-async fn serve(tcp: TcpStream, from: SocketAddr, core: Arc<Core>, stop: CancellationToken, permit: OwnedSemaphorePermit) {
+async fn serve(
+    tcp: TcpStream,
+    from: SocketAddr,
+    core: Arc<Core>,
+    stop: CancellationToken,
+    permit: OwnedSemaphorePermit,
+) {
     let _permit = permit;
     let _counted = core.stats.connection();
     if let Err(error) = tcp.set_nodelay(true) {
@@ -169,7 +180,11 @@ impl Refusals {
         self.count += 1;
         let now = Instant::now();
         if self.logged.is_none_or(|at| now.duration_since(at) >= REFUSALS_LOGGED_EVERY) {
-            tracing::warn!(connections_max = self.cap, refused = self.count, "refusing connections: the gateway is full");
+            tracing::warn!(
+                connections_max = self.cap,
+                refused = self.count,
+                "refusing connections: the gateway is full"
+            );
             self.logged = Some(now);
             self.count = 0;
         }

@@ -7,6 +7,8 @@
 //!
 //! It does not run models, does not choose among nodes itself ([`PeerRoutes`] does) and holds no whole answer.
 
+#![cfg_attr(test, allow(clippy::unwrap_used, reason = "tests"))]
+
 mod attempt;
 mod body;
 mod config;
@@ -98,7 +100,11 @@ impl Gateway {
     /// Answers other nodes' requests, with this node's backends only.
     pub fn peer_handler(&self) -> Arc<dyn Handler> {
         let running = &self.running;
-        Arc::new(PeerHandler { core: running.core.clone(), stop: running.stop.clone(), open: running.peers.clone() })
+        Arc::new(PeerHandler {
+            core: running.core.clone(),
+            stop: running.stop.clone(),
+            open: running.peers.clone(),
+        })
     }
 
     /// A moment's counts.

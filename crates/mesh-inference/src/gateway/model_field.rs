@@ -216,7 +216,11 @@ mod tests {
     #[test]
     fn reads_the_top_level_field_wherever_it_stands() {
         assert_eq!(model(r#"{"model":"a"}"#).unwrap(), "a");
-        assert_eq!(model(r#" { "messages":[{"role":"user","content":"\"model\":\"b\""}], "model" : "a" } "#).unwrap(), "a");
+        assert_eq!(
+            model(r#" { "messages":[{"role":"user","content":"\"model\":\"b\""}], "model" : "a" } "#)
+                .unwrap(),
+            "a"
+        );
         assert_eq!(model(r#"{"x":{"model":"b"},"y":[{"model":"c"}],"model":"a","z":"\\"}"#).unwrap(), "a");
         assert_eq!(model(r#"{"mod\u0065l":"a\/\u0062"}"#).unwrap(), "a/b");
     }
@@ -236,7 +240,15 @@ mod tests {
         }
         let long = "x".repeat(MODEL_NAME_MAX + 1);
         assert_eq!(model(&format!("{{\"model\":\"{long}\"}}")), Err(ModelFieldError::NotAName));
-        for body in ["", "[]", "\"model\"", "{\"model\":\"a\"", "{\"model\":\"a\"} x", "{\"model\":\"a\"}{}", "{'model':'a'}"] {
+        for body in [
+            "",
+            "[]",
+            "\"model\"",
+            "{\"model\":\"a\"",
+            "{\"model\":\"a\"} x",
+            "{\"model\":\"a\"}{}",
+            "{'model':'a'}",
+        ] {
             assert!(matches!(model(body), Err(ModelFieldError::NotJson(_))), "{body}");
         }
     }

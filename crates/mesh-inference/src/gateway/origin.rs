@@ -42,7 +42,8 @@ impl OwnNames {
         let Some(origin) = one(headers, &header::ORIGIN).map_err(|_| Foreign::Origin)? else {
             return if cross_site { Err(Foreign::Origin) } else { Ok(()) };
         };
-        let same = origin.strip_prefix("http://").is_some_and(|origin| origin.eq_ignore_ascii_case(host.as_str()));
+        let same =
+            origin.strip_prefix("http://").is_some_and(|origin| origin.eq_ignore_ascii_case(host.as_str()));
         if same && !cross_site { Ok(()) } else { Err(Foreign::Origin) }
     }
 
@@ -106,7 +107,16 @@ mod tests {
 
     #[test]
     fn loopback_names_and_the_bound_address_are_own() {
-        for host in ["localhost", "localhost:9337", "LOCALHOST", "127.0.0.1:9337", "127.9.9.9", "[::1]:9337", "a.localhost", "box.lan:1"] {
+        for host in [
+            "localhost",
+            "localhost:9337",
+            "LOCALHOST",
+            "127.0.0.1:9337",
+            "127.9.9.9",
+            "[::1]:9337",
+            "a.localhost",
+            "box.lan:1",
+        ] {
             assert_eq!(check("127.0.0.1:9337", host, None), Ok(()), "{host}");
         }
         assert_eq!(check("192.168.1.5:9337", "192.168.1.5:9337", None), Ok(()));
@@ -115,7 +125,14 @@ mod tests {
 
     #[test]
     fn foreign_hosts_are_refused() {
-        for host in ["evil.example", "127.0.0.1.evil.example", "localhost.evil.example", "192.168.1.5", "a@localhost", "8.8.8.8:9337"] {
+        for host in [
+            "evil.example",
+            "127.0.0.1.evil.example",
+            "localhost.evil.example",
+            "192.168.1.5",
+            "a@localhost",
+            "8.8.8.8:9337",
+        ] {
             assert_eq!(check("127.0.0.1:9337", host, None), Err(Foreign::Host), "{host}");
         }
         assert_eq!(check("0.0.0.0:9337", "evil.example", None), Err(Foreign::Host));
@@ -126,7 +143,15 @@ mod tests {
     fn only_the_same_host_is_an_origin() {
         let bound = "127.0.0.1:9337";
         assert_eq!(check(bound, "localhost:9337", Some("http://localhost:9337")), Ok(()));
-        for origin in ["null", "http://evil.example", "http://localhost:3131", "https://localhost:9337", "http://localhost", "file://", ""] {
+        for origin in [
+            "null",
+            "http://evil.example",
+            "http://localhost:3131",
+            "https://localhost:9337",
+            "http://localhost",
+            "file://",
+            "",
+        ] {
             assert_eq!(check(bound, "localhost:9337", Some(origin)), Err(Foreign::Origin), "{origin}");
         }
     }

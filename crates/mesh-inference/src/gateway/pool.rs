@@ -114,7 +114,13 @@ impl Pool {
         let limit = self.shared.connect_timeout;
         let connect = async {
             if key.0 {
-                let io = self.shared.tls.clone().call(url.clone()).await.map_err(|e| ConnectError::Tls(e.to_string()))?;
+                let io = self
+                    .shared
+                    .tls
+                    .clone()
+                    .call(url.clone())
+                    .await
+                    .map_err(|e| ConnectError::Tls(e.to_string()))?;
                 Ok::<Wire, ConnectError>(Wire::new(TokioIo::new(io)).await?)
             } else {
                 let host = key.1.host();

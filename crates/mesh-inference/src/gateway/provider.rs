@@ -73,7 +73,9 @@ impl From<&str> for ProviderModel {
 #[non_exhaustive]
 pub enum ProviderError {
     /// The URL is not a plain http or https one.
-    #[error("provider {name}: base_url must be http://HOST[:PORT][/PATH] or https://…, without user, query or fragment")]
+    #[error(
+        "provider {name}: base_url must be http://HOST[:PORT][/PATH] or https://…, without user, query or fragment"
+    )]
     BadUrl {
         /// The provider.
         name: String,
@@ -139,7 +141,9 @@ impl Drop for Provider {
 fn check(config: &ProviderConfig) -> Result<(), ProviderError> {
     let url = &config.base_url;
     let plain = url.scheme().is_some_and(|scheme| *scheme == Scheme::HTTP || *scheme == Scheme::HTTPS)
-        && url.authority().is_some_and(|authority| !authority.as_str().contains('@') && !authority.host().is_empty())
+        && url
+            .authority()
+            .is_some_and(|authority| !authority.as_str().contains('@') && !authority.host().is_empty())
         && url.query().is_none();
     if !plain {
         return Err(ProviderError::BadUrl { name: config.name.clone() });
@@ -190,7 +194,9 @@ impl Look {
         loop {
             let looked = match tokio::time::timeout(self.config.timeout, self.list()).await {
                 Ok(looked) => looked,
-                Err(_) => Err(Away { why: format!("no answer within {:?}", self.config.timeout), lasting: false }),
+                Err(_) => {
+                    Err(Away { why: format!("no answer within {:?}", self.config.timeout), lasting: false })
+                }
             };
             let pause = match looked {
                 Ok(models) => {
@@ -218,11 +224,13 @@ impl Look {
             }
             _ if status.is_server_error() => Err(away(format!("it answers {}", status.as_u16()))),
             _ if !configured.is_empty() => Ok(configured.clone()),
-            _ if !status.is_success() => {
-                Err(Away { why: format!("it lists no models ({}): name them in `models`", status.as_u16()), lasting: true })
-            }
+            _ if !status.is_success() => Err(Away {
+                why: format!("it lists no models ({}): name them in `models`", status.as_u16()),
+                lasting: true,
+            }),
             _ => {
-                let list: List = serde_json::from_slice(&body).map_err(|error| away(format!("its list of models: {error}")))?;
+                let list: List = serde_json::from_slice(&body)
+                    .map_err(|error| away(format!("its list of models: {error}")))?;
                 let names = list.data.into_iter().map(|listed| listed.id);
                 let names = names.filter(|name| (1..=NAME_MAX).contains(&name.len())).take(MODELS_MAX);
                 Ok(names.map(|model| ProviderModel { model, upstream: None }).collect())
@@ -240,7 +248,8 @@ impl Look {
             request.headers_mut().insert(header::AUTHORIZATION, value);
         }
         let mut lease = self.pool.fresh(url).await.map_err(|error| chain(&error))?;
-        let (head, mut incoming) = lease.wire.send(request).await.map_err(|error| chain(&error))?.into_parts();
+        let (head, mut incoming) =
+            lease.wire.send(request).await.map_err(|error| chain(&error))?.into_parts();
         let mut body = Vec::new();
         while let Some(frame) = poll_fn(|cx| lease.wire.poll_body(&mut incoming, cx)).await {
             let Ok(piece) = frame.map_err(|error| chain(&error))?.into_data() else { continue };
@@ -257,15 +266,21 @@ impl Look {
             tracing::info!(provider = self.config.name, models = models.len(), "provider answers");
         }
         (self.failures, self.ever_up) = (0, true);
-        let gone: Vec<_> =
-            self.entries.keys().filter(|name| !models.iter().any(|model| model.model == **name)).cloned().collect();
+        let gone: Vec<_> = self
+            .entries
+            .keys()
+            .filter(|name| !models.iter().any(|model| model.model == **name))
+            .cloned()
+            .collect();
         for name in gone {
             self.remove(&name);
         }
         for model in models {
             match self.entries.get(&model.model) {
                 Some((_, state)) => {
-                    state.send_if_modified(|state| std::mem::replace(state, BackendState::Ready) != BackendState::Ready);
+                    state.send_if_modified(|state| {
+                        std::mem::replace(state, BackendState::Ready) != BackendState::Ready
+                    });
                 }
                 None => self.add(model, BackendState::Ready),
             }

@@ -61,7 +61,17 @@ impl Relay {
         // With a length announced there is no room for a last event.
         let form = form.filter(|_| incoming.size_hint().exact().is_none());
         let silence = Silence { max: silence_max, since: None, alarm: None };
-        Self { incoming, lease: Some(lease), first: None, form, tail: Tail::default(), done: false, cut: None, ticket, silence }
+        Self {
+            incoming,
+            lease: Some(lease),
+            first: None,
+            form,
+            tail: Tail::default(),
+            done: false,
+            cut: None,
+            ticket,
+            silence,
+        }
     }
 
     /// Waits for the first piece, so that a backend that dies before it can still be replaced by another.
@@ -153,7 +163,10 @@ impl Relay {
                 Poll::Pending => {
                     std::task::ready!(self.silence.poll(cx));
                     self.lease = None;
-                    return Poll::Ready(Some(Err(format!("the backend was silent for {:?}", self.silence.max))));
+                    return Poll::Ready(Some(Err(format!(
+                        "the backend was silent for {:?}",
+                        self.silence.max
+                    ))));
                 }
             }
         }

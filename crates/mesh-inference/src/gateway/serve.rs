@@ -158,7 +158,9 @@ impl Core {
         for target in targets.iter().take(ATTEMPTS_MAX) {
             let tried = match target {
                 Target::Local => self.try_local(forward, local, &mut misses).await,
-                Target::Peer { scope, node } => self.ask_peer(forward, scope, node).await.map_err(|miss| misses.add(target, miss)),
+                Target::Peer { scope, node } => {
+                    self.ask_peer(forward, scope, node).await.map_err(|miss| misses.add(target, miss))
+                }
             };
             if let Ok(response) = tried {
                 return Ok(response);
@@ -204,15 +206,20 @@ impl Core {
                 targets.retain(|target| *target != Target::Local || !local.is_empty());
                 if !local.is_empty() && !targets.contains(&Target::Local) {
                     // Routing may not have heard yet of a backend that is here, or of its load.
-                    let at = if local.iter().any(|backend| self.has_room(backend)) { 0 } else { targets.len() };
+                    let at =
+                        if local.iter().any(|backend| self.has_room(backend)) { 0 } else { targets.len() };
                     targets.insert(at, Target::Local);
                 }
                 if targets.is_empty() { Err(unknown()) } else { Ok(targets) }
             }
             Err(_) if !local.is_empty() => Ok(vec![Target::Local]),
             Err(NoTarget::Unknown) => Err(unknown()),
-            Err(NoTarget::NotReady { reason, retry_after }) => Err(ApiError::not_ready(model, &reason, retry_after)),
-            Err(NoTarget::Full { retry_after }) => Err(ApiError::full(&format!("Every provider of `{model}`"), retry_after)),
+            Err(NoTarget::NotReady { reason, retry_after }) => {
+                Err(ApiError::not_ready(model, &reason, retry_after))
+            }
+            Err(NoTarget::Full { retry_after }) => {
+                Err(ApiError::full(&format!("Every provider of `{model}`"), retry_after))
+            }
         }
     }
 
@@ -229,9 +236,9 @@ impl Core {
 
     /// Models that the caller may ask for.
     fn known(&self, caller: &Caller) -> Vec<ModelFacts> {
-        let local = self.backends.list().into_iter().filter(|backend| may_use(caller, backend.share)).map(|backend| {
-            ModelFacts { model: backend.model.clone(), ready: waiting_for(&backend).is_none() }
-        });
+        let local = self.backends.list().into_iter().filter(|backend| may_use(caller, backend.share)).map(
+            |backend| ModelFacts { model: backend.model.clone(), ready: waiting_for(&backend).is_none() },
+        );
         let elsewhere = match caller {
             Caller::Local => self.routes.models(),
             Caller::Peer(_) => Vec::new(),

@@ -18,7 +18,12 @@ pub(crate) struct Ticket {
 }
 
 impl Ticket {
-    pub(crate) fn new(routes: &dyn PeerRoutes, target: &Target, model: &str, entered: Option<Entered<String>>) -> Self {
+    pub(crate) fn new(
+        routes: &dyn PeerRoutes,
+        target: &Target,
+        model: &str,
+        entered: Option<Entered<String>>,
+    ) -> Self {
         let in_flight = routes.begin(target, model);
         Self { in_flight, started: Instant::now(), first_byte: None, told: false, _entered: entered }
     }

@@ -22,24 +22,30 @@ const BUFFER_MAX: usize = 64 * 1024;
 pub(crate) trait Duplex: AsyncRead + AsyncWrite + Send + Unpin + 'static {}
 impl<T: AsyncRead + AsyncWrite + Send + Unpin + 'static> Duplex for T {}
 
+type Http1 = Connection<TokioIo<Box<dyn Duplex>>, Full<Bytes>>;
+
 /// An HTTP/1.1 connection that carries one request at a time.
 pub(crate) struct Wire {
     sender: SendRequest<Full<Bytes>>,
     /// None once it has ended.
-    connection: Option<Connection<TokioIo<Box<dyn Duplex>>, Full<Bytes>>>,
+    connection: Option<Http1>,
 }
 
 impl Wire {
     pub(crate) async fn new(io: impl Duplex) -> Result<Self, hyper::Error> {
         let io: Box<dyn Duplex> = Box::new(io);
-        let (sender, connection) = http1::Builder::new().max_buf_size(BUFFER_MAX).handshake(TokioIo::new(io)).await?;
+        let (sender, connection) =
+            http1::Builder::new().max_buf_size(BUFFER_MAX).handshake(TokioIo::new(io)).await?;
         Ok(Self { sender, connection: Some(connection) })
     }
 
     /// Sends one request and returns the answer's head; the body comes by [`Wire::poll_body`].
     ///
     /// Dropping the future leaves the wire unusable: drop it too.
-    pub(crate) async fn send(&mut self, request: Request<Full<Bytes>>) -> Result<Response<Incoming>, hyper::Error> {
+    pub(crate) async fn send(
+        &mut self,
+        request: Request<Full<Bytes>>,
+    ) -> Result<Response<Incoming>, hyper::Error> {
         let mut answer = pin!(self.sender.send_request(request));
         let connection = &mut self.connection;
         poll_fn(|cx| {
@@ -73,7 +79,7 @@ impl Wire {
     }
 }
 
-fn drive(connection: &mut Option<Connection<TokioIo<Box<dyn Duplex>>, Full<Bytes>>>, cx: &mut Context<'_>) {
+fn drive(connection: &mut Option<Http1>, cx: &mut Context<'_>) {
     if let Some(running) = connection
         && Pin::new(running).poll(cx).is_ready()
     {

@@ -13,7 +13,8 @@ async fn the_body_reaches_the_backend_byte_for_byte() {
     let stub = Stub::start(|_| json("{\"ok\":1}")).await;
     let (_state, backend) = backend("m", stub.addr);
     let front = Front::start(vec![backend]).await;
-    let body = "{ \"messages\":[{\"content\":\"\\\"model\\\":\\\"other\\\"\"}],\n\t\"model\" : \"m\", \"x\":1e400 }";
+    let body =
+        "{ \"messages\":[{\"content\":\"\\\"model\\\":\\\"other\\\"\"}],\n\t\"model\" : \"m\", \"x\":1e400 }";
     let answer = front.chat(body).await;
     assert_eq!((answer.status, answer.text().as_str()), (200, "{\"ok\":1}"));
     assert_eq!(stub.last().body, body.as_bytes());
@@ -33,7 +34,10 @@ async fn each_request_of_a_connection_is_routed_by_its_own_model() {
         assert_eq!(caller.answer().await.text(), format!("\"{model}\""));
     }
     // Pipelined: all requests before the first answer.
-    let all: Vec<u8> = ["b", "a", "a", "b"].iter().flat_map(|m| post("/v1/embeddings", &format!("{{\"model\":\"{m}\"}}"))).collect();
+    let all: Vec<u8> = ["b", "a", "a", "b"]
+        .iter()
+        .flat_map(|m| post("/v1/embeddings", &format!("{{\"model\":\"{m}\"}}")))
+        .collect();
     caller.send(&all).await;
     for model in ["b", "a", "a", "b"] {
         assert_eq!(caller.answer().await.text(), format!("\"{model}\""));
@@ -65,7 +69,9 @@ async fn chunked_request_bodies_are_taken() {
     let (_state, backend) = backend("m", stub.addr);
     let front = Front::start(vec![backend]).await;
     let mut caller = front.caller().await;
-    caller.send(b"POST /v1/chat/completions HTTP/1.1\r\nhost: localhost\r\ntransfer-encoding: chunked\r\n\r\n").await;
+    caller
+        .send(b"POST /v1/chat/completions HTTP/1.1\r\nhost: localhost\r\ntransfer-encoding: chunked\r\n\r\n")
+        .await;
     for piece in ["{\"mo", "del\":", "\"m\"}"] {
         caller.send(&chunk(piece.as_bytes())).await;
     }
@@ -97,7 +103,9 @@ async fn credentials_and_queries_do_not_travel() {
         ("x-odd", "1"),
     ];
     let body = "{\"a\":\"model\", \"model\":\"m\", \"base_url\":\"http://evil.example\"}";
-    caller.send(&with_headers("POST", "/v1/chat/completions?base_url=http://evil.example/../x", &headers, body)).await;
+    caller
+        .send(&with_headers("POST", "/v1/chat/completions?base_url=http://evil.example/../x", &headers, body))
+        .await;
     let answer = caller.answer().await;
     assert_eq!(answer.status, 200);
     let seen = stub.last();
@@ -116,13 +124,15 @@ async fn credentials_and_queries_do_not_travel() {
 
 #[tokio::test]
 async fn models_are_listed_and_shown() {
-    let ((_s, first), (loading, second)) = (backend("b", "127.0.0.1:1".parse().unwrap()), backend("org/a b", "127.0.0.1:1".parse().unwrap()));
+    let ((_s, first), (loading, second)) =
+        (backend("b", "127.0.0.1:1".parse().unwrap()), backend("org/a b", "127.0.0.1:1".parse().unwrap()));
     loading.send_replace(BackendState::Loading(Loading::default()));
     let front = Front::start(vec![first.clone(), second, first]).await;
     let mut caller = front.caller().await;
     caller.send(&get("/v1/models")).await;
     let list = caller.answer().await.json();
-    let ids: Vec<_> = list["data"].as_array().unwrap().iter().map(|model| model["id"].as_str().unwrap()).collect();
+    let ids: Vec<_> =
+        list["data"].as_array().unwrap().iter().map(|model| model["id"].as_str().unwrap()).collect();
     assert_eq!(ids, ["b", "org/a b"]);
     assert_eq!((&list["object"], &list["data"][1]["ready"]), (&"list".into(), &false.into()));
     caller.send(&get("/v1/models/org/a%20b")).await;
@@ -234,12 +244,16 @@ async fn bodies_over_the_limit_are_refused_unread() {
     let front = Front::with(small, Vec::new(), Arc::new(NoPeers)).await;
     // Announced: answered though not one byte of the body was sent.
     let mut caller = front.caller().await;
-    caller.send(b"POST /v1/chat/completions HTTP/1.1\r\nhost: localhost\r\ncontent-length: 99999999999\r\n\r\n").await;
+    caller
+        .send(b"POST /v1/chat/completions HTTP/1.1\r\nhost: localhost\r\ncontent-length: 99999999999\r\n\r\n")
+        .await;
     let answer = caller.answer().await;
     assert_eq!((answer.status, answer.code().as_str()), (413, "request_too_large"));
     // Not announced: cut off at the limit, though more is on its way.
     let mut caller = front.caller().await;
-    caller.send(b"POST /v1/chat/completions HTTP/1.1\r\nhost: localhost\r\ntransfer-encoding: chunked\r\n\r\n").await;
+    caller
+        .send(b"POST /v1/chat/completions HTTP/1.1\r\nhost: localhost\r\ntransfer-encoding: chunked\r\n\r\n")
+        .await;
     for _ in 0..3 {
         caller.send(&chunk(&[b' '; 500])).await;
     }
@@ -258,12 +272,17 @@ async fn memory_for_bodies_is_shared_and_bounded() {
     small.body_memory_max = 10 * 1024;
     let front = Front::with(small, vec![backend], Arc::new(NoPeers)).await;
     let mut slow = front.caller().await;
-    slow.send(b"POST /v1/chat/completions HTTP/1.1\r\nhost: localhost\r\ncontent-length: 9000\r\n\r\n{").await;
+    slow.send(b"POST /v1/chat/completions HTTP/1.1\r\nhost: localhost\r\ncontent-length: 9000\r\n\r\n{")
+        .await;
     let big = format!("{{\"model\":\"m\",\"x\":\"{}\"}}", "x".repeat(4000));
-    mesh_transport::testing::until("the slow body takes its share", || async { front.chat(&big).await.status == 503 }).await;
+    mesh_transport::testing::until("the slow body takes its share", || async {
+        front.chat(&big).await.status == 503
+    })
+    .await;
     assert_eq!(front.chat("{\"model\":\"m\"}").await.status, 200);
     drop(slow);
-    mesh_transport::testing::until("the share comes back", || async { front.chat(&big).await.status == 200 }).await;
+    mesh_transport::testing::until("the share comes back", || async { front.chat(&big).await.status == 200 })
+        .await;
     front.gateway.shutdown().await;
 }
 
@@ -310,7 +329,10 @@ async fn silent_connections_are_capped() {
     let silent = [front.caller().await, front.caller().await, front.caller().await];
     let mut refused = front.caller().await;
     let answer = refused.answer().await;
-    assert_eq!((answer.status, answer.code().as_str(), answer.header("retry-after")), (503, "too_busy", Some("1")));
+    assert_eq!(
+        (answer.status, answer.code().as_str(), answer.header("retry-after")),
+        (503, "too_busy", Some("1"))
+    );
     assert_eq!(front.gateway.stats().connections, 3);
     drop(silent);
     mesh_transport::testing::until("room again", || async { front.gateway.stats().connections < 3 }).await;

@@ -69,7 +69,13 @@ impl IntoRouting for Share {
 #[tokio::test]
 async fn a_model_of_another_node_answers_as_if_it_were_here() {
     let stub = Stub::start(|_| {
-        Act::Pieces(vec![sse_head(), chunk(b"data: 1\n"), chunk(b"\ndata: [DO"), chunk(b"NE]\n\n"), LAST_CHUNK.to_vec()])
+        Act::Pieces(vec![
+            sse_head(),
+            chunk(b"data: 1\n"),
+            chunk(b"\ndata: [DO"),
+            chunk(b"NE]\n\n"),
+            LAST_CHUNK.to_vec(),
+        ])
     })
     .await;
     let (_state, backend) = backend("m", stub.addr);
@@ -78,11 +84,15 @@ async fn a_model_of_another_node_answers_as_if_it_were_here() {
     let far = Node::start(&mesh[1], mesh.scope(), config(), vec![backend]).await;
     near.hears_of(&mesh, 1, "m");
     let mut caller = Caller::to(near.gateway.local_addr()).await;
-    let headers = [("authorization", "Bearer callers-key"), ("x-request-id", "r-1"), ("traceparent", "00-1-2-01")];
+    let headers =
+        [("authorization", "Bearer callers-key"), ("x-request-id", "r-1"), ("traceparent", "00-1-2-01")];
     for _ in 0..3 {
         caller.send(&with_headers("POST", "/v1/chat/completions", &headers, CHAT)).await;
         let answer = caller.answer().await;
-        assert_eq!((answer.status, answer.text().as_str(), answer.complete), (200, "data: 1\n\ndata: [DONE]\n\n", true));
+        assert_eq!(
+            (answer.status, answer.text().as_str(), answer.complete),
+            (200, "data: 1\n\ndata: [DONE]\n\n", true)
+        );
         assert_eq!(answer.header("x-request-id"), Some("r-1"));
     }
     let seen = stub.last();
@@ -138,7 +148,11 @@ async fn a_node_that_is_lost_in_the_middle_ends_the_stream_in_one_declared_error
     caller.until("data: 1").await;
     network.break_connections(mesh[0].id(), mesh[1].id());
     let answer = caller.answer().await;
-    let error = answer.text().strip_prefix("data: 1\n\ndata: ").map(str::to_owned).unwrap_or_else(|| panic!("{answer:?}"));
+    let error = answer
+        .text()
+        .strip_prefix("data: 1\n\ndata: ")
+        .map(str::to_owned)
+        .unwrap_or_else(|| panic!("{answer:?}"));
     let error: serde_json::Value = serde_json::from_str(&error).unwrap();
     assert_eq!(error["error"]["code"], "upstream_lost");
     near.gateway.shutdown().await;
@@ -179,7 +193,8 @@ async fn a_peer_gets_what_is_shared_with_its_role_and_no_second_hop() {
         std::mem::forget(state);
         backend
     };
-    let list = vec![share("none", Share::None), share("members", Share::Members), share("clients", Share::Clients)];
+    let list =
+        vec![share("none", Share::None), share("members", Share::Members), share("clients", Share::Clients)];
     let host = Node::start(&mesh[0], mesh.scope(), config(), list).await;
     let member = Node::start(&mesh[1], mesh.scope(), config(), Vec::new()).await;
     let client = Node::start(&mesh[2], mesh.scope(), config(), Vec::new()).await;

@@ -38,7 +38,8 @@ async fn models_are_discovered_followed_and_asked_with_the_key() {
     })
     .await;
     let backends = Backends::new();
-    let mut running = Provider::start(provider(&format!("http://{}/api/v1", stub.addr)), backends.clone()).unwrap();
+    let mut running =
+        Provider::start(provider(&format!("http://{}/api/v1", stub.addr)), backends.clone()).unwrap();
     until("both are found", || async { names(&backends) == ["a", "b"] }).await;
     assert_eq!(stub.last().header("authorization"), Some("Bearer k-1"));
     *listed.lock().unwrap() = "{\"data\":[{\"id\":\"b\"},{\"id\":\"c\"}]}".into();
@@ -78,7 +79,10 @@ async fn a_provider_that_goes_is_unready_and_ready_again_when_it_returns() {
     status.store(404, Ordering::Relaxed);
     until("it is back", || async { state() == "ready" }).await;
     status.store(401, Ordering::Relaxed);
-    until("the key is refused", || async { matches!(*backends.get("m")[0].state.borrow(), BackendState::Failed { .. }) }).await;
+    until("the key is refused", || async {
+        matches!(*backends.get("m")[0].state.borrow(), BackendState::Failed { .. })
+    })
+    .await;
     status.store(200, Ordering::Relaxed);
     until("it is back again", || async { state() == "ready" }).await;
     assert_eq!(stub.last().line, "GET /v1/models HTTP/1.1");
@@ -104,7 +108,8 @@ async fn https_is_spoken_and_a_plain_server_behind_it_is_an_error_that_says_so()
     config.models = vec!["m".into()];
     config.timeout = Duration::from_millis(300);
     let mut running = Provider::start(config, backends.clone()).unwrap();
-    until("it fails", || async { backends.get("m")[0].state.borrow().to_string().contains("provider box") }).await;
+    until("it fails", || async { backends.get("m")[0].state.borrow().to_string().contains("provider box") })
+        .await;
     assert_eq!(stub.count(), 0);
     running.shutdown().await;
 }

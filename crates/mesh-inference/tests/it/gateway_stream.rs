@@ -13,7 +13,8 @@ const CHAT: &str = "{\"model\":\"m\",\"stream\":true}";
 
 #[tokio::test]
 async fn streams_pass_byte_exact_however_they_are_cut() {
-    let text = "data: {\"a\":\"ü\u{1F600}\"}\r\n\r\n: comment\n\nevent: x\ndata: 1\ndata: 2\n\ndata: [DONE]\n\n";
+    let text =
+        "data: {\"a\":\"ü\u{1F600}\"}\r\n\r\n: comment\n\nevent: x\ndata: 1\ndata: 2\n\ndata: [DONE]\n\n";
     let stub = Stub::start(move |_| {
         let mut pieces = vec![sse_head()];
         // Odd cuts, through characters, lines and chunks alike.
@@ -81,14 +82,19 @@ async fn a_caller_that_leaves_frees_the_backend() {
 #[tokio::test]
 async fn a_stream_cut_in_the_middle_ends_in_one_declared_error() {
     for (sent, gap) in [("data: 1\n\n", ""), ("data: 1\n", "\n"), ("data: {\"par", "\n\n")] {
-        let stub = Stub::start(move |_| Act::RawThenClose([sse_head(), chunk(sent.as_bytes())].concat())).await;
+        let stub =
+            Stub::start(move |_| Act::RawThenClose([sse_head(), chunk(sent.as_bytes())].concat())).await;
         let (_state, backend) = backend("m", stub.addr);
         let front = Front::start(vec![backend]).await;
         let answer = front.chat(CHAT).await;
         assert!(answer.complete, "{answer:?}");
         let text = answer.text();
-        let error = text.strip_prefix(sent).and_then(|rest| rest.strip_prefix(gap)).and_then(|rest| rest.strip_prefix("data: "));
-        let error: serde_json::Value = serde_json::from_str(error.unwrap_or_else(|| panic!("{text:?}"))).unwrap();
+        let error = text
+            .strip_prefix(sent)
+            .and_then(|rest| rest.strip_prefix(gap))
+            .and_then(|rest| rest.strip_prefix("data: "));
+        let error: serde_json::Value =
+            serde_json::from_str(error.unwrap_or_else(|| panic!("{text:?}"))).unwrap();
         assert_eq!(error["error"]["code"], "upstream_lost");
         assert!(!text.contains("[DONE]"));
         assert_eq!(stub.count(), 1);
@@ -98,7 +104,8 @@ async fn a_stream_cut_in_the_middle_ends_in_one_declared_error() {
 
 #[tokio::test]
 async fn a_responses_stream_fails_in_its_own_form() {
-    let stub = Stub::start(|_| Act::RawThenClose([sse_head(), chunk(b"event: a\ndata: {}\n\n")].concat())).await;
+    let stub =
+        Stub::start(|_| Act::RawThenClose([sse_head(), chunk(b"event: a\ndata: {}\n\n")].concat())).await;
     let (_state, backend) = backend("m", stub.addr);
     let front = Front::start(vec![backend]).await;
     let mut caller = front.caller().await;
@@ -110,7 +117,9 @@ async fn a_responses_stream_fails_in_its_own_form() {
 
 #[tokio::test]
 async fn a_stream_that_was_complete_is_not_called_broken() {
-    let stub = Stub::start(|_| Act::RawThenClose([sse_head(), chunk(b"data: 1\n\ndata: [DONE]\n\n")].concat())).await;
+    let stub =
+        Stub::start(|_| Act::RawThenClose([sse_head(), chunk(b"data: 1\n\ndata: [DONE]\n\n")].concat()))
+            .await;
     let (_state, backend) = backend("m", stub.addr);
     let front = Front::start(vec![backend]).await;
     assert_eq!(front.chat(CHAT).await.text(), "data: 1\n\ndata: [DONE]\n\n");
@@ -119,7 +128,9 @@ async fn a_stream_that_was_complete_is_not_called_broken() {
 
 #[tokio::test]
 async fn an_answer_cut_in_its_announced_length_is_cut_for_the_caller_too() {
-    let stub = Stub::start(|_| Act::RawThenClose(b"HTTP/1.1 200 OK\r\ncontent-length: 100\r\n\r\n{\"half".to_vec())).await;
+    let stub =
+        Stub::start(|_| Act::RawThenClose(b"HTTP/1.1 200 OK\r\ncontent-length: 100\r\n\r\n{\"half".to_vec()))
+            .await;
     let (_state, backend) = backend("m", stub.addr);
     let front = Front::start(vec![backend]).await;
     let answer = front.chat("{\"model\":\"m\"}").await;
@@ -148,7 +159,9 @@ async fn the_next_backend_takes_over_before_the_first_byte() {
     let loading = Stub::start(|_| Act::Raw(answer(503, "application/json", "{}"))).await;
     let full = Stub::start(|_| Act::Raw(answer(429, "application/json", "{}"))).await;
     let well = Stub::start(|_| json("\"well\"")).await;
-    let list: Vec<_> = [refusing, dying.addr, headed.addr, loading.addr, full.addr, well.addr].map(|addr| backend("m", addr)).into();
+    let list: Vec<_> = [refusing, dying.addr, headed.addr, loading.addr, full.addr, well.addr]
+        .map(|addr| backend("m", addr))
+        .into();
     let front = Front::start(list.iter().map(|(_, backend)| backend.clone()).collect()).await;
     assert_eq!(front.chat(CHAT).await.text(), "\"well\"");
     for stub in [&dying, &headed, &loading, &full, &well] {
@@ -164,7 +177,11 @@ async fn when_nobody_answers_the_error_lists_what_was_tried() {
     let front = Front::start(vec![backend]).await;
     let answer = front.chat(CHAT).await;
     assert_eq!((answer.status, answer.code().as_str()), (503, "upstream_failed"));
-    assert!(answer.text().contains("this node: it closed the connection without an answer"), "{}", answer.text());
+    assert!(
+        answer.text().contains("this node: it closed the connection without an answer"),
+        "{}",
+        answer.text()
+    );
     assert!(answer.header("retry-after").is_some());
     front.gateway.shutdown().await;
 }
@@ -173,7 +190,10 @@ async fn when_nobody_answers_the_error_lists_what_was_tried() {
 async fn a_backend_that_loads_answers_503_with_the_reason() {
     let stub = Stub::start(|_| json("1")).await;
     let (state, backend) = backend("m", stub.addr);
-    state.send_replace(BackendState::Loading(Loading { elapsed: Duration::from_secs(3), ..Loading::default() }));
+    state.send_replace(BackendState::Loading(Loading {
+        elapsed: Duration::from_secs(3),
+        ..Loading::default()
+    }));
     let front = Front::start(vec![backend]).await;
     let answer = front.chat(CHAT).await;
     assert_eq!((answer.status, answer.code().as_str()), (503, "model_not_ready"));
@@ -212,7 +232,9 @@ async fn a_full_backend_answers_429() {
 
 #[tokio::test]
 async fn the_backends_own_errors_pass_unchanged() {
-    let stub = Stub::start(|_| Act::Raw(answer(400, "application/json", "{\"error\":{\"message\":\"too long\"}}"))).await;
+    let stub =
+        Stub::start(|_| Act::Raw(answer(400, "application/json", "{\"error\":{\"message\":\"too long\"}}")))
+            .await;
     let (_state, backend) = backend("m", stub.addr);
     let front = Front::start(vec![backend]).await;
     let answer = front.chat(CHAT).await;
@@ -236,7 +258,13 @@ async fn a_kept_connection_closed_by_the_backend_costs_nothing() {
 #[tokio::test]
 async fn shutdown_lets_answers_finish_and_refuses_new_callers() {
     let stub = Stub::start(|_| {
-        Act::Pieces(vec![sse_head(), chunk(b"data: 1\n\n"), chunk(b"data: 2\n\n"), chunk(b"data: 3\n\n"), LAST_CHUNK.to_vec()])
+        Act::Pieces(vec![
+            sse_head(),
+            chunk(b"data: 1\n\n"),
+            chunk(b"data: 2\n\n"),
+            chunk(b"data: 3\n\n"),
+            LAST_CHUNK.to_vec(),
+        ])
     })
     .await;
     let (_state, backend) = backend("m", stub.addr);

@@ -134,7 +134,8 @@ pub(crate) fn json(body: &str) -> Act {
 }
 
 pub(crate) fn answer(status: u16, kind: &str, body: &str) -> Vec<u8> {
-    format!("HTTP/1.1 {status} X\r\ncontent-type: {kind}\r\ncontent-length: {}\r\n\r\n{body}", body.len()).into_bytes()
+    format!("HTTP/1.1 {status} X\r\ncontent-type: {kind}\r\ncontent-length: {}\r\n\r\n{body}", body.len())
+        .into_bytes()
 }
 
 /// The head of a stream of events.
@@ -213,7 +214,10 @@ pub(crate) fn get(path: &str) -> Vec<u8> {
 }
 
 pub(crate) fn with_headers(method: &str, path: &str, headers: &[(&str, &str)], body: &str) -> Vec<u8> {
-    let mut head = format!("{method} {path} HTTP/1.1\r\ncontent-type: application/json\r\ncontent-length: {}\r\n", body.len());
+    let mut head = format!(
+        "{method} {path} HTTP/1.1\r\ncontent-type: application/json\r\ncontent-length: {}\r\n",
+        body.len()
+    );
     if !headers.iter().any(|(name, _)| *name == "host") {
         head.push_str("host: localhost\r\n");
     }
@@ -275,7 +279,8 @@ impl Caller {
     }
 
     async fn read_answer(&mut self) -> Answer {
-        let (line, headers) = read_head(&mut self.tcp, &mut self.buffer).await.expect("closed without an answer");
+        let (line, headers) =
+            read_head(&mut self.tcp, &mut self.buffer).await.expect("closed without an answer");
         let status = line.split(' ').nth(1).unwrap().parse().unwrap();
         let (body, complete) = read_body(&mut self.tcp, &mut self.buffer, &headers, true).await;
         Answer { status, headers, body, complete }
@@ -322,11 +327,18 @@ async fn read_head(tcp: &mut TcpStream, buffer: &mut Vec<u8>) -> Option<(String,
     let head = String::from_utf8(buffer.drain(..end + 4).collect()).unwrap();
     let mut lines = head.trim_end().split("\r\n");
     let line = lines.next().unwrap().to_owned();
-    let split = |line: &str| line.split_once(':').map(|(n, v)| (n.to_ascii_lowercase(), v.trim().to_owned())).unwrap();
+    let split = |line: &str| {
+        line.split_once(':').map(|(n, v)| (n.to_ascii_lowercase(), v.trim().to_owned())).unwrap()
+    };
     Some((line, lines.map(split).collect()))
 }
 
-async fn read_body(tcp: &mut TcpStream, buffer: &mut Vec<u8>, headers: &Headers, to_end: bool) -> (Vec<u8>, bool) {
+async fn read_body(
+    tcp: &mut TcpStream,
+    buffer: &mut Vec<u8>,
+    headers: &Headers,
+    to_end: bool,
+) -> (Vec<u8>, bool) {
     let header = |name: &str| headers.iter().find(|(n, _)| n == name).map(|(_, v)| v.as_str());
     if let Some(length) = header("content-length") {
         let length: usize = length.parse().unwrap();
