@@ -6,22 +6,11 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use http::Uri;
+/// Who may use a backend.
+pub use mesh_routing::Share;
 use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 use zeroize::Zeroizing;
-
-/// Who may use what a node offers.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Share {
-    /// Nobody but this node's own callers.
-    None,
-    /// Members of a scope of this node.
-    #[default]
-    Members,
-    /// Members and clients.
-    Clients,
-}
 
 /// Something that answers OpenAI requests for one model.
 ///

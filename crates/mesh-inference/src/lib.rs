@@ -6,6 +6,7 @@
 //! child process.
 
 pub mod backend;
+pub mod catalogue;
 pub mod gateway;
 pub mod gguf;
 pub mod instance;

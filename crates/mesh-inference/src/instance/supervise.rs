@@ -268,12 +268,12 @@ impl Supervisor {
         self.state.send_replace(state);
     }
 
-    /// A failed model stays in the registry with its reason.
+    /// A failed model stays in the registry with its reason. The entries come first: who sees the state finds it there.
     fn publish_failure(&self, reason: String) {
-        self.state.send_replace(BackendState::Failed { reason });
         for entry in &self.entries {
             self.backends.replace(entry.id, self.backend(&entry.name, 0, &self.state));
         }
+        self.state.send_replace(BackendState::Failed { reason });
     }
 
     fn loading(&self, since: Instant, read: Option<u64>) -> BackendState {

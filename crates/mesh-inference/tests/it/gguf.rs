@@ -124,3 +124,15 @@ proptest! {
         let _ = parsed(&bytes);
     }
 }
+
+#[test]
+fn a_catalogue_reads_the_facts_of_a_file_once() {
+    let folder = tempfile::tempdir().unwrap();
+    TinyModel::default().write(&folder.path().join("tiny.gguf")).unwrap();
+    let catalogue = mesh_inference::catalogue::Catalogue::scan(&[folder.path().to_owned()]);
+    let model = catalogue.resolve("tiny").unwrap();
+    let facts = catalogue.facts(&model).unwrap();
+    assert_eq!(facts.block_count, Some(6));
+    assert!(std::sync::Arc::ptr_eq(&facts, &catalogue.facts(&model).unwrap()));
+    assert!(std::sync::Arc::ptr_eq(&facts, &catalogue.rescan().facts(&model).unwrap()));
+}
