@@ -10,7 +10,10 @@ fuzz_target!(|bytes: &[u8]| {
     let _ = parse(bytes, Path::new("fuzz.gguf"), bytes.len() as u64);
     let headed = [b"GGUF\x03\0\0\0".as_slice(), bytes].concat();
     if let Ok(facts) = parse(headed.as_slice(), Path::new("fuzz.gguf"), headed.len() as u64) {
-        assert!(facts.weight_bytes == 0 || facts.tensors.iter().all(|tensor| tensor.offset + tensor.bytes <= facts.file_bytes));
+        assert!(
+            facts.weight_bytes == 0
+                || facts.tensors.iter().all(|tensor| tensor.offset + tensor.bytes <= facts.file_bytes)
+        );
         let _ = (facts.quantization(), facts.parameters());
     }
 });

@@ -68,6 +68,7 @@ impl fmt::Display for Outcome {
 }
 
 #[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "tests")]
 mod tests {
     use super::*;
 

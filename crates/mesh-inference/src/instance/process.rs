@@ -113,6 +113,7 @@ pub(crate) fn resident_bytes(pid: i32) -> Option<u64> {
 }
 
 #[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "tests")]
 mod tests {
     use super::*;
 

@@ -1,6 +1,5 @@
 //! The task behind an instance: one attempt after the other.
 
-use std::future::Future;
 use std::net::{Ipv4Addr, TcpListener};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
@@ -233,20 +232,18 @@ impl Supervisor {
         self.until_hung(port, Instant::now()).await
     }
 
-    fn until_hung(&mut self, port: u16, ready: Instant) -> impl Future<Output = Outcome> + Send {
-        async move {
-            let mut unanswered = 0;
-            loop {
-                tokio::time::sleep(self.config.health_every).await;
-                if ready.elapsed() >= self.config.stable_after {
-                    self.failures = 0;
-                }
-                // Any answer will do: a busy server may say so with another status.
-                unanswered =
-                    if health::status(port, "/health", None).await.is_some() { 0 } else { unanswered + 1 };
-                if unanswered >= UNANSWERED_MAX {
-                    return Outcome::Hung;
-                }
+    async fn until_hung(&mut self, port: u16, ready: Instant) -> Outcome {
+        let mut unanswered = 0;
+        loop {
+            tokio::time::sleep(self.config.health_every).await;
+            if ready.elapsed() >= self.config.stable_after {
+                self.failures = 0;
+            }
+            // Any answer will do: a busy server may say so with another status.
+            let answered = health::status(port, "/health", None).await.is_some();
+            unanswered = if answered { 0 } else { unanswered + 1 };
+            if unanswered >= UNANSWERED_MAX {
+                return Outcome::Hung;
             }
         }
     }
@@ -351,6 +348,7 @@ fn random_key() -> Result<Secret, getrandom::Error> {
 }
 
 #[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "tests")]
 mod tests {
     use super::*;
 
