@@ -1,0 +1,59 @@
+//! Benchmarks: each prints goal beside figure and ends with `NAME: met X of Y`. Exit code 0 when all goals are met, 1 when
+//! some are not, 2 when the benchmark could not run. `scripts/bench` builds and calls it.
+
+mod gateway;
+mod load;
+mod processes;
+mod report;
+mod stats;
+mod stub;
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+#[derive(Parser)]
+#[command(name = "qmt-bench", about = "Benchmarks of the QMT mesh")]
+struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// The OpenAI gateway, local and over the mesh, against the backend directly and beside nginx.
+    Gateway {
+        /// Fewer rounds: enough to see that it runs, too few to rely on.
+        #[arg(long)]
+        quick: bool,
+        /// Folder with qmt-node and qmt-cli.
+        #[arg(long)]
+        bin_dir: PathBuf,
+        /// The nginx program.
+        #[arg(long, default_value = "nginx")]
+        nginx: PathBuf,
+        /// Where to write the report.
+        #[arg(long)]
+        report: Option<PathBuf>,
+    },
+    /// The backend that the benchmarks measure against: answers at once, or streams chunks that carry their send time.
+    Stub,
+}
+
+fn main() -> ExitCode {
+    let done = match Arguments::parse().command {
+        Command::Gateway { quick, bin_dir, nginx, report } => {
+            gateway::run(&gateway::Options { quick, bin_dir, nginx, report })
+        }
+        Command::Stub => stub::run().map(|()| true),
+    };
+    match done {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::from(1),
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::from(2)
+        }
+    }
+}

@@ -1,0 +1,151 @@
+//! Goals beside figures, on the terminal and in docs/benchmarks/.
+
+use std::fmt::Write as _;
+use std::path::Path;
+
+use anyhow::{Context, Result};
+
+use crate::stats::Estimate;
+
+/// What a figure is to reach. It is met when the figure's 95 % interval reaches it.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Goal {
+    AtMost(f64),
+    AtLeast(f64),
+    /// Shown for comparison only.
+    None,
+}
+
+#[derive(Debug)]
+struct Row {
+    what: String,
+    unit: &'static str,
+    goal: Goal,
+    figure: Estimate,
+}
+
+#[derive(Debug)]
+pub(crate) struct Report {
+    name: &'static str,
+    rows: Vec<Row>,
+    notes: Vec<String>,
+}
+
+impl Report {
+    pub(crate) fn new(name: &'static str) -> Self {
+        Self { name, rows: Vec::new(), notes: Vec::new() }
+    }
+
+    pub(crate) fn row(&mut self, what: impl Into<String>, unit: &'static str, goal: Goal, figure: Estimate) {
+        let row = Row { what: what.into(), unit, goal, figure };
+        println!("{}", row.line());
+        self.rows.push(row);
+    }
+
+    pub(crate) fn exact(&mut self, what: impl Into<String>, unit: &'static str, goal: Goal, figure: f64) {
+        self.row(what, unit, goal, Estimate { median: figure, low: figure, high: figure });
+    }
+
+    pub(crate) fn note(&mut self, text: impl Into<String>) {
+        self.notes.push(text.into());
+    }
+
+    /// Prints the closing line, writes the page, and says whether all goals are met.
+    pub(crate) fn finish(self, page: Option<&Path>, command: &str) -> Result<bool> {
+        let goals: Vec<bool> = self.rows.iter().filter_map(Row::is_met).collect();
+        let met = goals.iter().filter(|met| **met).count();
+        if let Some(page) = page {
+            std::fs::write(page, self.page(command, met, goals.len()))
+                .with_context(|| format!("cannot write {}", page.display()))?;
+        }
+        println!("{}: met {met} of {}", self.name, goals.len());
+        Ok(met == goals.len())
+    }
+
+    fn page(&self, command: &str, met: usize, goals: usize) -> String {
+        let mut text =
+            format!("# Benchmark `{}`\n\nWritten by `{command}`; met {met} of {goals} goals.\n\n", self.name);
+        text.push_str("| what | goal | figure (median) | 95 % interval | met |\n|---|---|---|---|---|\n");
+        for row in &self.rows {
+            let met = row.is_met().map_or("-", |met| if met { "yes" } else { "**no**" });
+            let _ = writeln!(
+                text,
+                "| {} | {} | {} {} | {} .. {} | {met} |",
+                row.what,
+                row.goal_text(),
+                number(row.figure.median),
+                row.unit,
+                number(row.figure.low),
+                number(row.figure.high)
+            );
+        }
+        text.push('\n');
+        for note in &self.notes {
+            let _ = writeln!(text, "- {note}");
+        }
+        text
+    }
+}
+
+impl Row {
+    fn is_met(&self) -> Option<bool> {
+        match self.goal {
+            Goal::AtMost(goal) => Some(self.figure.low <= goal),
+            Goal::AtLeast(goal) => Some(self.figure.high >= goal),
+            Goal::None => None,
+        }
+    }
+
+    fn goal_text(&self) -> String {
+        match self.goal {
+            Goal::AtMost(goal) => format!("<= {} {}", number(goal), self.unit),
+            Goal::AtLeast(goal) => format!(">= {} {}", number(goal), self.unit),
+            Goal::None => "-".to_owned(),
+        }
+    }
+
+    fn line(&self) -> String {
+        let met = match self.is_met() {
+            Some(true) => "met",
+            Some(false) => "NOT MET",
+            None => "",
+        };
+        format!(
+            "{:<64} goal {:<12} figure {:>9} {:<5} [{} .. {}] {met}",
+            self.what,
+            self.goal_text(),
+            number(self.figure.median),
+            self.unit,
+            number(self.figure.low),
+            number(self.figure.high)
+        )
+    }
+}
+
+fn number(value: f64) -> String {
+    match value.abs() {
+        size if size >= 100.0 => format!("{value:.0}"),
+        size if size >= 10.0 => format!("{value:.1}"),
+        _ => format!("{value:.3}"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn goal_is_met_when_the_interval_reaches_it() {
+        let row = |goal, low, high| Row {
+            what: String::new(),
+            unit: "ms",
+            goal,
+            figure: Estimate { median: 1.0, low, high },
+        };
+        assert_eq!(row(Goal::AtMost(0.6), 0.5, 1.5).is_met(), Some(true));
+        assert_eq!(row(Goal::AtMost(0.6), 0.7, 1.5).is_met(), Some(false));
+        assert_eq!(row(Goal::AtLeast(0.6), 0.1, 0.5).is_met(), Some(false));
+        assert_eq!(row(Goal::AtLeast(0.6), 0.1, 0.6).is_met(), Some(true));
+        assert_eq!(row(Goal::None, 0.1, 0.6).is_met(), None);
+    }
+}
