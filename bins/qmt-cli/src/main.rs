@@ -1,2 +1,7 @@
 //! The QMT mesh command line.
-fn main() {}
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    qmt_cli::main()
+}

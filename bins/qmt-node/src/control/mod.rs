@@ -1,0 +1,8 @@
+//! The control API: the router that the Unix socket serves now and the console will mount later.
+
+mod events;
+mod router;
+mod socket;
+
+pub use router::router;
+pub(crate) use socket::ControlSocket;

@@ -1,0 +1,157 @@
+//! Endpoints of the control API, each a call of the node's own method.
+
+use axum::Router;
+use axum::body::{Body, Bytes};
+use axum::extract::{DefaultBodyLimit, Query, State};
+use axum::response::{IntoResponse, Response};
+use axum::routing::{get, post};
+use http::{StatusCode, header};
+use mesh_control::{ApiError, Endpoint, ErrorCode};
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+
+use super::events::event_stream;
+use crate::node::Node;
+
+/// Longest request body, bytes: the longest request is a join with a token of a few hundred characters.
+const BODY_BYTES_MAX: usize = 64 * 1024;
+
+/// The control API of `node`. Whoever serves it decides who may connect: the Unix socket by its file mode.
+pub fn router(node: Node) -> Router {
+    Router::new()
+        .route(Endpoint::Status.path(), get(status))
+        .route(Endpoint::Nodes.path(), get(nodes))
+        .route(Endpoint::Invites.path(), get(invites).post(invite))
+        .route(Endpoint::Revoke.path(), post(revoke))
+        .route(Endpoint::Join.path(), post(join))
+        .route(Endpoint::Leave.path(), post(leave))
+        .route(Endpoint::Ping.path(), post(ping))
+        .route(Endpoint::Models.path(), get(models))
+        .route(Endpoint::Load.path(), post(load))
+        .route(Endpoint::Drop.path(), post(drop_model))
+        .route(Endpoint::Routes.path(), get(routes))
+        .route(Endpoint::Doctor.path(), get(doctor))
+        .route(Endpoint::Events.path(), get(events))
+        .fallback(no_such_endpoint)
+        .method_not_allowed_fallback(method_not_allowed)
+        .layer(DefaultBodyLimit::max(BODY_BYTES_MAX))
+        .with_state(node)
+}
+
+async fn status(State(node): State<Node>) -> Response {
+    json(StatusCode::OK, &node.status().await)
+}
+
+async fn nodes(State(node): State<Node>) -> Response {
+    json(StatusCode::OK, &node.nodes())
+}
+
+async fn invites(State(node): State<Node>) -> Response {
+    answer(node.invites().await)
+}
+
+async fn invite(State(node): State<Node>, body: Bytes) -> Response {
+    match parse(&body) {
+        Ok(request) => answer(node.invite(request).await),
+        Err(error) => failure(&error),
+    }
+}
+
+async fn revoke(State(node): State<Node>, body: Bytes) -> Response {
+    match parse(&body) {
+        Ok(request) => answer(node.revoke(request).await),
+        Err(error) => failure(&error),
+    }
+}
+
+async fn join(State(node): State<Node>, body: Bytes) -> Response {
+    match parse(&body) {
+        Ok(request) => answer(node.join(request).await),
+        Err(error) => failure(&error),
+    }
+}
+
+async fn leave(State(node): State<Node>, body: Bytes) -> Response {
+    match parse(&body) {
+        Ok(request) => answer(node.leave(request).await),
+        Err(error) => failure(&error),
+    }
+}
+
+async fn ping(State(node): State<Node>, body: Bytes) -> Response {
+    match parse(&body) {
+        Ok(request) => answer(node.ping(request).await),
+        Err(error) => failure(&error),
+    }
+}
+
+async fn models(State(node): State<Node>) -> Response {
+    json(StatusCode::OK, &node.models())
+}
+
+async fn load(State(node): State<Node>, body: Bytes) -> Response {
+    match parse(&body) {
+        Ok(request) => answer(node.load(request).await),
+        Err(error) => failure(&error),
+    }
+}
+
+async fn drop_model(State(node): State<Node>, body: Bytes) -> Response {
+    match parse(&body) {
+        Ok(request) => answer(node.drop_model(request).await),
+        Err(error) => failure(&error),
+    }
+}
+
+#[derive(Deserialize)]
+struct RouteQuery {
+    model: Option<String>,
+}
+
+async fn routes(State(node): State<Node>, Query(query): Query<RouteQuery>) -> Response {
+    answer(node.routes(query.model.as_deref()))
+}
+
+async fn doctor(State(node): State<Node>) -> Response {
+    json(StatusCode::OK, &node.doctor().await)
+}
+
+async fn events(State(node): State<Node>) -> Response {
+    let body = Body::from_stream(event_stream(node));
+    ([(header::CONTENT_TYPE, "text/event-stream"), (header::CACHE_CONTROL, "no-store")], body).into_response()
+}
+
+async fn no_such_endpoint() -> Response {
+    failure(&ApiError::new(ErrorCode::NoSuchEndpoint, "the control API has no such endpoint"))
+}
+
+async fn method_not_allowed() -> Response {
+    failure(&ApiError::new(ErrorCode::MethodNotAllowed, "the endpoint does not take this method"))
+}
+
+fn parse<T: DeserializeOwned>(body: &[u8]) -> Result<T, ApiError> {
+    serde_json::from_slice(body).map_err(|error| {
+        ApiError::new(ErrorCode::BadRequest, format!("the request's body is not understood: {error}"))
+    })
+}
+
+fn answer<T: Serialize>(result: Result<T, ApiError>) -> Response {
+    match result {
+        Ok(value) => json(StatusCode::OK, &value),
+        Err(error) => failure(&error),
+    }
+}
+
+fn failure(error: &ApiError) -> Response {
+    let status = StatusCode::from_u16(error.code.http_status()).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+    (status, [(header::CONTENT_TYPE, "application/json")], error.to_body()).into_response()
+}
+
+fn json<T: Serialize>(status: StatusCode, value: &T) -> Response {
+    match serde_json::to_vec(value) {
+        Ok(body) => (status, [(header::CONTENT_TYPE, "application/json")], body).into_response(),
+        Err(error) => {
+            failure(&ApiError::new(ErrorCode::Internal, format!("the answer could not be written: {error}")))
+        }
+    }
+}

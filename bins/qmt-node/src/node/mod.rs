@@ -1,0 +1,271 @@
+//! The node: every crate of the mesh, wired.
+
+mod doctor;
+mod events;
+mod facts;
+mod home;
+mod membership;
+mod models;
+mod offers;
+mod ping;
+mod relay;
+mod renew;
+mod resolve;
+mod scopes;
+mod start;
+mod views;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::atomic::AtomicU64;
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::time::Instant;
+
+use mesh_control::Event;
+use mesh_gossip::Gossip;
+use mesh_identity::{NodeAddr, NodeId, NodeKey, NodeName, ScopeId, UnixTime};
+use mesh_inference::backend::Backends;
+use mesh_inference::gateway::Gateway;
+use mesh_routing::Router;
+use mesh_transport::Transport;
+use tokio::sync::{Notify, broadcast};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use crate::config::Config;
+use crate::store::{ScopeRow, SeenPeer, Store, StoreError};
+
+pub use doctor::{Diagnosis, diagnose};
+pub use home::HomeError;
+pub use start::StartError;
+
+use home::Home;
+use models::Models;
+use scopes::{Scope, Scopes};
+
+/// A running node. Clones are handles to the same one.
+#[derive(Clone)]
+pub struct Node {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    config: Config,
+    home: Home,
+    key: NodeKey,
+    /// The key that lasts, when `key` is a throw-away one.
+    lasting: Option<NodeKey>,
+    /// Announced addresses.
+    external: Vec<SocketAddr>,
+    name: NodeName,
+    store: Arc<Store>,
+    scopes: Arc<Scopes>,
+    transport: Transport,
+    gossips: RwLock<BTreeMap<ScopeId, Gossip>>,
+    router: Router,
+    backends: Backends,
+    models: Arc<Models>,
+    providers: tokio::sync::Mutex<Vec<mesh_inference::gateway::Provider>>,
+    gateway: Gateway,
+    relay: Option<mesh_transport::relay::Server>,
+    endpoints: mesh_transport::internet::Endpoints,
+    relays: mesh_transport::internet::Relays,
+    exchange: mesh_gossip::Exchange,
+    events: broadcast::Sender<Event>,
+    event_number: AtomicU64,
+    /// Since when members are in their present state, Unix seconds.
+    since: Mutex<BTreeMap<(ScopeId, NodeId), u64>>,
+    /// Scopes that routing knows, so that those we left are taken out.
+    fed: Mutex<BTreeSet<ScopeId>>,
+    /// Something changed that routing or our record should show.
+    changed: Notify,
+    stop: CancellationToken,
+    tasks: TaskTracker,
+    started: Instant,
+    started_at: UnixTime,
+}
+
+impl Node {
+    pub(crate) fn config(&self) -> &Config {
+        &self.inner.config
+    }
+
+    pub(crate) fn home(&self) -> &Home {
+        &self.inner.home
+    }
+
+    pub(crate) fn key(&self) -> &NodeKey {
+        &self.inner.key
+    }
+
+    pub(crate) fn lasting_key(&self) -> Option<&NodeKey> {
+        self.inner.lasting.as_ref()
+    }
+
+    /// Who this node is.
+    pub fn id(&self) -> NodeId {
+        self.inner.key.node_id()
+    }
+
+    /// What it asks to be called.
+    pub fn name(&self) -> &NodeName {
+        &self.inner.name
+    }
+
+    pub(crate) fn store(&self) -> &Store {
+        &self.inner.store
+    }
+
+    pub(crate) fn scopes(&self) -> &Arc<Scopes> {
+        &self.inner.scopes
+    }
+
+    /// Its links.
+    pub fn transport(&self) -> &Transport {
+        &self.inner.transport
+    }
+
+    /// What answers requests for models here.
+    pub fn backends(&self) -> &Backends {
+        &self.inner.backends
+    }
+
+    /// Which node serves which model.
+    pub fn router(&self) -> &Router {
+        &self.inner.router
+    }
+
+    pub(crate) fn started(&self) -> Instant {
+        self.inner.started
+    }
+
+    pub(crate) fn started_at(&self) -> u64 {
+        self.inner.started_at.0
+    }
+
+    pub(crate) fn stopping(&self) -> CancellationToken {
+        self.inner.stop.clone()
+    }
+
+    /// The control socket, `node.sock` in the node's home.
+    pub fn control_socket(&self) -> PathBuf {
+        mesh_control::socket_path(self.inner.home.path())
+    }
+
+    pub(crate) fn gateway_url(&self) -> Option<String> {
+        Some(format!("http://{}", self.inner.gateway.local_addr()))
+    }
+
+    pub(crate) fn gossip(&self, scope: &ScopeId) -> Option<Gossip> {
+        self.inner.gossips.read().unwrap_or_else(PoisonError::into_inner).get(scope).cloned()
+    }
+
+    pub(crate) fn take_gossip(&self, scope: &ScopeId) -> Option<Gossip> {
+        self.inner.gossips.write().unwrap_or_else(PoisonError::into_inner).remove(scope)
+    }
+
+    /// Routing and our record are brought up to date soon.
+    pub(crate) fn refresh(&self) {
+        self.inner.changed.notify_one();
+    }
+
+    /// Where this node can be dialed in a scope: announced addresses first.
+    pub(crate) fn own_addr(&self, scope: &ScopeId) -> NodeAddr {
+        let own = self.transport().local_addr(scope);
+        let mut direct = self.inner.external.clone();
+        for addr in own.direct {
+            if !direct.contains(&addr) {
+                direct.push(addr);
+            }
+        }
+        direct.truncate(mesh_identity::DIRECT_ADDRS_MAX);
+        NodeAddr { direct, relay: own.relay }
+    }
+
+    pub(crate) async fn store_scope(&self, scope: &Scope) -> Result<(), StoreError> {
+        self.store()
+            .put_scope(&ScopeRow {
+                root: scope.root,
+                name: scope.name.clone(),
+                founded: scope.is_founder(),
+                grant: Some((*scope.signed).clone()),
+                delegation: None,
+                joined_at: UnixTime::now(),
+            })
+            .await
+    }
+
+    /// Remembers where a peer was reached, for the next start. A failure costs a slower start and nothing else.
+    pub(crate) async fn store_peer(&self, scope: &ScopeId, node: &NodeId, addr: &NodeAddr) {
+        let name = NodeName::from_lossy(&self.member_name(scope, node));
+        let seen =
+            SeenPeer { scope: *scope, node: *node, name, addr: addr.clone(), seen_at: UnixTime::now() };
+        if let Err(error) = self.store().put_peers(&[seen]).await {
+            tracing::warn!(error = %chain(&error), "a peer's address could not be stored");
+        }
+    }
+
+    pub(crate) fn member_name(&self, scope: &ScopeId, node: &NodeId) -> String {
+        self.gossip(scope)
+            .and_then(|gossip| gossip.members().get(node).map(|member| member.name.to_string()))
+            .unwrap_or_default()
+    }
+
+    pub(crate) fn member_since(&self, scope: &ScopeId, node: &NodeId) -> u64 {
+        let since = self.inner.since.lock().unwrap_or_else(PoisonError::into_inner);
+        since.get(&(*scope, *node)).copied().unwrap_or(self.inner.started_at.0)
+    }
+
+    /// Takes part in a scope from now on: gossip, links, routes.
+    pub(crate) fn enter(&self, scope: Scope) {
+        let id = scope.id();
+        self.inner.scopes.insert(scope.clone());
+        self.start_gossip(&scope);
+        self.refresh();
+        let node = self.clone();
+        self.inner.tasks.spawn(async move { node.tell_status().await });
+        tracing::debug!(scope = %id.short(), "entered");
+    }
+
+    /// Stops everything this node runs: gossip says goodbye, answers under way get their time, models end, links close.
+    /// Idempotent; returns when no task and no child process of the node is left.
+    pub async fn shutdown(&self) {
+        let inner = &self.inner;
+        inner.stop.cancel();
+        let gossips: Vec<Gossip> = {
+            let mut all = inner.gossips.write().unwrap_or_else(PoisonError::into_inner);
+            std::mem::take(&mut *all).into_values().collect()
+        };
+        for gossip in &gossips {
+            gossip.shutdown().await;
+        }
+        inner.gateway.shutdown().await;
+        inner.models.shutdown().await;
+        inner.transport.shutdown().await;
+        inner.tasks.close();
+        inner.tasks.wait().await;
+        inner.store.close().await;
+    }
+}
+
+impl std::fmt::Debug for Node {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Node").field("id", &self.id()).finish_non_exhaustive()
+    }
+}
+
+/// An error with its causes, in one line.
+pub(crate) fn chain(error: &(dyn std::error::Error + 'static)) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        let next = cause.to_string();
+        if !text.ends_with(&next) {
+            text.push_str(": ");
+            text.push_str(&next);
+        }
+        source = cause.source();
+    }
+    text
+}

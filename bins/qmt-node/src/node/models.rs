@@ -1,0 +1,170 @@
+//! Models served here: loaded, dropped, and dropped at others on a member's word.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use mesh_control::{ApiError, DropRequest, Dropped, ErrorCode, LoadRequest, ModelView};
+use mesh_identity::{NodeId, Role, ScopeId};
+use mesh_inference::catalogue::Catalogue;
+use mesh_inference::instance::{Config as InstanceConfig, GuardCommand, Instance, Launch};
+use mesh_inference::llama::{Arguments, LlamaCpp};
+use mesh_transport::{Call, CallFault, Protocol, Transport, serve_call};
+use serde::{Deserialize, Serialize};
+
+use super::{Node, chain};
+
+const DROP_DEADLINE: Duration = Duration::from_secs(20);
+/// Longest model name taken from a peer, bytes.
+const NAME_BYTES_MAX: usize = 512;
+
+/// The instances of this node, by model name.
+#[derive(Default)]
+pub(crate) struct Models {
+    instances: Mutex<BTreeMap<String, Arc<Instance>>>,
+}
+
+impl Models {
+    fn lock(&self) -> MutexGuard<'_, BTreeMap<String, Arc<Instance>>> {
+        self.instances.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Stops an instance and waits until its process is gone; false when the model does not run here.
+    async fn stop(&self, name: &str) -> bool {
+        let instance = self.lock().remove(name);
+        match instance {
+            Some(instance) => {
+                instance.stop().await;
+                true
+            }
+            None => false,
+        }
+    }
+
+    pub(crate) async fn shutdown(&self) {
+        let all: Vec<Arc<Instance>> = std::mem::take(&mut *self.lock()).into_values().collect();
+        futures_util::future::join_all(all.iter().map(|instance| instance.stop())).await;
+    }
+}
+
+/// Asks a node to stop serving a model. For members only.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct DropModel {
+    model: String,
+}
+
+impl Call for DropModel {
+    const PROTOCOL: Protocol = Protocol::new("drop/1");
+    type Reply = bool;
+}
+
+pub(crate) fn serve(transport: &Transport, models: Arc<Models>) {
+    serve_call::<DropModel, _, _>(transport, move |peer, call| {
+        let models = models.clone();
+        async move {
+            if peer.role != Role::Member {
+                return Err(CallFault::not_allowed("only members may drop models"));
+            }
+            if call.model.len() > NAME_BYTES_MAX {
+                return Err(CallFault::new(CallFault::BAD_REQUEST, "the model's name is too long"));
+            }
+            tracing::info!(peer = %peer.id.short(), model = call.model, "a member drops a model here");
+            Ok(models.stop(&call.model).await)
+        }
+    });
+}
+
+impl Node {
+    /// Starts to serve a model from this machine's disk. One that is served or loading already stays as it is.
+    pub(crate) async fn load(&self, request: LoadRequest) -> Result<ModelView, ApiError> {
+        let inference = self.config().inference.clone();
+        let wanted = request.model.clone();
+        let resolved =
+            tokio::task::spawn_blocking(move || Catalogue::scan(&inference.model_dirs).resolve(&wanted))
+                .await
+                .map_err(|error| ApiError::new(ErrorCode::Internal, error.to_string()))?;
+        let model = resolved.map_err(|error| ApiError::new(ErrorCode::UnknownModel, chain(&error)))?;
+        let running =
+            self.inner.models.lock().get(&model.name).is_some_and(|instance| !instance.is_finished());
+        if !running {
+            let inference = &self.config().inference;
+            let path = std::env::var_os("PATH");
+            let llama = LlamaCpp::find(inference.bin_dir.as_deref(), path.as_deref(), self.home().path())
+                .await
+                .map_err(|error| {
+                    ApiError::new(ErrorCode::Missing, chain(&error))
+                        .with_mend("run `scripts/setup`, or name the folder with --bin-dir")
+                })?;
+            let guard = GuardCommand::own().map_err(|error| {
+                ApiError::new(
+                    ErrorCode::Internal,
+                    format!("this program cannot start itself as a guard: {error}"),
+                )
+            })?;
+            let mut arguments = Arguments::new(model.path.clone());
+            if let Some(context) = inference.ctx_size.and_then(std::num::NonZeroU32::new) {
+                arguments.context_tokens = context;
+            }
+            if let Some(slots) = inference.slots.and_then(std::num::NonZeroU32::new) {
+                arguments.slots = slots;
+            }
+            let mut config = InstanceConfig::new(self.home().path().to_owned(), guard, model.name.clone());
+            config.share = inference.share;
+            let launch = Launch { program: llama.server, arguments, file_bytes: model.file_bytes };
+            let instance = Arc::new(Instance::start(launch, config, self.backends().clone()));
+            self.inner.models.lock().insert(model.name.clone(), instance);
+            self.refresh();
+        }
+        self.model(&model.name).ok_or_else(|| {
+            ApiError::new(ErrorCode::Internal, format!("{} did not start to load", model.name))
+        })
+    }
+
+    /// Stops the serving of a model at every node that offers it, or at one.
+    pub(crate) async fn drop_model(&self, request: DropRequest) -> Result<Dropped, ApiError> {
+        let only = match &request.node {
+            Some(text) => Some(self.resolve_node(text, None)?.1),
+            None => None,
+        };
+        let mut dropped = Dropped { model: request.model.clone(), ..Dropped::default() };
+        if only.is_none_or(|node| node == self.id()) && self.inner.models.stop(&request.model).await {
+            dropped.nodes.push(self.id().to_string());
+        }
+        for (scope, node) in self.offering(&request.model) {
+            if only.is_some_and(|only| only != node) {
+                continue;
+            }
+            let call = DropModel { model: request.model.clone() };
+            match self.transport().call(&scope, &node, &call, DROP_DEADLINE).await {
+                Ok(true) => dropped.nodes.push(node.to_string()),
+                Ok(false) => {}
+                Err(error) => {
+                    tracing::warn!(node = %node.short(), error = %chain(&error), "a model could not be dropped there");
+                    dropped.unreached.push(node.to_string());
+                }
+            }
+        }
+        if dropped.nodes.is_empty() && dropped.unreached.is_empty() {
+            return Err(ApiError::new(
+                ErrorCode::UnknownModel,
+                format!("no node runs a model called {:?}", request.model),
+            )
+            .with_mend(
+                "`qmt-cli models` lists what is served; a provider's model ends with its configuration",
+            ));
+        }
+        self.refresh();
+        Ok(dropped)
+    }
+
+    /// The other nodes that offer a model, each once.
+    fn offering(&self, model: &str) -> Vec<(ScopeId, NodeId)> {
+        let mut nodes: BTreeMap<NodeId, ScopeId> = BTreeMap::new();
+        for (scope, member, offer) in self.visible_offers() {
+            if offer.model == model {
+                nodes.entry(member.id).or_insert(scope);
+            }
+        }
+        nodes.into_iter().map(|(node, scope)| (scope, node)).collect()
+    }
+}

@@ -1,0 +1,121 @@
+//! `renew/1`: a member asks one that may admit for its next grant, half way through the present one.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use mesh_identity::{Authority, NodeId, ScopeId, SignedGrant, UnixTime};
+use mesh_transport::{Call, CallFault, Protocol, Transport, serve_call};
+use serde::{Deserialize, Serialize};
+
+use super::Node;
+use super::scopes::{Scope, Scopes};
+
+const DEADLINE: Duration = Duration::from_secs(10);
+/// How often grants are looked at: often enough for the shortest grant anybody is given, an hour.
+const LOOK: Duration = Duration::from_secs(600);
+
+/// Asks for the next grant; shows the present one.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct Renew {
+    grant: SignedGrant,
+}
+
+impl Call for Renew {
+    const PROTOCOL: Protocol = Protocol::new("renew/1");
+    type Reply = SignedGrant;
+}
+
+/// Answers [`Renew`] where this node may admit: the caller is the peer whose key the link proved, and its present grant
+/// must still hold, so who was revoked gets nothing.
+pub(crate) fn serve(transport: &Transport, scopes: Arc<Scopes>) {
+    serve_call::<Renew, _, _>(transport, move |peer, renew| {
+        let answer = renew_for(&scopes, &peer.scope, peer.id, &renew.grant);
+        async move { answer }
+    });
+}
+
+fn renew_for(
+    scopes: &Scopes,
+    scope: &ScopeId,
+    peer: NodeId,
+    grant: &SignedGrant,
+) -> Result<SignedGrant, CallFault> {
+    let ours = scopes.get(scope).ok_or_else(|| CallFault::not_allowed("not a scope of this node"))?;
+    let authority =
+        ours.authority.as_ref().ok_or_else(|| CallFault::not_allowed("this node may not admit"))?;
+    let now = UnixTime::now();
+    let grant = grant
+        .verify_for(&peer, scope, now, &ours.revoked)
+        .map_err(|error| CallFault::not_allowed(format!("the present grant does not hold: {error}")))?;
+    authority.renew(&grant, now).map_err(|error| CallFault::not_allowed(error.to_string()))
+}
+
+impl Node {
+    /// Renews grants in time, for as long as the node runs.
+    pub(crate) async fn keep_grants(self) {
+        loop {
+            for scope in self.scopes().list() {
+                if scope.grant.renew_at() <= UnixTime::now() && !self.renew_scope(&scope).await {
+                    tracing::warn!(scope = %scope.name, ends = %scope.grant.expires_at, "no member has renewed our grant yet");
+                }
+            }
+            tokio::select! {
+                () = tokio::time::sleep(LOOK) => {}
+                () = self.stopping().cancelled_owned() => return,
+            }
+        }
+    }
+
+    /// True when a new grant was stored.
+    async fn renew_scope(&self, scope: &Scope) -> bool {
+        let id = scope.id();
+        if scope.is_founder() {
+            let signed =
+                scope.authority.as_ref().map(|authority| authority.renew(&scope.grant, UnixTime::now()));
+            return match signed {
+                Some(Ok(grant)) => self.take_grant(scope, grant).await,
+                _ => false,
+            };
+        }
+        let members: Vec<NodeId> =
+            self.gossip(&id).map_or_else(Vec::new, |gossip| gossip.members().alive().map(|m| m.id).collect());
+        // The issuer first: it is known to have the right.
+        let issuer = scope.grant.issuer;
+        let order = std::iter::once(issuer).chain(members.into_iter().filter(|member| *member != issuer));
+        for member in order {
+            let renew = Renew { grant: (*scope.signed).clone() };
+            if let Ok(grant) = self.transport().call(&id, &member, &renew, DEADLINE).await
+                && self.take_grant(scope, grant).await
+            {
+                return true;
+            }
+        }
+        false
+    }
+
+    async fn take_grant(&self, scope: &Scope, grant: SignedGrant) -> bool {
+        let next = match Scope::new(self.key(), scope.name.clone(), grant, scope.revoked.clone()) {
+            Ok(next) if next.id() == scope.id() && next.grant.expires_at > scope.grant.expires_at => next,
+            Ok(_) => return false,
+            Err(error) => {
+                tracing::warn!(scope = %scope.name, %error, "a member sent a grant that does not hold");
+                return false;
+            }
+        };
+        let next = Scope { authority: better(next.authority, scope.authority.clone()), ..next };
+        if let Err(error) = self.store_scope(&next).await {
+            tracing::warn!(scope = %scope.name, %error, "the renewed grant could not be stored");
+            return false;
+        }
+        self.scopes().insert(next);
+        true
+    }
+}
+
+/// A renewed grant may carry a lesser authority than the one before; the better of both is kept.
+fn better(new: Option<Authority>, old: Option<Authority>) -> Option<Authority> {
+    match (new, old) {
+        (Some(new), Some(old)) => Some(new.better(old, UnixTime::now())),
+        (new, old) => new.or(old),
+    }
+}

@@ -1,0 +1,182 @@
+//! The scopes this node is in: its grants, its authority to admit, and what is revoked. Asked by the transport at every hello.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
+
+use futures_util::future::BoxFuture;
+use mesh_identity::{
+    AdmissionRequest, Authority, Grant, GrantError, Insertion, InviteError, InviteId, NodeId, NodeKey,
+    NodeName, Revocation, RevocationSet, ScopeId, ScopeRoot, SignedGrant, UnixTime, redeem,
+};
+use mesh_transport::{Admission, Refusal};
+use tokio::sync::mpsc;
+
+use crate::store::Store;
+
+/// Announcements of admissions that may wait for the node's task; more are dropped, since the ledger has them.
+const ADMITTED_MAX: usize = 64;
+
+/// One scope, as this node stands in it.
+#[derive(Debug, Clone)]
+pub(crate) struct Scope {
+    pub(crate) root: ScopeRoot,
+    /// What its people call it; a local label for a scope without a name.
+    pub(crate) name: String,
+    pub(crate) signed: Arc<SignedGrant>,
+    pub(crate) grant: Grant,
+    /// What this node may admit with, if it may.
+    pub(crate) authority: Option<Authority>,
+    pub(crate) revoked: RevocationSet,
+}
+
+impl Scope {
+    /// Verifies our own grant and takes the scope up. `revoked` is what is already known to be revoked.
+    pub(crate) fn new(
+        key: &NodeKey,
+        name: String,
+        signed: SignedGrant,
+        revoked: RevocationSet,
+    ) -> Result<Self, GrantError> {
+        let scope = signed.scope();
+        let grant = signed.verify_for(&key.node_id(), &scope, UnixTime::now(), &revoked)?;
+        let root = signed.chain().root;
+        let authority = if root.founder == key.node_id() {
+            Authority::founder(key.clone(), root).ok()
+        } else {
+            Authority::from_grant(key.clone(), &signed)
+        };
+        Ok(Self { root, name, signed: Arc::new(signed), grant, authority, revoked })
+    }
+
+    pub(crate) fn id(&self) -> ScopeId {
+        self.grant.scope
+    }
+
+    pub(crate) fn is_founder(&self) -> bool {
+        self.root.founder == self.grant.subject
+    }
+}
+
+/// A node that this one admitted.
+#[derive(Debug, Clone)]
+pub(crate) struct AdmittedNode {
+    pub(crate) scope: ScopeId,
+    pub(crate) invite: InviteId,
+    pub(crate) node: NodeId,
+    pub(crate) name: NodeName,
+}
+
+/// All scopes of this node.
+pub(crate) struct Scopes {
+    key: NodeKey,
+    store: Arc<Store>,
+    table: RwLock<BTreeMap<ScopeId, Scope>>,
+    /// Names in use by others, by scope, so that two members of one scope never carry one name.
+    names: RwLock<BTreeMap<(ScopeId, String), NodeId>>,
+    admitted: mpsc::Sender<AdmittedNode>,
+}
+
+impl Scopes {
+    pub(crate) fn new(key: NodeKey, store: Arc<Store>) -> (Arc<Self>, mpsc::Receiver<AdmittedNode>) {
+        let (admitted, receiver) = mpsc::channel(ADMITTED_MAX);
+        let scopes = Self { key, store, table: RwLock::default(), names: RwLock::default(), admitted };
+        (Arc::new(scopes), receiver)
+    }
+
+    pub(crate) fn insert(&self, scope: Scope) {
+        self.write().insert(scope.id(), scope);
+    }
+
+    pub(crate) fn remove(&self, scope: &ScopeId) -> Option<Scope> {
+        self.write().remove(scope)
+    }
+
+    pub(crate) fn get(&self, scope: &ScopeId) -> Option<Scope> {
+        self.read().get(scope).cloned()
+    }
+
+    pub(crate) fn list(&self) -> Vec<Scope> {
+        self.read().values().cloned().collect()
+    }
+
+    /// Takes a verified revocation up; the scope must be one of ours.
+    pub(crate) fn revoke(&self, scope: &ScopeId, revocation: Revocation) -> Option<Insertion> {
+        Some(self.write().get_mut(scope)?.revoked.insert(revocation))
+    }
+
+    /// Remembers which names members carry, from their verified grants.
+    pub(crate) fn note_names(&self, scope: ScopeId, members: impl Iterator<Item = (NodeId, NodeName)>) {
+        let mut names = self.names.write().unwrap_or_else(PoisonError::into_inner);
+        for (node, name) in members {
+            names.entry((scope, name.as_str().to_lowercase())).or_insert(node);
+        }
+    }
+
+    /// The name that a joiner's grant will carry: the one it asks for, or that one with a part of its id when another
+    /// member, or this node, has it.
+    fn free_name(&self, scope: &Scope, wanted: &NodeName, joiner: NodeId) -> NodeName {
+        let names = self.names.read().unwrap_or_else(PoisonError::into_inner);
+        let key = wanted.as_str().to_lowercase();
+        let taken = names.get(&(scope.id(), key.clone())).is_some_and(|holder| *holder != joiner);
+        if taken || (scope.grant.name.as_str().to_lowercase() == key && scope.grant.subject != joiner) {
+            NodeName::from_lossy(&format!("{wanted}-{}", &joiner.short()[..4]))
+        } else {
+            wanted.clone()
+        }
+    }
+
+    async fn admit_now(
+        &self,
+        scope: ScopeId,
+        proved: NodeId,
+        mut request: AdmissionRequest,
+    ) -> Result<SignedGrant, InviteError> {
+        let ours = self.get(&scope).ok_or(InviteError::WrongScope)?;
+        let authority = ours.authority.as_ref().ok_or(InviteError::WrongIssuer)?;
+        request.node_name = self.free_name(&ours, &request.node_name, proved);
+        let grant = redeem(authority, &request, proved, &*self.store, &ours.revoked, UnixTime::now()).await?;
+        self.note_names(scope, std::iter::once((proved, request.node_name.clone())));
+        let told = AdmittedNode { scope, invite: request.token.id(), node: proved, name: request.node_name };
+        tracing::info!(node = %proved.short(), name = %told.name, scope = %scope.short(), "admitted a node");
+        let _ = self.admitted.try_send(told);
+        Ok(grant)
+    }
+
+    /// The table is changed by single calls on the map, so it is whole even after another holder's panic.
+    fn read(&self) -> RwLockReadGuard<'_, BTreeMap<ScopeId, Scope>> {
+        self.table.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn write(&self) -> RwLockWriteGuard<'_, BTreeMap<ScopeId, Scope>> {
+        self.table.write().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Admission for Scopes {
+    fn credential(&self, scope: &ScopeId) -> Option<Arc<SignedGrant>> {
+        self.read().get(scope).map(|scope| scope.signed.clone())
+    }
+
+    fn check(&self, scope: &ScopeId, subject: NodeId, grant: &SignedGrant) -> Result<Grant, Refusal> {
+        let table = self.read();
+        let ours = table.get(scope).ok_or(Refusal::NotAdmitted)?;
+        grant
+            .verify_for(&subject, scope, UnixTime::now(), &ours.revoked)
+            .map_err(|error| Refusal::from(&error))
+    }
+
+    fn admit(
+        &self,
+        scope: &ScopeId,
+        proved: NodeId,
+        request: AdmissionRequest,
+    ) -> BoxFuture<'_, Result<SignedGrant, InviteError>> {
+        Box::pin(self.admit_now(*scope, proved, request))
+    }
+}
+
+impl std::fmt::Debug for Scopes {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Scopes").field("me", &self.key.node_id()).finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,284 @@
+//! Starting a node: every part in the order in which the next one needs it.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::SocketAddr;
+use std::sync::atomic::AtomicU64;
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::time::{Duration, Instant};
+
+use mesh_control::{JoinRequest, LoadRequest};
+use mesh_gossip::{Config as GossipConfig, Credentials, Exchange, Gossip};
+use mesh_identity::{NodeKey, RevocationSet, ScopeId, UnixTime, key_file};
+use mesh_inference::backend::Backends;
+use mesh_inference::gateway::{
+    Gateway, GatewayConfig, Listen, Provider, ProviderConfig, ProviderModel, RouterRoutes,
+    StartError as GatewayError,
+};
+use mesh_inference::instance::sweep;
+use mesh_routing::Router;
+use mesh_transport::internet::{Bind, Config as InternetConfig, Endpoints, Relay, Relays};
+use mesh_transport::{Config as TransportConfig, Transport};
+use multiaddr::{Multiaddr, Protocol};
+use tokio::sync::{Notify, broadcast};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use super::home::{Home, HomeError};
+use super::models::{self, Models};
+use super::scopes::{Scope, Scopes};
+use super::{Inner, Node, chain, ping, renew};
+use crate::config::{self, Config, Identity};
+use crate::control::{ControlSocket, router};
+use crate::store::{Store, StoreError};
+
+/// Events kept for a reader that falls behind.
+const EVENTS_MAX: usize = 256;
+/// Where the UDP port of the last run is remembered, so that peers find this node after a restart.
+const PORT_KEY: &str = "udp_port";
+
+/// How often a provider is asked for its models, and whether it still answers.
+const PROVIDER_REFRESH: Duration = Duration::from_secs(10);
+/// How long a provider may take to say so.
+const PROVIDER_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// Why a node does not start. Nothing is left running.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum StartError {
+    /// The home folder.
+    #[error(transparent)]
+    Home(#[from] HomeError),
+    /// The key file.
+    #[error(transparent)]
+    Key(#[from] key_file::KeyFileError),
+    /// The database.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// The gateway.
+    #[error("the gateway cannot start")]
+    Gateway(#[from] GatewayError),
+    /// The control socket.
+    #[error("the control socket cannot be opened")]
+    Control(#[source] std::io::Error),
+}
+
+impl Node {
+    /// Starts a node. Returns when it answers on its control socket and its gateway; scopes, models and invites of the
+    /// configuration are entered in the background. Not cancel safe: a dropped future may leave parts running until the
+    /// runtime ends.
+    ///
+    /// # Errors
+    /// [`StartError`].
+    pub async fn start(config: Config) -> Result<Self, StartError> {
+        let home = Home::open(&config.home)?;
+        let swept = home.path().to_owned();
+        let _ = tokio::task::spawn_blocking(move || sweep(&swept)).await;
+        let (key, lasting) = identity(&config)?;
+        let store = Arc::new(Store::open(&config.node_db()).await?);
+        let (scopes, admitted) = Scopes::new(key.clone(), store.clone());
+        let relays = relays(&config.mesh.internet.relays);
+        let remembered = store.kv(PORT_KEY).await?.and_then(|port| port.parse().ok());
+        let port = config.mesh.internet.bind_port.or(remembered).unwrap_or(0);
+        let external: Vec<SocketAddr> = config.mesh.external_addrs.iter().filter_map(socket_addr).collect();
+        let internet = |port| InternetConfig {
+            bind: Bind::Any { port },
+            external_addrs: external.clone(),
+            ..InternetConfig::default()
+        };
+        let transport = Transport::start(key.clone(), Vec::new(), scopes.clone(), TransportConfig::default());
+        let endpoints = Endpoints::new(key.clone(), internet(port));
+        let backends = Backends::new();
+        let routing = Router::new(mesh_routing::Config::default(), Instant::now());
+        let of_scopes = scopes.clone();
+        let routes = RouterRoutes::new(routing.clone(), move || {
+            of_scopes.list().iter().map(Scope::id).collect::<Vec<ScopeId>>()
+        });
+        let gateway = Gateway::start(
+            gateway_config(&config.gateway),
+            backends.clone(),
+            Arc::new(routes),
+            Some(transport.clone()),
+        )
+        .await?;
+        let models = Arc::new(Models::default());
+        transport.serve(Gateway::PROTOCOL, gateway.peer_handler());
+        ping::serve(&transport);
+        renew::serve(&transport, scopes.clone());
+        models::serve(&transport, models.clone());
+        let socket = ControlSocket::bind(&config.control_socket()).map_err(StartError::Control)?;
+        let exchange = Exchange::new(transport.clone());
+        let node = Self {
+            inner: Arc::new(Inner {
+                name: config.node_name.clone(),
+                config,
+                home,
+                key,
+                lasting,
+                external,
+                store,
+                scopes,
+                transport,
+                gossips: RwLock::default(),
+                router: routing,
+                backends,
+                models,
+                providers: tokio::sync::Mutex::default(),
+                gateway,
+                relay: None,
+                endpoints,
+                relays,
+                exchange,
+                events: broadcast::Sender::new(EVENTS_MAX),
+                event_number: AtomicU64::new(0),
+                since: Mutex::default(),
+                fed: Mutex::new(BTreeSet::new()),
+                changed: Notify::new(),
+                stop: CancellationToken::new(),
+                tasks: TaskTracker::new(),
+                started: Instant::now(),
+                started_at: UnixTime::now(),
+            }),
+        };
+        let tasks = &node.inner.tasks;
+        tasks.spawn(node.clone().keep_facts());
+        tasks.spawn(node.clone().watch_backends());
+        tasks.spawn(node.clone().follow_links());
+        tasks.spawn(node.clone().follow_admissions(admitted));
+        tasks.spawn(node.clone().keep_grants());
+        tasks.spawn(socket.serve(router(node.clone()), node.stopping()));
+        node.reenter().await?;
+        tasks.spawn(node.clone().take_up_configuration());
+        Ok(node)
+    }
+
+    /// Enters the scopes of the last run again.
+    async fn reenter(&self) -> Result<(), StartError> {
+        for row in self.store().scopes().await? {
+            let id = row.id();
+            let Some(grant) = row.grant else { continue };
+            let mut revoked = RevocationSet::new(id);
+            for signed in self.store().revocations(&id).await? {
+                if let Ok(verified) = signed.verify(&id, UnixTime::now()) {
+                    revoked.insert(verified);
+                }
+            }
+            match Scope::new(self.key(), row.name.clone(), grant, revoked) {
+                Ok(scope) => {
+                    for peer in self.store().peers(&id).await? {
+                        self.transport().book().insert(id, peer.node, peer.addr);
+                    }
+                    self.carry(id, &self.inner.relays).await;
+                    self.enter(scope);
+                }
+                Err(error) => {
+                    tracing::warn!(scope = row.name, %error, "the membership does not hold any more; join again with an invite");
+                }
+            }
+        }
+        Ok(())
+    }
+
+    async fn take_up_configuration(self) {
+        self.start_providers().await;
+        for model in &self.config().inference.models {
+            if let Err(error) = self.load(LoadRequest { model: model.clone() }).await {
+                tracing::error!(model, error = %error.message, mend = error.mend.as_deref().unwrap_or(""), "a model is not served");
+            }
+        }
+        for entry in &self.config().mesh.scopes {
+            let Some(invite) = &entry.invite else { continue };
+            if let Err(error) = self.join(JoinRequest { token: invite.to_string() }).await {
+                tracing::error!(origin = entry.origin, error = %error.message, mend = error.mend.as_deref().unwrap_or(""), "not joined");
+            }
+        }
+    }
+
+    async fn start_providers(&self) {
+        let mut running = self.inner.providers.lock().await;
+        for provider in &self.config().providers {
+            let models = provider.models.iter().map(|model| ProviderModel::from(model.as_str())).collect();
+            let config = ProviderConfig {
+                name: provider.name.clone(),
+                base_url: provider.base_url.clone(),
+                api_key: provider.api_key.clone(),
+                models,
+                share: provider.share,
+                refresh: PROVIDER_REFRESH,
+                timeout: PROVIDER_TIMEOUT,
+            };
+            match Provider::start(config, self.backends().clone()) {
+                Ok(provider) => running.push(provider),
+                Err(error) => {
+                    tracing::error!(provider = provider.name, error = %chain(&error), "a provider is not shared")
+                }
+            }
+        }
+    }
+
+    /// Starts gossip in a scope, unless it runs.
+    pub(crate) fn start_gossip(&self, scope: &Scope) {
+        let id = scope.id();
+        let credentials = Credentials {
+            key: self.key().clone(),
+            grant: (*scope.signed).clone(),
+            revocations: scope.revoked.clone(),
+        };
+        let config = if self.config().client { GossipConfig::passive() } else { GossipConfig::default() };
+        let gossip = match Gossip::start(&self.inner.exchange, credentials, config) {
+            Ok(gossip) => gossip,
+            Err(error) => {
+                tracing::error!(scope = scope.name, error = %chain(&error), "gossip does not start");
+                return;
+            }
+        };
+        let mut gossips: std::sync::RwLockWriteGuard<'_, BTreeMap<ScopeId, Gossip>> =
+            self.inner.gossips.write().unwrap_or_else(PoisonError::into_inner);
+        gossips.insert(id, gossip.clone());
+        drop(gossips);
+        self.inner.tasks.spawn(self.clone().follow_members(scope.clone(), gossip));
+    }
+}
+
+/// The node's key, and the lasting key behind it when it is a throw-away one.
+fn identity(config: &Config) -> Result<(NodeKey, Option<NodeKey>), StartError> {
+    match &config.identity {
+        Identity::File(path) => Ok((key_file::load_or_create(path)?, None)),
+        Identity::Ephemeral => {
+            let lasting = key_file::load_or_create(&config.home.join("mesh_identity.key"))?;
+            Ok((NodeKey::generate(), Some(lasting)))
+        }
+    }
+}
+
+fn relays(wanted: &config::Relays) -> Relays {
+    match wanted {
+        config::Relays::Disabled => Relays::Disabled,
+        config::Relays::Custom(urls) => Relays::Custom(urls.iter().map(Relay::new).collect()),
+        config::Relays::Public => Relays::Public,
+    }
+}
+
+fn gateway_config(wanted: &config::Gateway) -> GatewayConfig {
+    let mut config = GatewayConfig::default();
+    config.listen = if wanted.listener.asked {
+        Listen::Exactly(wanted.listener.addr)
+    } else {
+        Listen::FirstFreeFrom(wanted.listener.addr)
+    };
+    config.api_key = wanted.api_key.clone();
+    config
+}
+
+/// The socket address of a multiaddr such as `/ip4/192.0.2.1/udp/9000/quic-v1`.
+fn socket_addr(addr: &Multiaddr) -> Option<SocketAddr> {
+    let mut parts = addr.iter();
+    let ip = match parts.next()? {
+        Protocol::Ip4(ip) => ip.into(),
+        Protocol::Ip6(ip) => ip.into(),
+        _ => return None,
+    };
+    match parts.next()? {
+        Protocol::Udp(port) | Protocol::Tcp(port) => Some(SocketAddr::new(ip, port)),
+        _ => None,
+    }
+}

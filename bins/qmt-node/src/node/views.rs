@@ -1,0 +1,237 @@
+//! What the control API shows, from the node's state at this moment.
+
+use std::collections::BTreeMap;
+
+use mesh_control::{
+    LinkCounts, MemoryView, ModelState, ModelView, NodeState, NodeView, PathKind as PathView, ProviderKind,
+    ProviderView, ScopeStatus, Status,
+};
+use mesh_gossip::{Member, State};
+use mesh_identity::{NodeAddr, Role};
+use mesh_inference::backend::{BackendKind, BackendState};
+use mesh_transport::{LinkFacts, PathKind};
+
+use super::offers::{NODE_KEY, NodeFacts, OfferFacts, OfferState};
+use super::scopes::Scope;
+use super::{Node, facts};
+
+impl Node {
+    /// The node at this moment.
+    pub(crate) async fn status(&self) -> Status {
+        let links = self.transport().links();
+        let count = |kind: PathKind| {
+            u32::try_from(links.iter().filter(|link| link.path.kind == kind).count()).unwrap_or(u32::MAX)
+        };
+        Status {
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            node_id: self.id().to_string(),
+            node_name: self.name().to_string(),
+            pid: std::process::id(),
+            uptime_secs: self.started().elapsed().as_secs(),
+            gateway_url: self.gateway_url(),
+            console_url: None,
+            scopes: self.scopes().list().iter().map(|scope| self.scope_status(scope)).collect(),
+            links: LinkCounts {
+                direct: count(PathKind::Direct) + count(PathKind::Memory),
+                relayed: count(PathKind::Relayed),
+            },
+            models: self.local_models(),
+            addresses: self.addresses(),
+            warnings: self.config().warnings.clone(),
+        }
+    }
+
+    fn scope_status(&self, scope: &Scope) -> ScopeStatus {
+        let alive = self.gossip(&scope.id()).map_or(0, |gossip| gossip.members().alive().count());
+        ScopeStatus {
+            id: scope.id().to_string(),
+            name: scope.name.clone(),
+            role: role(scope.grant.role),
+            founder: scope.is_founder(),
+            members_alive: u32::try_from(alive + 1).unwrap_or(u32::MAX),
+            grant_expires_at: Some(scope.grant.expires_at.0),
+        }
+    }
+
+    fn local_models(&self) -> Vec<String> {
+        let mut models: Vec<String> = self
+            .backends()
+            .list()
+            .iter()
+            .filter(|backend| backend.is_ready())
+            .map(|backend| backend.model.clone())
+            .collect();
+        models.sort();
+        models.dedup();
+        models
+    }
+
+    fn addresses(&self) -> Vec<String> {
+        let mut all: Vec<String> =
+            self.scopes().list().iter().flat_map(|scope| addresses(&self.own_addr(&scope.id()))).collect();
+        all.sort();
+        all.dedup();
+        all
+    }
+
+    /// All nodes this one knows, itself first in each scope.
+    pub(crate) fn nodes(&self) -> Vec<NodeView> {
+        let links = self.transport().links();
+        let mut views = Vec::new();
+        for scope in self.scopes().list() {
+            views.push(self.own_view(&scope));
+            let Some(gossip) = self.gossip(&scope.id()) else { continue };
+            let members = gossip.members();
+            let mut others: Vec<NodeView> = members
+                .iter()
+                .map(|member| {
+                    let link =
+                        links.iter().find(|link| link.peer.scope == scope.id() && link.peer.id == member.id);
+                    self.member_view(&scope, member, link)
+                })
+                .collect();
+            others.sort_by(|a, b| (&a.name, &a.id).cmp(&(&b.name, &b.id)));
+            views.extend(others);
+        }
+        views
+    }
+
+    fn own_view(&self, scope: &Scope) -> NodeView {
+        let facts = self.own_facts();
+        NodeView {
+            id: self.id().to_string(),
+            name: scope.grant.name.to_string(),
+            scope: scope.id().to_string(),
+            scope_name: scope.name.clone(),
+            role: role(scope.grant.role),
+            state: NodeState::Me,
+            addresses: addresses(&self.own_addr(&scope.id())),
+            models: self.local_models(),
+            since: self.started_at(),
+            ..described(&facts)
+        }
+    }
+
+    fn member_view(&self, scope: &Scope, member: &Member, link: Option<&LinkFacts>) -> NodeView {
+        let facts = node_facts(member);
+        NodeView {
+            id: member.id.to_string(),
+            name: member.name.to_string(),
+            scope: scope.id().to_string(),
+            scope_name: scope.name.clone(),
+            role: role(member.role),
+            state: match member.state {
+                State::Alive => NodeState::Alive,
+                State::Suspect => NodeState::Suspect,
+                State::Down => NodeState::Down,
+            },
+            path: link.map_or(PathView::None, |link| path_view(link.path.kind)),
+            rtt_ms: link.and_then(|link| link.path.rtt).map(|rtt| rtt.as_secs_f64() * 1e3),
+            addresses: addresses(&member.addr),
+            models: facts::offers_of(member)
+                .into_iter()
+                .filter(|offer| offer.state == OfferState::Ready)
+                .map(|o| o.model)
+                .collect(),
+            since: self.member_since(&scope.id(), &member.id),
+            ..described(&facts)
+        }
+    }
+
+    /// The models that this node can reach, by name.
+    pub(crate) fn models(&self) -> Vec<ModelView> {
+        let mut models: BTreeMap<String, Vec<ProviderView>> = BTreeMap::new();
+        for backend in self.backends().list() {
+            let state = backend.state.borrow().clone();
+            models.entry(backend.model.clone()).or_default().push(ProviderView {
+                node: self.id().to_string(),
+                node_name: self.name().to_string(),
+                local: true,
+                state: backend_state(&state),
+                kind: match backend.kind {
+                    BackendKind::Local => ProviderKind::Local,
+                    _ => ProviderKind::Provider,
+                },
+                detail: state.to_string(),
+            });
+        }
+        for (_, member, offer) in self.visible_offers() {
+            models.entry(offer.model.clone()).or_default().push(remote_provider(&member, offer));
+        }
+        models.into_iter().map(|(name, providers)| Self::model_view(name, providers)).collect()
+    }
+
+    fn model_view(name: String, providers: Vec<ProviderView>) -> ModelView {
+        let state = providers.iter().map(|provider| provider.state).min().unwrap_or(ModelState::Cold);
+        ModelView { name, state, providers, size_bytes: None, context_tokens: None }
+    }
+
+    /// One model as it is now.
+    pub(crate) fn model(&self, name: &str) -> Option<ModelView> {
+        self.models().into_iter().find(|model| model.name == name)
+    }
+}
+
+fn remote_provider(member: &Member, offer: OfferFacts) -> ProviderView {
+    ProviderView {
+        node: member.id.to_string(),
+        node_name: member.name.to_string(),
+        local: false,
+        state: match offer.state {
+            OfferState::Ready => ModelState::Ready,
+            OfferState::Loading => ModelState::Loading,
+            OfferState::Failed => ModelState::Failed,
+            OfferState::Stopped => ModelState::Stopped,
+            OfferState::Unknown => ModelState::Unknown,
+        },
+        kind: if offer.provider { ProviderKind::Provider } else { ProviderKind::Local },
+        detail: offer.detail,
+    }
+}
+
+fn described(facts: &NodeFacts) -> NodeView {
+    NodeView {
+        capabilities: facts.labels.clone(),
+        memory: facts.memory.map(|memory| MemoryView {
+            total_bytes: memory.total,
+            free_bytes: memory.free,
+            cap_bytes: memory.cap,
+        }),
+        version: Some(facts.version.clone()).filter(|version| !version.is_empty()),
+        ..NodeView::default()
+    }
+}
+
+pub(crate) fn node_facts(member: &Member) -> NodeFacts {
+    member.value(NODE_KEY).and_then(|bytes| serde_json::from_slice(bytes).ok()).unwrap_or_default()
+}
+
+pub(crate) fn backend_state(state: &BackendState) -> ModelState {
+    match state {
+        BackendState::Ready => ModelState::Ready,
+        BackendState::Loading(_) => ModelState::Loading,
+        BackendState::Failed { .. } => ModelState::Failed,
+        BackendState::Stopped => ModelState::Stopped,
+        _ => ModelState::Unknown,
+    }
+}
+
+pub(crate) fn role(role: Role) -> mesh_control::Role {
+    match role {
+        Role::Member => mesh_control::Role::Member,
+        Role::Client => mesh_control::Role::Client,
+    }
+}
+
+pub(crate) fn path_view(kind: PathKind) -> PathView {
+    match kind {
+        PathKind::Direct => PathView::Direct,
+        PathKind::Relayed => PathView::Relayed,
+        PathKind::Memory => PathView::Memory,
+    }
+}
+
+/// Addresses as people read them.
+pub(crate) fn addresses(addr: &NodeAddr) -> Vec<String> {
+    addr.direct.iter().map(ToString::to_string).chain(addr.relay.iter().cloned()).collect()
+}
