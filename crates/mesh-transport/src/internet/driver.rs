@@ -107,6 +107,12 @@ impl Internet {
 
 async fn bind_endpoint(key: &NodeKey, config: &Config) -> Result<Endpoint, BindError> {
     let portmapper = if config.portmapper { PortmapperConfig::default() } else { PortmapperConfig::Disabled };
+    if config.portmapper && !cfg!(feature = "portmapper") {
+        tracing::warn!(
+            "no port is asked of the router: this build is without the feature `portmapper` of mesh-transport; \
+             forward a UDP port by hand and name it as an external address"
+        );
+    }
     let mut builder = Endpoint::builder(presets::Minimal)
         .secret_key(convert::iroh_key(key))
         .alpns(vec![ALPN.to_vec()])

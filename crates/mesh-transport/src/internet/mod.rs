@@ -72,7 +72,8 @@ pub struct Config {
     pub bind: Bind,
     /// The relays (disabled).
     pub relays: Relays,
-    /// Whether to ask the router for an open port by UPnP, PCP or NAT-PMP (no). Sends multicast.
+    /// Whether to ask the router for an open port by UPnP, PCP or NAT-PMP (no). Sends multicast. Takes the feature
+    /// `portmapper`; without it the endpoint opens, warns, and asks nobody.
     pub portmapper: bool,
     /// Announced as given, such as a forwarded port (none).
     pub external_addrs: Vec<SocketAddr>,
