@@ -8,7 +8,7 @@ use mesh_identity::{AdmissionRequest, Grant, InviteError, NodeId, ScopeId, Signe
 use crate::error::Refusal;
 
 /// The node's view of membership, asked at every hello. Implementations answer from current state: a revocation that
-/// has arrived counts for the next hello at once (links that exist are closed by [`crate::Transport::disconnect`]).
+/// has arrived counts for the next hello at once (links that exist are closed by [`crate::Transport::recheck`]).
 pub trait Admission: Send + Sync + 'static {
     /// The grant this node shows in the scope; `None` if it is not a member of it.
     fn credential(&self, scope: &ScopeId) -> Option<Arc<SignedGrant>>;

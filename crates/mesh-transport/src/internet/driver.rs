@@ -52,8 +52,14 @@ impl Internet {
     /// Opens the sockets. Carries every scope until [`Internet::carry`] names some.
     /// Not cancel safe: a dropped future may leave sockets open for a moment.
     pub async fn bind(key: &NodeKey, config: Config) -> Result<Arc<Self>, BindError> {
-        let endpoint = bind_endpoint(key, &config).await?;
-        if matches!(config.bind, Bind::Any { .. }) {
+        let endpoint = match (bind_endpoint(key, &config).await, config.bind) {
+            (Err(BindError::PortTaken { .. }), Bind::Prefer { .. }) => {
+                let config = Config { bind: Bind::Any { port: 0 }, ..config.clone() };
+                bind_endpoint(key, &config).await?
+            }
+            (bound, _) => bound?,
+        };
+        if matches!(config.bind, Bind::Any { .. } | Bind::Prefer { .. }) {
             let mut addrs = endpoint.watch_addr();
             let first =
                 async { while addrs.get().ip_addrs().next().is_none() && addrs.updated().await.is_ok() {} };
@@ -122,7 +128,7 @@ async fn bind_endpoint(key: &NodeKey, config: &Config) -> Result<Endpoint, BindE
         .clear_ip_transports();
     let failed = |error: &dyn std::fmt::Display| BindError::Endpoint(error.to_string());
     builder = match config.bind {
-        Bind::Any { port } => {
+        Bind::Any { port } | Bind::Prefer { port } => {
             let v6 = BindOpts::default().set_is_required(false);
             let builder = builder.bind_addr((Ipv4Addr::UNSPECIFIED, port)).map_err(|error| failed(&error))?;
             builder.bind_addr_with_opts((Ipv6Addr::UNSPECIFIED, port), v6).map_err(|error| failed(&error))?
@@ -142,7 +148,7 @@ async fn bind_endpoint(key: &NodeKey, config: &Config) -> Result<Endpoint, BindE
 
 fn bind_error(error: &(dyn std::error::Error + 'static), config: &Config) -> BindError {
     let port = match config.bind {
-        Bind::Any { port } => port,
+        Bind::Any { port } | Bind::Prefer { port } => port,
         Bind::Addr(addr) => addr.port(),
         Bind::RelayOnly => 0,
     };

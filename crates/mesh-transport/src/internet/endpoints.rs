@@ -65,11 +65,18 @@ impl Endpoints {
         bound.push(endpoint.clone());
         Ok((endpoint, true))
     }
+
+    /// The UDP port of the first endpoint, the one that `config` asked for; `None` while there is no endpoint.
+    pub async fn port(&self) -> Option<u16> {
+        let bound = self.bound.lock().await;
+        let addrs = bound.first()?.bound_addrs();
+        addrs.iter().find(|addr| addr.is_ipv4()).or(addrs.first()).map(|addr| addr.port())
+    }
 }
 
 fn any_port(bind: super::Bind) -> super::Bind {
     match bind {
-        super::Bind::Any { .. } => super::Bind::Any { port: 0 },
+        super::Bind::Any { .. } | super::Bind::Prefer { .. } => super::Bind::Any { port: 0 },
         super::Bind::Addr(addr) => super::Bind::Addr((addr.ip(), 0).into()),
         super::Bind::RelayOnly => super::Bind::RelayOnly,
     }

@@ -59,6 +59,11 @@ pub enum Bind {
         /// The UDP port.
         port: u16,
     },
+    /// All interfaces; this UDP port if it is free, else any: for a port that worked last time.
+    Prefer {
+        /// The UDP port.
+        port: u16,
+    },
     /// This address alone, such as `127.0.0.1:0` in tests.
     Addr(SocketAddr),
     /// No socket: only through relays. For tests.

@@ -8,7 +8,7 @@ use tracing::Instrument;
 
 use super::{
     Inner,
-    hello::{self, Linked},
+    hello::{self, Linked, Proof},
     links::{Claim, DialResult, DialWatch, LinkConn, StreamCount},
     serve,
 };
@@ -143,7 +143,7 @@ pub(super) fn link_conn(
     dialed_by_us: bool,
     permit: OwnedSemaphorePermit,
 ) -> Option<Arc<LinkConn>> {
-    let grant = linked.grant?;
+    let Proof { signed, grant } = linked.proof?;
     inner.admission.credential(&scope)?;
     let peer = Peer {
         id: conn.peer(),
@@ -158,6 +158,7 @@ pub(super) fn link_conn(
         dialed_by_us,
         instance: linked.instance,
         grant_expires: Expiry::at(grant.expires_at),
+        signed,
         since: SystemTime::now(),
         streams: Arc::new(StreamCount::default()),
         _permit: permit,

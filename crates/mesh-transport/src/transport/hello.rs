@@ -25,9 +25,15 @@ pub(super) struct Linked {
     /// The other side's run.
     pub(super) instance: u64,
     /// Its verified grant; `None` for a dialer that redeemed an invite.
-    pub(super) grant: Option<Grant>,
+    pub(super) proof: Option<Proof>,
     /// The grant that was issued in this hello.
     pub(super) issued: Option<Box<SignedGrant>>,
+}
+
+/// A grant as it was shown, and what it says.
+pub(super) struct Proof {
+    pub(super) signed: SignedGrant,
+    pub(super) grant: Grant,
 }
 
 /// Why a hello did not end with a link.
@@ -144,7 +150,7 @@ struct Judged {
 #[derive(Default)]
 struct JudgedState {
     scope: Option<ScopeId>,
-    grant: Option<Grant>,
+    proof: Option<Proof>,
     issued: Option<Box<SignedGrant>>,
     bad_issue: Option<mesh_identity::GrantError>,
 }
@@ -219,7 +225,7 @@ impl Exchange<'_> {
             std::mem::take(&mut *self.judged.state.lock().unwrap_or_else(PoisonError::into_inner));
         let linked = match outcome {
             Outcome::Linked { instance, .. } => {
-                Linked { instance, grant: state.grant.take(), issued: state.issued.take() }
+                Linked { instance, proof: state.proof.take(), issued: state.issued.take() }
             }
             Outcome::Refused(refusal) => return Err(HelloFailure::Refused(refusal)),
             Outcome::Untrusted(refusal) => {
@@ -261,7 +267,7 @@ impl Exchange<'_> {
             Shown::Grant(shown) => {
                 let own = self.inner.admission.credential(&scope).ok_or(Refusal::NotAdmitted)?;
                 let grant = check(self.inner, &scope, proved, &shown).map_err(told_to_stranger)?;
-                self.judged.set(|state| state.grant = Some(grant));
+                self.judged.set(|state| state.proof = Some(Proof { signed: *shown, grant }));
                 // Before the answer, so that the dialer can use the link as soon as it has read it.
                 self.conn.admitted();
                 (own, None)
@@ -288,7 +294,7 @@ impl Exchange<'_> {
         let node = self.conn.peer();
         if !self.judged.redeeming {
             let grant = check(self.inner, &scope, node, shown)?;
-            self.judged.set(|state| state.grant = Some(grant));
+            self.judged.set(|state| state.proof = Some(Proof { signed: shown.clone(), grant }));
             self.conn.admitted();
             return Ok(());
         }
@@ -302,7 +308,7 @@ impl Exchange<'_> {
         let issued = issued.ok_or(Refusal::NotAdmitted)?;
         match verify(&issued) {
             Ok(ours) if ours.subject == self.inner.me => {
-                self.judged.set(|state| (state.grant, state.issued) = (Some(theirs), Some(issued)));
+                self.judged.set(|state| state.issued = Some(issued));
                 Ok(())
             }
             Ok(_) => Err(Refusal::NotAdmitted),

@@ -13,7 +13,7 @@ use std::{
     time::SystemTime,
 };
 
-use mesh_identity::{Expiry, NodeId, ScopeId, UnixTime};
+use mesh_identity::{Expiry, NodeId, ScopeId, SignedGrant, UnixTime};
 use tokio::sync::{Notify, OwnedSemaphorePermit, broadcast, watch};
 
 use super::LinkEvent;
@@ -31,6 +31,8 @@ pub(crate) struct LinkConn {
     /// The run of the peer that is at the other end.
     pub(crate) instance: u64,
     pub(crate) grant_expires: Expiry,
+    /// What the peer showed in hello, to be judged again after a revocation.
+    pub(crate) signed: SignedGrant,
     pub(crate) since: SystemTime,
     pub(crate) streams: Arc<StreamCount>,
     pub(crate) _permit: OwnedSemaphorePermit,

@@ -283,6 +283,14 @@ impl Transport {
         }
     }
 
+    /// Asks [`Admission::check`] again about every link of the scope and closes those whose grant no longer holds, with all
+    /// their streams: call it when a revocation has been taken up.
+    pub fn recheck(&self, scope: &ScopeId) {
+        for conn in self.inner.links.matching(|c| c.peer.scope == *scope) {
+            serve::judge_again(&self.inner, &conn);
+        }
+    }
+
     /// Closes every connection of the scope and forgets its addresses. Stop returning a credential for it first.
     pub fn close_scope(&self, scope: &ScopeId) {
         self.inner.book.remove_scope(scope);

@@ -15,7 +15,7 @@ use super::{
     links::{CountedStream, LinkConn},
 };
 use crate::{
-    error::{CloseCode, ClosedWhy, ConnectionLost, OpenError, ResetCode, StreamFault},
+    error::{CloseCode, ClosedWhy, ConnectionLost, OpenError, Refusal, ResetCode, StreamFault},
     peer::{PROTOCOL_NAME_MAX, Protocol},
     proto::wire,
     stream::Stream,
@@ -33,9 +33,21 @@ pub(super) fn adopt(inner: &Arc<Inner>, conn: Arc<LinkConn>) -> Arc<LinkConn> {
     if inner.is_closing() {
         conn.close(CloseCode::Shutdown, "shutting down");
     }
+    // A revocation may have come between hello and here.
+    judge_again(inner, &conn);
     let span = tracing::debug_span!("transport.link", peer = %conn.peer.id.short());
     inner.tasks.spawn(run(inner.clone(), conn).instrument(span));
     registered.primary
+}
+
+/// Closes a connection whose grant no longer holds.
+pub(super) fn judge_again(inner: &Inner, conn: &LinkConn) {
+    let Err(refusal) = inner.admission.check(&conn.peer.scope, conn.peer.id, &conn.signed) else { return };
+    let code = match refusal {
+        Refusal::GrantExpired => CloseCode::Expired,
+        _ => CloseCode::Revoked,
+    };
+    conn.close(code, "the grant shown in hello no longer holds");
 }
 
 /// Serves one connection until it has ended and its handlers are reaped.

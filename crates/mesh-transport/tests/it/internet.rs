@@ -29,6 +29,23 @@ async fn a_taken_port_is_named() {
 }
 
 #[tokio::test]
+async fn a_preferred_port_is_used_when_it_is_free_and_left_alone_when_not() {
+    let taken = UdpSocket::bind("0.0.0.0:0").unwrap();
+    let port = taken.local_addr().unwrap().port();
+    let config = Config { bind: Bind::Prefer { port }, ..Config::default() };
+    let v4_port = |node: &Internet| {
+        node.bound_addrs().iter().find(|addr| addr.is_ipv4()).map(|addr| addr.port()).unwrap()
+    };
+    let elsewhere = Internet::bind(&key(1), config.clone()).await.unwrap();
+    assert_ne!(v4_port(&elsewhere), port);
+    elsewhere.shutdown().await;
+    drop(taken);
+    let there = Internet::bind(&key(1), config).await.unwrap();
+    assert_eq!(v4_port(&there), port);
+    there.shutdown().await;
+}
+
+#[tokio::test]
 async fn a_url_that_is_no_relay_is_refused() {
     let relays = Relays::Custom(vec![Relay::new("relay.example.org")]);
     let error = Internet::bind(&key(1), Config { relays, ..Config::loopback() }).await.err().unwrap();

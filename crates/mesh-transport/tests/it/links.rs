@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use mesh_identity::{Authority, Founding, NodeName, Permissions, UnixTime};
+use mesh_identity::{Authority, Founding, NodeName, Permissions, Revoked, UnixTime};
 use mesh_transport::{
     Call, CallError, CallFault, CloseCode, ClosedWhy, DialError, LinkEvent, OpenError, Protocol, Refusal,
     memory::{Conditions, Network},
@@ -146,5 +146,24 @@ async fn disconnecting_a_revoked_peer_ends_its_streams_at_once() {
     mesh[1].transport.disconnect(&scope, &mesh[0].id(), CloseCode::Revoked);
     let ended = call.await.unwrap().unwrap_err();
     assert!(matches!(ended, CallError::Lost(_)), "{ended:?}");
+    mesh.shutdown().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_revocation_taken_up_closes_the_links_that_rest_on_it_and_no_others() {
+    let mesh = Mesh::memory(3).await;
+    let scope = mesh.scope();
+    for peer in [1, 2] {
+        mesh[0].transport.link(&scope, &mesh[peer].id()).await.unwrap();
+    }
+    let revocation = mesh.authority().revoke(Revoked::Node(mesh[2].id()), UnixTime::now()).unwrap();
+    mesh[0].transport.recheck(&scope);
+    assert_eq!(mesh[0].transport.links().len(), 2, "nothing is revoked yet");
+    mesh[0].admission.revoke(&scope, &revocation);
+    let doomed = mesh[0].transport.linked(&scope, &mesh[2].id()).unwrap();
+    mesh[0].transport.recheck(&scope);
+    assert_eq!(doomed.closed().await, ClosedWhy::Local(CloseCode::Revoked));
+    until("one link is left", || async { mesh[0].transport.links().len() == 1 }).await;
+    assert!(mesh[0].transport.linked(&scope, &mesh[1].id()).is_some());
     mesh.shutdown().await;
 }
