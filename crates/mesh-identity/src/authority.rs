@@ -11,8 +11,8 @@ use crate::invite::{InviteGrant, InviteId, InviteToken, TOKEN_VERSION};
 use crate::name::is_mesh_name;
 use crate::revocation::{Revoked, SignedRevocation};
 use crate::{
-    Expiry, Grant, NodeAddr, NodeId, NodeKey, NodeName, Permissions, ScopeId, ScopeRoot, SignedGrant,
-    UnixTime,
+    DeviceDelegation, Expiry, Grant, NodeAddr, NodeId, NodeKey, NodeName, Permissions, ScopeId, ScopeRoot,
+    SignedGrant, UnixTime,
 };
 
 /// How long the authority lasts that comes with a grant that may invite: a year, so that a scope lives on while its founder
@@ -225,12 +225,26 @@ impl Authority {
 
     /// The next grant of a member whose present one has been verified: same subject, name, permissions and invite.
     ///
+    /// A throw-away key's grant ends when its lasting key said. It is renewed beyond that by a new statement of that
+    /// lasting key, `device`; one that is another key's, or does not hold, is as none.
+    ///
     /// # Errors
     /// [`IssueError`] when this authority has ended or cannot give what the member has.
-    pub fn renew(&self, grant: &Grant, now: UnixTime) -> Result<SignedGrant, IssueError> {
+    pub fn renew(
+        &self,
+        grant: &Grant,
+        device: Option<&DeviceDelegation>,
+        now: UnixTime,
+    ) -> Result<SignedGrant, IssueError> {
         let subject = Subject { id: grant.subject, name: grant.name.clone(), holder: grant.holder };
-        // A throw-away key's grant ends when its lasting key said; renewing it would outlive that.
-        let end = if grant.holder.is_some() { Expiry::at(grant.expires_at) } else { Expiry::NEVER };
+        let says_again = device
+            .filter(|device| grant.holder == Some(device.lasting))
+            .filter(|device| device.verify(&grant.subject, &self.scope(), now).is_ok());
+        let end = match (grant.holder, says_again) {
+            (None, _) => Expiry::NEVER,
+            (Some(_), Some(device)) => device.expires,
+            (Some(_), None) => Expiry::at(grant.expires_at),
+        };
         self.sign_grant_until(subject, grant.permissions, grant.invite, end, now)
     }
 

@@ -81,7 +81,7 @@ fn any_member_allowed_to_admit_renews() {
     let first = grant(&founder(), 20, Permissions::MEMBER);
     let held = verify(&first, NOW.0).expect("sound");
     let other = below(&founder(), 10, Permissions::INVITER);
-    let renewed = other.renew(&held, held.renew_at()).expect("may");
+    let renewed = other.renew(&held, None, held.renew_at()).expect("may");
     let next = verify(&renewed, held.renew_at().0).expect("sound");
     assert_eq!((next.subject, next.issuer, &next.name), (held.subject, key(10).node_id(), &held.name));
     assert_eq!(next.expires_at, UnixTime(NOW.0 + 45 * DAY));
@@ -90,7 +90,7 @@ fn any_member_allowed_to_admit_renews() {
 #[test]
 fn nobody_renews_what_they_could_not_give() {
     let held = verify(&grant(&founder(), 20, Permissions::ADMIN), NOW.0).expect("sound");
-    let refused = below(&founder(), 10, Permissions::INVITER).renew(&held, NOW);
+    let refused = below(&founder(), 10, Permissions::INVITER).renew(&held, None, NOW);
     assert!(matches!(refused, Err(IssueError::Widened { .. })));
 }
 

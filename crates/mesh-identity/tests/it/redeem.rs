@@ -169,6 +169,26 @@ fn a_throw_away_key_and_its_lasting_key_are_one_use() {
     assert!(signed.verify(&scope, NOW, &revoked).is_err(), "it falls with the lasting key");
 }
 
+#[test]
+fn a_throw_away_key_is_renewed_only_by_its_lasting_keys_new_word() {
+    let (ledger, token, scope) = (MemoryLedger::new(), invite(&founder(), 1), founding().root.id());
+    let said = |lasting: u8, device: u8, until| {
+        DeviceDelegation::sign(&key(lasting), &key(device).node_id(), &scope, Expiry::at(until))
+    };
+    let (until, later) = (UnixTime(NOW.0 + DAY), UnixTime(NOW.0 + 2 * DAY));
+    let asked = AdmissionRequest { device: Some(said(20, 30, until)), ..request(&token) };
+    let signed = try_redeem(&founder(), &asked, 30, &ledger).expect("admitted");
+    let held = signed.verify(&scope, NOW, &nothing_revoked()).expect("sound");
+    let renewed_until = |device: Option<DeviceDelegation>| {
+        let next = founder().renew(&held, device.as_ref(), NOW).expect("may");
+        next.verify(&scope, NOW, &nothing_revoked()).expect("sound").expires_at
+    };
+    assert_eq!(renewed_until(Some(said(20, 30, later))), later);
+    assert_eq!(renewed_until(None), until);
+    assert_eq!(renewed_until(Some(said(21, 30, later))), until, "another lasting key's word");
+    assert_eq!(renewed_until(Some(said(20, 31, later))), until, "a word for another key");
+}
+
 /// A ledger on a disk that the test can crash: before the write, after it, or slowly enough for others to run between.
 struct Disk {
     holders: Mutex<BTreeSet<NodeId>>,
