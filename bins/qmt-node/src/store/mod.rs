@@ -149,7 +149,10 @@ fn migrator() -> Migrator {
     let step = |version, name: &'static str, sql: &'static str| {
         Migration::new(version, name.into(), MigrationType::Simple, SqlStr::from_static(sql), false)
     };
-    Migrator::with_migrations(vec![step(1, "init", include_str!("migrations/0001_init.sql"))])
+    Migrator::with_migrations(vec![
+        step(1, "init", include_str!("migrations/0001_init.sql")),
+        step(2, "scope invite", include_str!("migrations/0002_scope_invite.sql")),
+    ])
 }
 
 /// A fixed number of bytes out of a column.

@@ -1,6 +1,8 @@
 //! The scopes that this node is in, and their revocations.
 
-use mesh_identity::{NodeId, Revocation, ScopeId, ScopeRoot, SignedGrant, SignedRevocation, UnixTime};
+use mesh_identity::{
+    InviteToken, NodeId, Revocation, ScopeId, ScopeRoot, SignedGrant, SignedRevocation, UnixTime,
+};
 use sqlx::Row;
 use sqlx::sqlite::SqliteRow;
 
@@ -21,6 +23,8 @@ pub struct ScopeRow {
     pub delegation: Option<Vec<u8>>,
     /// When we joined or founded it.
     pub joined_at: UnixTime,
+    /// The invite by which we joined.
+    pub invite: Option<InviteToken>,
 }
 
 impl ScopeRow {
@@ -33,15 +37,15 @@ impl ScopeRow {
 impl Store {
     /// Every scope, in the order of joining.
     pub async fn scopes(&self) -> Result<Vec<ScopeRow>, StoreError> {
-        let sql = "SELECT founder, nonce, name, founded, grant_form, delegation, joined_at FROM scopes ORDER BY joined_at, scope";
+        let sql = "SELECT founder, nonce, name, founded, grant_form, delegation, joined_at, invite FROM scopes ORDER BY joined_at, scope";
         sqlx::query(sql).fetch_all(&self.read).await?.iter().map(scope).collect()
     }
 
     /// Stores a scope, replacing what was known of it but the time of joining.
     pub async fn put_scope(&self, row: &ScopeRow) -> Result<(), StoreError> {
-        let sql = "INSERT INTO scopes (scope, founder, nonce, name, founded, grant_form, delegation, joined_at) \
-             VALUES (?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT DO UPDATE SET name = excluded.name, founded = excluded.founded, \
-             grant_form = excluded.grant_form, delegation = excluded.delegation";
+        let sql = "INSERT INTO scopes (scope, founder, nonce, name, founded, grant_form, delegation, joined_at, invite) \
+             VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT DO UPDATE SET name = excluded.name, founded = excluded.founded, \
+             grant_form = excluded.grant_form, delegation = excluded.delegation, invite = excluded.invite";
         sqlx::query(sql)
             .bind(row.id().as_bytes().to_vec())
             .bind(row.root.founder.as_bytes().to_vec())
@@ -51,6 +55,7 @@ impl Store {
             .bind(row.grant.as_ref().map(SignedGrant::encode))
             .bind(&row.delegation)
             .bind(signed(row.joined_at.0))
+            .bind(row.invite.as_ref().map(InviteToken::encode))
             .execute(&self.write)
             .await?;
         Ok(())
@@ -105,6 +110,8 @@ fn scope(row: &SqliteRow) -> Result<ScopeRow, StoreError> {
     let founder = NodeId::from_bytes(&bytes(row.try_get("founder")?, "founder's id")?);
     let grant: Option<Vec<u8>> = row.try_get("grant_form")?;
     let grant = grant.map(|form| SignedGrant::decode(&form)).transpose();
+    let invite: Option<Vec<u8>> = row.try_get("invite")?;
+    let invite = invite.map(|form| InviteToken::decode(&form)).transpose();
     Ok(ScopeRow {
         root: ScopeRoot {
             founder: founder.map_err(|_| StoreError::Damaged { what: "founder's id" })?,
@@ -115,5 +122,6 @@ fn scope(row: &SqliteRow) -> Result<ScopeRow, StoreError> {
         grant: grant.map_err(|_| StoreError::Damaged { what: "grant" })?,
         delegation: row.try_get("delegation")?,
         joined_at: UnixTime(unsigned(row.try_get("joined_at")?)),
+        invite: invite.map_err(|_| StoreError::Damaged { what: "invite" })?,
     })
 }

@@ -244,6 +244,7 @@ async fn scopes_and_grants_are_kept_and_forgotten() {
         grant: None,
         delegation: None,
         joined_at: NOW,
+        invite: Some(authority.issue_invite(&InviteOptions::default(), NOW).expect("signs")),
     };
     store.put_scope(&row).await.expect("stores");
     assert!(store.set_grant(&row.id(), &grant).await.expect("stores"));
