@@ -6,4 +6,4 @@ pub mod control;
 mod node;
 pub mod store;
 
-pub use node::{Diagnosis, HomeError, Node, StartError, diagnose};
+pub use node::{Diagnosis, HomeError, Node, RelayStartError, StartError, diagnose};

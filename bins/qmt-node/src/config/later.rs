@@ -14,7 +14,6 @@ const TABLES: &[(&str, &str)] = &[
     ("delegates", "agents"),
     ("agent", "agents"),
     ("console", "the console"),
-    ("relay", "a relay of its own"),
     ("agent_channel", "the agent channel"),
 ];
 
@@ -22,12 +21,10 @@ const TABLES: &[(&str, &str)] = &[
 const KEYS: &[(&str, &str, &str)] = &[
     ("mesh", "listen", "the LAN transport"),
     ("mesh", "discovery", "the LAN transport"),
-    ("mesh", "external_addrs", "announcing other addresses"),
     ("mesh", "stream_reconnect_grace_secs", "streams that reconnect"),
     ("inference", "split", "splitting models over nodes"),
     ("inference", "draft", "draft models"),
     ("inference", "draft_max", "draft models"),
-    ("inference", "tensor_split", "splitting models over nodes"),
 ];
 
 pub(super) fn warn_of_file(document: &Document<'_>) {
@@ -63,7 +60,6 @@ pub(super) fn warn_of_flags(cli: &Cli, config: &mut Config) {
         ("--peer", !cli.peers.is_empty(), "dialing peers over the LAN transport"),
         ("--console", cli.console.is_some(), "the console"),
         ("--split", cli.split, "splitting models over nodes"),
-        ("--tensor-split", cli.tensor_split.is_some(), "splitting models over nodes"),
         ("--draft", cli.draft.is_some(), "draft models"),
         ("--draft-max", cli.draft_max.is_some(), "draft models"),
     ];

@@ -16,8 +16,8 @@ const FREE_BYTES_LOW: u64 = 200_000_000;
 const FILES_LOW: u64 = 1_024;
 /// A clock before this was never set: 2026-01-01.
 const CLOCK_FLOOR: UnixTime = UnixTime(1_767_225_600);
-/// A grant that ends sooner than this has missed its renewal, seconds.
-const GRANT_LOW_SECS: u64 = 7 * 86_400;
+/// A grant is renewed at half its life; one that still is not after this has nobody to renew it, seconds.
+const RENEWAL_LATE_SECS: u64 = 3 * 3_600;
 
 const RUNTIME_MEND: &str = "run `scripts/setup`, or name the folder of llama-server with --bin-dir";
 
@@ -70,8 +70,8 @@ impl Node {
                 "found one with `qmt-cli invite`, or join one with `qmt-cli join TOKEN`",
             );
         }
-        let soon = UnixTime(UnixTime::now().0 + GRANT_LOW_SECS);
-        match scopes.iter().find(|scope| scope.grant.expires_at < soon) {
+        let overdue = UnixTime(UnixTime::now().0.saturating_sub(RENEWAL_LATE_SECS));
+        match scopes.iter().find(|scope| scope.grant.renew_at() < overdue) {
             Some(scope) => warn(
                 "mesh",
                 format!(

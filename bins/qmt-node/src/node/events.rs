@@ -100,6 +100,7 @@ impl Node {
             GossipEvent::MemberUp { node, why, .. } => {
                 let name = self.member_name(scope, &node);
                 tracing::info!(node = %node.short(), name, ?why, "a member is up");
+                self.admit_member_to_relay(scope, node);
                 self.note_member(scope, gossip, node);
                 self.remember(scope, gossip, node).await;
             }
@@ -113,6 +114,7 @@ impl Node {
             }
             GossipEvent::MemberLeft { node, .. } => {
                 tracing::info!(node = %node.short(), "a member has left");
+                self.remove_from_relay(scope, &node);
                 self.tell(EventKind::NodeGone { id: node.to_string(), scope: scope.to_string() });
             }
             GossipEvent::Record { node, .. } => self.tell_node(scope, &node),

@@ -8,19 +8,25 @@ use mesh_control::{
     LeaveRequest, Left, RevokeRequest, Revoked as RevokedView, RevokedKind,
 };
 use mesh_identity::{
-    AdmissionRequest, Authority, DeviceDelegation, Expiry, Founding, Invite, InviteError, InviteId,
-    InviteOptions, InviteToken, IssueError, NodeAddr, NodeId, Permissions, RevocationSet, Revoked, Role,
-    ScopeId, SignedRevocation, UnixTime, key_file, qr, ttl,
+    AdmissionRequest, Authority, Expiry, Founding, Invite, InviteError, InviteOptions, InviteToken,
+    IssueError, NodeAddr, NodeId, Permissions, RevocationSet, Revoked, Role, ScopeId, SignedRevocation,
+    UnixTime, key_file, qr, ttl,
 };
-use mesh_transport::{CloseCode, RedeemError};
+use mesh_transport::RedeemError;
+use mesh_transport::internet::EndpointsError;
 
 use super::scopes::Scope;
 use super::{Node, chain, views};
+use crate::store::{IssuedInvite, StoreError};
 
 /// Hints within which a token stays scannable: 30 bytes, four IPv4 addresses or a short relay URL.
 const HINT_BYTES_MAX: usize = 30;
 /// Name of a scope that was founded without one.
 const DEFAULT_NAME: &str = "home";
+/// Between attempts to reach an invite's issuer: short at first, for two machines that start together.
+const FIRST_RETRY: Duration = Duration::from_secs(1);
+/// A machine that was off for a day is joined a minute after it is back.
+const LAST_RETRY: Duration = Duration::from_secs(60);
 
 impl Node {
     /// Issues an invite, founding a scope first if the node can invite to none.
@@ -126,6 +132,7 @@ impl Node {
             )
             .with_mend("start the node without QMT_EPHEMERAL_KEY and --client"));
         }
+        self.check_meshes_on()?;
         let founding = Founding::new(self.key());
         let id = founding.root.id();
         let authority =
@@ -133,10 +140,12 @@ impl Node {
         let grant = authority
             .sign_grant(self.id(), self.name().clone(), Permissions::ADMIN, None, UnixTime::now())
             .map_err(|error| issue_error(&error))?;
-        let scope =
-            Scope::new(self.key(), name.to_owned(), grant, RevocationSet::new(id)).map_err(|error| {
+        let scope = Scope::new(self.key(), name.to_owned(), grant, RevocationSet::new(id), None).map_err(
+            |error| {
                 ApiError::new(ErrorCode::Internal, format!("the founder's own grant does not hold: {error}"))
-            })?;
+            },
+        )?;
+        self.carry(id, &self.relays_of(&id, name, None)).await.map_err(|error| no_transport(&error))?;
         let file = self
             .home()
             .folder("recovery")
@@ -145,7 +154,6 @@ impl Node {
         key_file::create(&file, &founding.recovery).map_err(|error| storage(&error))?;
         self.store_scope(&scope).await.map_err(|error| storage(&error))?;
         tracing::info!(scope = %scope.name, id = %id.short(), recovery_key = %file.display(), "founded a mesh");
-        self.carry(id, &self.inner.relays).await;
         self.enter(scope.clone());
         Ok((scope, file))
     }
@@ -165,16 +173,17 @@ impl Node {
             }
             return Ok(self.joined(&scope));
         }
-        let admitted = self.redeem(&invite, token).await?;
+        self.check_meshes_on()?;
         let name = says.mesh_name.clone().unwrap_or_else(|| DEFAULT_NAME.to_owned());
-        let scope =
-            Scope::new(self.key(), self.free_label(name), admitted.grant, RevocationSet::new(says.scope))
-                .map_err(|error| {
-                    ApiError::new(
-                        ErrorCode::InviteRefused,
-                        format!("the issuer's grant does not hold: {error}"),
-                    )
-                })?;
+        let label = self.free_label(name);
+        self.carry(says.scope, &self.relays_of(&says.scope, &label, Some(&invite)))
+            .await
+            .map_err(|error| no_transport(&error))?;
+        let revoked = self.stored_revocations(&says.scope).await.map_err(|error| storage(&error))?;
+        let admitted = self.redeem(&invite, token.clone()).await?;
+        let scope = Scope::new(self.key(), label, admitted.grant, revoked, Some(token)).map_err(|error| {
+            ApiError::new(ErrorCode::InviteRefused, format!("the issuer's grant does not hold: {error}"))
+        })?;
         self.store_scope(&scope).await.map_err(|error| storage(&error))?;
         self.store_peer(&scope.id(), &admitted.issuer, &admitted.issuer_addr).await;
         self.transport().book().insert(scope.id(), admitted.issuer, admitted.issuer_addr);
@@ -189,12 +198,7 @@ impl Node {
         token: InviteToken,
     ) -> Result<mesh_transport::Admitted, ApiError> {
         let scope = invite.grant().scope;
-        let device = self.lasting_key().map(|lasting| {
-            let end = Expiry::after(UnixTime::now(), Some(Duration::from_secs(86_400)));
-            DeviceDelegation::sign(lasting, &self.id(), &scope, end)
-        });
-        self.relay_by_invite(invite).await;
-        let request = AdmissionRequest { token, node_name: self.name().clone(), device };
+        let request = AdmissionRequest { token, node_name: self.name().clone(), device: self.device(&scope) };
         self.transport().redeem(invite, request).await.map_err(|error| match &error {
             RedeemError::Refused(refused) => invite_error(refused),
             RedeemError::Unreachable(cause) => {
@@ -208,6 +212,49 @@ impl Node {
             }
             _ => ApiError::new(ErrorCode::InviteRefused, chain(&error)),
         })
+    }
+
+    /// Joins by an invite, again and again while nobody answers for it: for invites of the configuration and memberships
+    /// that a restart has to ask for anew. Ends with the node, or with an answer.
+    pub(crate) async fn join_when_reached(self, token: InviteToken, origin: String) {
+        let mut wait = FIRST_RETRY;
+        loop {
+            let error = match self.join(JoinRequest { token: token.to_string() }).await {
+                Ok(_) => return,
+                Err(error) => error,
+            };
+            let mend = error.mend.as_deref().unwrap_or("");
+            if error.code != ErrorCode::IssuerUnreachable {
+                tracing::error!(origin, error = %error.message, mend, "not joined");
+                return;
+            }
+            tracing::warn!(origin, error = %error.message, mend, retry_in = ?wait, "not joined yet");
+            let jittered = wait.mul_f64(rand::random_range(0.5..1.0));
+            tokio::select! {
+                () = tokio::time::sleep(jittered) => {}
+                () = self.stopping().cancelled_owned() => return,
+            }
+            wait = (wait * 2).min(LAST_RETRY);
+        }
+    }
+
+    /// What is known to be revoked in a scope, from this or an earlier membership.
+    pub(crate) async fn stored_revocations(&self, scope: &ScopeId) -> Result<RevocationSet, StoreError> {
+        let mut revoked = RevocationSet::new(*scope);
+        for signed in self.store().revocations(scope).await? {
+            if let Ok(verified) = signed.verify(scope, UnixTime::now()) {
+                revoked.insert(verified);
+            }
+        }
+        Ok(revoked)
+    }
+
+    fn check_meshes_on(&self) -> Result<(), ApiError> {
+        if self.config().mesh.enabled == Some(false) {
+            return Err(ApiError::new(ErrorCode::Conflict, "meshes are switched off on this node")
+                .with_mend("set enabled = true in [mesh] of the configuration file, and restart the node"));
+        }
+        Ok(())
     }
 
     fn joined(&self, scope: &Scope) -> Joined {
@@ -269,8 +316,8 @@ impl Node {
 
     /// Revokes an invite (by id or unique prefix) or a node (by id or name).
     pub(crate) async fn revoke(&self, request: RevokeRequest) -> Result<RevokedView, ApiError> {
-        if let Some((id, scope)) = self.find_invite(&request.subject).await? {
-            return self.revoke_invite(id, scope).await;
+        if let Some(invite) = self.find_invite(&request.subject).await? {
+            return self.revoke_invite(&invite).await;
         }
         let (scope, node) =
             self.resolve_node(&request.subject, request.scope.as_deref()).map_err(|error| {
@@ -287,16 +334,15 @@ impl Node {
         self.revoke_node(scope, node).await
     }
 
-    async fn find_invite(&self, text: &str) -> Result<Option<(InviteId, ScopeId)>, ApiError> {
+    async fn find_invite(&self, text: &str) -> Result<Option<IssuedInvite>, ApiError> {
         let lower = text.to_lowercase();
         let stored = self.store().invites().await.map_err(|error| storage(&error))?;
-        let found: Vec<_> = stored
+        let mut found: Vec<_> = stored
             .into_iter()
             .filter(|invite| lower.len() >= 4 && invite.id.to_string().starts_with(&lower))
             .collect();
-        match found.as_slice() {
-            [] => Ok(None),
-            [one] => Ok(Some((one.id, one.scope))),
+        match found.len() {
+            0 | 1 => Ok(found.pop()),
             _ => Err(ApiError::new(
                 ErrorCode::Ambiguous,
                 format!("{} invites begin with {text:?}", found.len()),
@@ -305,22 +351,30 @@ impl Node {
         }
     }
 
-    async fn revoke_invite(&self, invite: InviteId, scope: ScopeId) -> Result<RevokedView, ApiError> {
+    /// Ends an invite, and every membership that came of it. Those who could invite by it are revoked by name too: only
+    /// that reaches the nodes which they let in.
+    async fn revoke_invite(&self, invite: &IssuedInvite) -> Result<RevokedView, ApiError> {
         // The ledger first: from here on nobody is admitted by it, even if what follows fails.
-        self.store().end_invite(&invite, UnixTime::now()).await.map_err(|error| storage(&error))?;
-        if let Some(ours) = self.scopes().get(&scope)
+        self.store().end_invite(&invite.id, UnixTime::now()).await.map_err(|error| storage(&error))?;
+        self.end_at_relay(&invite.token);
+        let holders = self.store().uses(&invite.id).await.map_err(|error| storage(&error))?;
+        if let Some(ours) = self.scopes().get(&invite.scope)
             && let Some(authority) = &ours.authority
         {
-            let signed = authority
-                .revoke(Revoked::Invite(invite), UnixTime::now())
-                .map_err(|error| issue_error(&error))?;
-            self.spread(&ours, signed).await?;
+            let inviters = holders.iter().filter(|_| invite.can_invite).map(|(node, _)| Revoked::Node(*node));
+            for what in std::iter::once(Revoked::Invite(invite.id)).chain(inviters) {
+                let signed = authority.revoke(what, UnixTime::now()).map_err(|error| issue_error(&error))?;
+                self.spread(&ours, signed).await?;
+            }
+        }
+        for (holder, _) in &holders {
+            self.remove_from_relay(&invite.scope, holder);
         }
         let view = RevokedView {
             kind: RevokedKind::Invite,
-            id: invite.to_string(),
-            name: String::new(),
-            scope: scope.to_string(),
+            id: invite.id.to_string(),
+            name: invite.name.clone().unwrap_or_default(),
+            scope: invite.scope.to_string(),
         };
         self.tell(EventKind::Revoked { revoked: view.clone() });
         Ok(view)
@@ -360,11 +414,11 @@ impl Node {
 
     /// Takes a revocation up and closes every link whose grant no longer holds.
     pub(crate) fn obey(&self, scope: &ScopeId, verified: mesh_identity::Revocation) {
-        let what = verified.what();
-        self.scopes().revoke(scope, verified);
-        if let Revoked::Node(node) = what {
-            self.transport().disconnect(scope, &node, CloseCode::Revoked);
+        if let Revoked::Node(node) = verified.what() {
+            self.remove_from_relay(scope, &node);
         }
+        self.scopes().revoke(scope, verified);
+        self.transport().recheck(scope);
     }
 
     /// The addresses that an invite carries, within the bytes that keep it scannable.
@@ -381,6 +435,12 @@ impl Node {
         }
         hints
     }
+}
+
+fn no_transport(error: &EndpointsError) -> ApiError {
+    ApiError::new(ErrorCode::Unavailable, chain(error)).with_mend(
+        "choose another --bind-port, or correct relay_urls in the configuration; nothing was changed",
+    )
 }
 
 fn bad_request(message: impl Into<String>) -> ApiError {

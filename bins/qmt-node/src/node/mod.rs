@@ -38,6 +38,7 @@ use crate::store::{ScopeRow, SeenPeer, Store, StoreError};
 
 pub use doctor::{Diagnosis, diagnose};
 pub use home::HomeError;
+pub use relay::RelayStartError;
 pub use start::StartError;
 
 use home::Home;
@@ -68,7 +69,9 @@ struct Inner {
     models: Arc<Models>,
     providers: tokio::sync::Mutex<Vec<mesh_inference::gateway::Provider>>,
     gateway: Gateway,
-    relay: Option<mesh_transport::relay::Server>,
+    relay: Mutex<Option<mesh_transport::relay::Server>>,
+    /// Who may use the own relay.
+    relay_access: Option<mesh_transport::relay::AccessList>,
     endpoints: mesh_transport::internet::Endpoints,
     relays: mesh_transport::internet::Relays,
     exchange: mesh_gossip::Exchange,
@@ -192,6 +195,7 @@ impl Node {
                 grant: Some((*scope.signed).clone()),
                 delegation: None,
                 joined_at: UnixTime::now(),
+                invite: scope.invite.clone(),
             })
             .await
     }
@@ -221,6 +225,7 @@ impl Node {
     pub(crate) fn enter(&self, scope: Scope) {
         let id = scope.id();
         self.inner.scopes.insert(scope.clone());
+        self.admit_member_to_relay(&id, self.id());
         self.start_gossip(&scope);
         self.refresh();
         let node = self.clone();
@@ -241,8 +246,12 @@ impl Node {
             gossip.shutdown().await;
         }
         inner.gateway.shutdown().await;
+        for mut provider in std::mem::take(&mut *inner.providers.lock().await) {
+            provider.shutdown().await;
+        }
         inner.models.shutdown().await;
         inner.transport.shutdown().await;
+        self.stop_relay().await;
         inner.tasks.close();
         inner.tasks.wait().await;
         inner.store.close().await;

@@ -21,6 +21,8 @@ const NAME_BYTES_MAX: usize = 512;
 /// The instances of this node, by model name.
 #[derive(Default)]
 pub(crate) struct Models {
+    /// Held while a model is started, so that two requests for one model start it once.
+    starting: tokio::sync::Mutex<()>,
     instances: Mutex<BTreeMap<String, Arc<Instance>>>,
 }
 
@@ -84,6 +86,7 @@ impl Node {
                 .await
                 .map_err(|error| ApiError::new(ErrorCode::Internal, error.to_string()))?;
         let model = resolved.map_err(|error| ApiError::new(ErrorCode::UnknownModel, chain(&error)))?;
+        let _starting = self.inner.models.starting.lock().await;
         let running =
             self.inner.models.lock().get(&model.name).is_some_and(|instance| !instance.is_finished());
         if !running {
@@ -107,6 +110,10 @@ impl Node {
             }
             if let Some(slots) = inference.slots.and_then(std::num::NonZeroU32::new) {
                 arguments.slots = slots;
+            }
+            let pairs = [("--device", &inference.device), ("--tensor-split", &inference.tensor_split)];
+            for (flag, value) in pairs.into_iter().filter_map(|(flag, value)| Some((flag, value.as_ref()?))) {
+                arguments.extra.extend([flag.into(), value.into()]);
             }
             let mut config = InstanceConfig::new(self.home().path().to_owned(), guard, model.name.clone());
             config.share = inference.share;

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use mesh_identity::{Authority, NodeId, ScopeId, SignedGrant, UnixTime};
+use mesh_identity::{Authority, DeviceDelegation, Expiry, NodeId, ScopeId, SignedGrant, UnixTime};
 use mesh_transport::{Call, CallFault, Protocol, Transport, serve_call};
 use serde::{Deserialize, Serialize};
 
@@ -11,13 +11,16 @@ use super::Node;
 use super::scopes::{Scope, Scopes};
 
 const DEADLINE: Duration = Duration::from_secs(10);
+/// How long a lasting key's word for a throw-away key holds: a stolen throw-away key is of use no longer than that.
+const DEVICE_TTL: Duration = Duration::from_secs(86_400);
 /// How often grants are looked at: often enough for the shortest grant anybody is given, an hour.
 const LOOK: Duration = Duration::from_secs(600);
 
-/// Asks for the next grant; shows the present one.
+/// Asks for the next grant; shows the present one and, for a throw-away key, its lasting key's new word.
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) struct Renew {
     grant: SignedGrant,
+    device: Option<DeviceDelegation>,
 }
 
 impl Call for Renew {
@@ -29,7 +32,7 @@ impl Call for Renew {
 /// must still hold, so who was revoked gets nothing.
 pub(crate) fn serve(transport: &Transport, scopes: Arc<Scopes>) {
     serve_call::<Renew, _, _>(transport, move |peer, renew| {
-        let answer = renew_for(&scopes, &peer.scope, peer.id, &renew.grant);
+        let answer = renew_for(&scopes, &peer.scope, peer.id, &renew);
         async move { answer }
     });
 }
@@ -38,16 +41,19 @@ fn renew_for(
     scopes: &Scopes,
     scope: &ScopeId,
     peer: NodeId,
-    grant: &SignedGrant,
+    asked: &Renew,
 ) -> Result<SignedGrant, CallFault> {
     let ours = scopes.get(scope).ok_or_else(|| CallFault::not_allowed("not a scope of this node"))?;
     let authority =
         ours.authority.as_ref().ok_or_else(|| CallFault::not_allowed("this node may not admit"))?;
     let now = UnixTime::now();
-    let grant = grant
+    let grant = asked
+        .grant
         .verify_for(&peer, scope, now, &ours.revoked)
         .map_err(|error| CallFault::not_allowed(format!("the present grant does not hold: {error}")))?;
-    authority.renew(&grant, now).map_err(|error| CallFault::not_allowed(error.to_string()))
+    authority
+        .renew(&grant, asked.device.as_ref(), now)
+        .map_err(|error| CallFault::not_allowed(error.to_string()))
 }
 
 impl Node {
@@ -70,8 +76,10 @@ impl Node {
     async fn renew_scope(&self, scope: &Scope) -> bool {
         let id = scope.id();
         if scope.is_founder() {
-            let signed =
-                scope.authority.as_ref().map(|authority| authority.renew(&scope.grant, UnixTime::now()));
+            let signed = scope
+                .authority
+                .as_ref()
+                .map(|authority| authority.renew(&scope.grant, None, UnixTime::now()));
             return match signed {
                 Some(Ok(grant)) => self.take_grant(scope, grant).await,
                 _ => false,
@@ -83,7 +91,7 @@ impl Node {
         let issuer = scope.grant.issuer;
         let order = std::iter::once(issuer).chain(members.into_iter().filter(|member| *member != issuer));
         for member in order {
-            let renew = Renew { grant: (*scope.signed).clone() };
+            let renew = Renew { grant: (*scope.signed).clone(), device: self.device(&id) };
             if let Ok(grant) = self.transport().call(&id, &member, &renew, DEADLINE).await
                 && self.take_grant(scope, grant).await
             {
@@ -93,8 +101,20 @@ impl Node {
         false
     }
 
+    /// For a throw-away key: its lasting key's word, for the scope, from now.
+    pub(crate) fn device(&self, scope: &ScopeId) -> Option<DeviceDelegation> {
+        let until = Expiry::after(UnixTime::now(), Some(DEVICE_TTL));
+        Some(DeviceDelegation::sign(self.lasting_key()?, &self.id(), scope, until))
+    }
+
     async fn take_grant(&self, scope: &Scope, grant: SignedGrant) -> bool {
-        let next = match Scope::new(self.key(), scope.name.clone(), grant, scope.revoked.clone()) {
+        let next = match Scope::new(
+            self.key(),
+            scope.name.clone(),
+            grant,
+            scope.revoked.clone(),
+            scope.invite.clone(),
+        ) {
             Ok(next) if next.id() == scope.id() && next.grant.expires_at > scope.grant.expires_at => next,
             Ok(_) => return false,
             Err(error) => {
@@ -107,7 +127,11 @@ impl Node {
             tracing::warn!(scope = %scope.name, %error, "the renewed grant could not be stored");
             return false;
         }
-        self.scopes().insert(next);
+        self.scopes().renew(&next);
+        if let Some(gossip) = self.gossip(&next.id()) {
+            gossip.renew(&next.signed).await;
+        }
+        tracing::info!(scope = %next.name, until = %next.grant.expires_at, "the membership was renewed");
         true
     }
 }

@@ -5,8 +5,8 @@ use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 use futures_util::future::BoxFuture;
 use mesh_identity::{
-    AdmissionRequest, Authority, Grant, GrantError, Insertion, InviteError, InviteId, NodeId, NodeKey,
-    NodeName, Revocation, RevocationSet, ScopeId, ScopeRoot, SignedGrant, UnixTime, redeem,
+    AdmissionRequest, Authority, Grant, GrantError, Insertion, InviteError, InviteId, InviteToken, NodeId,
+    NodeKey, NodeName, Revocation, RevocationSet, ScopeId, ScopeRoot, SignedGrant, UnixTime, redeem,
 };
 use mesh_transport::{Admission, Refusal};
 use tokio::sync::mpsc;
@@ -27,15 +27,19 @@ pub(crate) struct Scope {
     /// What this node may admit with, if it may.
     pub(crate) authority: Option<Authority>,
     pub(crate) revoked: RevocationSet,
+    /// The invite by which this node joined.
+    pub(crate) invite: Option<InviteToken>,
 }
 
 impl Scope {
-    /// Verifies our own grant and takes the scope up. `revoked` is what is already known to be revoked.
+    /// Verifies our own grant and takes the scope up. `revoked` is what is already known to be revoked, `invite` how this
+    /// node came in.
     pub(crate) fn new(
         key: &NodeKey,
         name: String,
         signed: SignedGrant,
         revoked: RevocationSet,
+        invite: Option<InviteToken>,
     ) -> Result<Self, GrantError> {
         let scope = signed.scope();
         let grant = signed.verify_for(&key.node_id(), &scope, UnixTime::now(), &revoked)?;
@@ -45,7 +49,7 @@ impl Scope {
         } else {
             Authority::from_grant(key.clone(), &signed)
         };
-        Ok(Self { root, name, signed: Arc::new(signed), grant, authority, revoked })
+        Ok(Self { root, name, signed: Arc::new(signed), grant, authority, revoked, invite })
     }
 
     pub(crate) fn id(&self) -> ScopeId {
@@ -85,6 +89,15 @@ impl Scopes {
 
     pub(crate) fn insert(&self, scope: Scope) {
         self.write().insert(scope.id(), scope);
+    }
+
+    /// Takes a renewed grant and its authority up; what was revoked meanwhile stays revoked, and a scope that was left
+    /// meanwhile stays left.
+    pub(crate) fn renew(&self, next: &Scope) {
+        if let Some(scope) = self.write().get_mut(&next.id()) {
+            let revoked = scope.revoked.clone();
+            *scope = Scope { revoked, ..next.clone() };
+        }
     }
 
     pub(crate) fn remove(&self, scope: &ScopeId) -> Option<Scope> {

@@ -6,9 +6,9 @@ use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
-use mesh_control::{JoinRequest, LoadRequest};
+use mesh_control::LoadRequest;
 use mesh_gossip::{Config as GossipConfig, Credentials, Exchange, Gossip};
-use mesh_identity::{NodeKey, RevocationSet, ScopeId, UnixTime, key_file};
+use mesh_identity::{NodeKey, ScopeId, UnixTime, key_file};
 use mesh_inference::backend::Backends;
 use mesh_inference::gateway::{
     Gateway, GatewayConfig, Listen, Provider, ProviderConfig, ProviderModel, RouterRoutes,
@@ -16,7 +16,7 @@ use mesh_inference::gateway::{
 };
 use mesh_inference::instance::sweep;
 use mesh_routing::Router;
-use mesh_transport::internet::{Bind, Config as InternetConfig, Endpoints, Relay, Relays};
+use mesh_transport::internet::{Bind, Config as InternetConfig, Endpoints, EndpointsError};
 use mesh_transport::{Config as TransportConfig, Transport};
 use multiaddr::{Multiaddr, Protocol};
 use tokio::sync::{Notify, broadcast};
@@ -25,16 +25,17 @@ use tokio_util::task::TaskTracker;
 
 use super::home::{Home, HomeError};
 use super::models::{self, Models};
+use super::relay::{self, RelayStartError};
 use super::scopes::{Scope, Scopes};
 use super::{Inner, Node, chain, ping, renew};
 use crate::config::{self, Config, Identity};
 use crate::control::{ControlSocket, router};
-use crate::store::{Store, StoreError};
+use crate::store::{ScopeRow, Store, StoreError};
 
 /// Events kept for a reader that falls behind.
 const EVENTS_MAX: usize = 256;
 /// Where the UDP port of the last run is remembered, so that peers find this node after a restart.
-const PORT_KEY: &str = "udp_port";
+pub(super) const PORT_KEY: &str = "udp_port";
 
 /// How often a provider is asked for its models, and whether it still answers.
 const PROVIDER_REFRESH: Duration = Duration::from_secs(10);
@@ -60,6 +61,12 @@ pub enum StartError {
     /// The control socket.
     #[error("the control socket cannot be opened")]
     Control(#[source] std::io::Error),
+    /// The relay.
+    #[error("the relay of [relay] cannot start")]
+    Relay(#[from] RelayStartError),
+    /// The UDP port that was asked for.
+    #[error("the internet transport cannot start")]
+    Internet(#[from] EndpointsError),
 }
 
 impl Node {
@@ -76,17 +83,20 @@ impl Node {
         let (key, lasting) = identity(&config)?;
         let store = Arc::new(Store::open(&config.node_db()).await?);
         let (scopes, admitted) = Scopes::new(key.clone(), store.clone());
-        let relays = relays(&config.mesh.internet.relays);
         let remembered = store.kv(PORT_KEY).await?.and_then(|port| port.parse().ok());
-        let port = config.mesh.internet.bind_port.or(remembered).unwrap_or(0);
-        let external: Vec<SocketAddr> = config.mesh.external_addrs.iter().filter_map(socket_addr).collect();
-        let internet = |port| InternetConfig {
-            bind: Bind::Any { port },
-            external_addrs: external.clone(),
-            ..InternetConfig::default()
+        let bind = match config.mesh.internet.bind_port {
+            Some(port) => Bind::Any { port },
+            None => Bind::Prefer { port: remembered.unwrap_or(0) },
         };
+        let external: Vec<SocketAddr> = config.mesh.external_addrs.iter().filter_map(socket_addr).collect();
+        let relay = match &config.relay {
+            Some(wanted) => Some(relay::start(wanted, &external).await?),
+            None => None,
+        };
+        let relays = relay::defaults(&config.mesh.internet.relays, relay.as_ref());
+        let internet = InternetConfig { bind, external_addrs: external.clone(), ..InternetConfig::default() };
         let transport = Transport::start(key.clone(), Vec::new(), scopes.clone(), TransportConfig::default());
-        let endpoints = Endpoints::new(key.clone(), internet(port));
+        let endpoints = Endpoints::new(key.clone(), internet);
         let backends = Backends::new();
         let routing = Router::new(mesh_routing::Config::default(), Instant::now());
         let of_scopes = scopes.clone();
@@ -94,7 +104,7 @@ impl Node {
             of_scopes.list().iter().map(Scope::id).collect::<Vec<ScopeId>>()
         });
         let gateway = Gateway::start(
-            gateway_config(&config.gateway),
+            gateway_config(&config.gateway, config.mesh.request_timeout),
             backends.clone(),
             Arc::new(routes),
             Some(transport.clone()),
@@ -124,7 +134,8 @@ impl Node {
                 models,
                 providers: tokio::sync::Mutex::default(),
                 gateway,
-                relay: None,
+                relay_access: relay.as_ref().map(|relay| relay.access().clone()),
+                relay: Mutex::new(relay),
                 endpoints,
                 relays,
                 exchange,
@@ -146,6 +157,7 @@ impl Node {
         tasks.spawn(node.clone().follow_admissions(admitted));
         tasks.spawn(node.clone().keep_grants());
         tasks.spawn(socket.serve(router(node.clone()), node.stopping()));
+        node.fill_relay().await?;
         node.reenter().await?;
         tasks.spawn(node.clone().take_up_configuration());
         Ok(node)
@@ -153,26 +165,42 @@ impl Node {
 
     /// Enters the scopes of the last run again.
     async fn reenter(&self) -> Result<(), StartError> {
+        if self.config().mesh.enabled == Some(false) {
+            return Ok(());
+        }
         for row in self.store().scopes().await? {
-            let id = row.id();
-            let Some(grant) = row.grant else { continue };
-            let mut revoked = RevocationSet::new(id);
-            for signed in self.store().revocations(&id).await? {
-                if let Ok(verified) = signed.verify(&id, UnixTime::now()) {
-                    revoked.insert(verified);
+            self.reenter_one(row).await?;
+        }
+        Ok(())
+    }
+
+    async fn reenter_one(&self, row: ScopeRow) -> Result<(), StartError> {
+        let id = row.id();
+        let Some(grant) = row.grant else { return Ok(()) };
+        if grant.subject() != self.id() && self.lasting_key().is_some() {
+            // The grant was for the throw-away key of the last run: this run's asks for its own.
+            match row.invite {
+                Some(invite) => {
+                    self.inner.tasks.spawn(self.clone().join_when_reached(invite, row.name));
                 }
+                None => tracing::warn!(
+                    scope = row.name,
+                    "the membership ended with its throw-away key; join again"
+                ),
             }
-            match Scope::new(self.key(), row.name.clone(), grant, revoked) {
-                Ok(scope) => {
-                    for peer in self.store().peers(&id).await? {
-                        self.transport().book().insert(id, peer.node, peer.addr);
-                    }
-                    self.carry(id, &self.inner.relays).await;
-                    self.enter(scope);
+            return Ok(());
+        }
+        let revoked = self.stored_revocations(&id).await?;
+        match Scope::new(self.key(), row.name.clone(), grant, revoked, row.invite) {
+            Ok(scope) => {
+                for peer in self.store().peers(&id).await? {
+                    self.transport().book().insert(id, peer.node, peer.addr);
                 }
-                Err(error) => {
-                    tracing::warn!(scope = row.name, %error, "the membership does not hold any more; join again with an invite");
-                }
+                self.carry_again(&scope).await?;
+                self.enter(scope);
+            }
+            Err(error) => {
+                tracing::warn!(scope = row.name, %error, "the membership does not hold any more; join again with an invite");
             }
         }
         Ok(())
@@ -186,9 +214,17 @@ impl Node {
             }
         }
         for entry in &self.config().mesh.scopes {
-            let Some(invite) = &entry.invite else { continue };
-            if let Err(error) = self.join(JoinRequest { token: invite.to_string() }).await {
-                tracing::error!(origin = entry.origin, error = %error.message, mend = error.mend.as_deref().unwrap_or(""), "not joined");
+            match (&entry.invite, &entry.name) {
+                (Some(invite), _) => {
+                    let join = self.clone().join_when_reached(invite.clone(), entry.origin.clone());
+                    self.inner.tasks.spawn(join);
+                }
+                (None, Some(name)) if !self.scopes().list().iter().any(|scope| scope.name == *name) => {
+                    if let Err(error) = self.found(name).await {
+                        tracing::error!(origin = entry.origin, error = %error.message, "a mesh was not founded");
+                    }
+                }
+                (None, _) => {}
             }
         }
     }
@@ -250,15 +286,7 @@ fn identity(config: &Config) -> Result<(NodeKey, Option<NodeKey>), StartError> {
     }
 }
 
-fn relays(wanted: &config::Relays) -> Relays {
-    match wanted {
-        config::Relays::Disabled => Relays::Disabled,
-        config::Relays::Custom(urls) => Relays::Custom(urls.iter().map(Relay::new).collect()),
-        config::Relays::Public => Relays::Public,
-    }
-}
-
-fn gateway_config(wanted: &config::Gateway) -> GatewayConfig {
+fn gateway_config(wanted: &config::Gateway, request_timeout: Duration) -> GatewayConfig {
     let mut config = GatewayConfig::default();
     config.listen = if wanted.listener.asked {
         Listen::Exactly(wanted.listener.addr)
@@ -266,6 +294,7 @@ fn gateway_config(wanted: &config::Gateway) -> GatewayConfig {
         Listen::FirstFreeFrom(wanted.listener.addr)
     };
     config.api_key = wanted.api_key.clone();
+    config.head_timeout = request_timeout;
     config
 }
 
