@@ -2,9 +2,10 @@
 
 use axum::Router;
 use axum::body::{Body, Bytes};
+use axum::extract::rejection::BytesRejection;
 use axum::extract::{DefaultBodyLimit, Query, State};
 use axum::response::{IntoResponse, Response};
-use axum::routing::{get, post};
+use axum::routing::{MethodRouter, get, post};
 use http::{StatusCode, header};
 use mesh_control::{ApiError, Endpoint, ErrorCode};
 use serde::de::DeserializeOwned;
@@ -21,14 +22,17 @@ pub fn router(node: Node) -> Router {
     Router::new()
         .route(Endpoint::Status.path(), get(status))
         .route(Endpoint::Nodes.path(), get(nodes))
-        .route(Endpoint::Invites.path(), get(invites).post(invite))
-        .route(Endpoint::Revoke.path(), post(revoke))
-        .route(Endpoint::Join.path(), post(join))
-        .route(Endpoint::Leave.path(), post(leave))
-        .route(Endpoint::Ping.path(), post(ping))
+        .route(
+            Endpoint::Invites.path(),
+            get(invites).merge(asked(|node, request| async move { node.invite(request).await })),
+        )
+        .route(Endpoint::Revoke.path(), asked(|node, request| async move { node.revoke(request).await }))
+        .route(Endpoint::Join.path(), asked(|node, request| async move { node.join(request).await }))
+        .route(Endpoint::Leave.path(), asked(|node, request| async move { node.leave(request).await }))
+        .route(Endpoint::Ping.path(), asked(|node, request| async move { node.ping(request).await }))
         .route(Endpoint::Models.path(), get(models))
-        .route(Endpoint::Load.path(), post(load))
-        .route(Endpoint::Drop.path(), post(drop_model))
+        .route(Endpoint::Load.path(), asked(|node, request| async move { node.load(request).await }))
+        .route(Endpoint::Drop.path(), asked(|node, request| async move { node.drop_model(request).await }))
         .route(Endpoint::Routes.path(), get(routes))
         .route(Endpoint::Doctor.path(), get(doctor))
         .route(Endpoint::Events.path(), get(events))
@@ -50,57 +54,8 @@ async fn invites(State(node): State<Node>) -> Response {
     answer(node.invites().await)
 }
 
-async fn invite(State(node): State<Node>, body: Bytes) -> Response {
-    match parse(&body) {
-        Ok(request) => answer(node.invite(request).await),
-        Err(error) => failure(&error),
-    }
-}
-
-async fn revoke(State(node): State<Node>, body: Bytes) -> Response {
-    match parse(&body) {
-        Ok(request) => answer(node.revoke(request).await),
-        Err(error) => failure(&error),
-    }
-}
-
-async fn join(State(node): State<Node>, body: Bytes) -> Response {
-    match parse(&body) {
-        Ok(request) => answer(node.join(request).await),
-        Err(error) => failure(&error),
-    }
-}
-
-async fn leave(State(node): State<Node>, body: Bytes) -> Response {
-    match parse(&body) {
-        Ok(request) => answer(node.leave(request).await),
-        Err(error) => failure(&error),
-    }
-}
-
-async fn ping(State(node): State<Node>, body: Bytes) -> Response {
-    match parse(&body) {
-        Ok(request) => answer(node.ping(request).await),
-        Err(error) => failure(&error),
-    }
-}
-
 async fn models(State(node): State<Node>) -> Response {
     json(StatusCode::OK, &node.models())
-}
-
-async fn load(State(node): State<Node>, body: Bytes) -> Response {
-    match parse(&body) {
-        Ok(request) => answer(node.load(request).await),
-        Err(error) => failure(&error),
-    }
-}
-
-async fn drop_model(State(node): State<Node>, body: Bytes) -> Response {
-    match parse(&body) {
-        Ok(request) => answer(node.drop_model(request).await),
-        Err(error) => failure(&error),
-    }
 }
 
 #[derive(Deserialize)]
@@ -127,6 +82,27 @@ async fn no_such_endpoint() -> Response {
 
 async fn method_not_allowed() -> Response {
     failure(&ApiError::new(ErrorCode::MethodNotAllowed, "the endpoint does not take this method"))
+}
+
+/// An endpoint that takes a body: what `call` makes of it.
+fn asked<Q, A, F>(call: impl Fn(Node, Q) -> F + Clone + Send + Sync + 'static) -> MethodRouter<Node>
+where
+    Q: DeserializeOwned + Send + 'static,
+    A: Serialize,
+    F: Future<Output = Result<A, ApiError>> + Send,
+{
+    post(async move |State(node): State<Node>, body: Result<Bytes, BytesRejection>| match read(body) {
+        Ok(request) => answer(call(node, request).await),
+        Err(error) => failure(&error),
+    })
+}
+
+fn read<T: DeserializeOwned>(body: Result<Bytes, BytesRejection>) -> Result<T, ApiError> {
+    let body = body.map_err(|error| {
+        let what = format!("the request's body could not be read (at most {BODY_BYTES_MAX} bytes): {error}");
+        ApiError::new(ErrorCode::BadRequest, what)
+    })?;
+    parse(&body)
 }
 
 fn parse<T: DeserializeOwned>(body: &[u8]) -> Result<T, ApiError> {
