@@ -36,7 +36,7 @@ pub struct CallFault {
 impl CallFault {
     /// The request did not decode.
     pub const BAD_REQUEST: u16 = 65_000;
-    /// The server did not finish before the caller's deadline.
+    /// The server did not finish before the caller's deadline. Callers see [`CallError::Deadline`].
     pub const DEADLINE: u16 = 65_001;
     /// The caller's role does not allow the call.
     pub const NOT_ALLOWED: u16 = 65_002;
@@ -119,7 +119,11 @@ pub(crate) async fn call_on<C: Call>(
     let mut replies = FrameReader::new(recv, bytes_max);
     let reply: Option<Result<C::Reply, Fault>> = replies.next_message().await.map_err(call_error::<C>)?;
     let reply = reply.ok_or_else(|| call_error::<C>(FrameError::Half))?;
-    reply.map_err(|fault| CallError::Fault(CallFault { code: fault.code, message: fault.message }))
+    reply.map_err(|fault| match fault.code {
+        // The server counts the same time, and its word may overtake our own timer.
+        CallFault::DEADLINE => CallError::Deadline(deadline),
+        code => CallError::Fault(CallFault { code, message: fault.message }),
+    })
 }
 
 fn call_error<C: Call>(error: FrameError) -> CallError {
