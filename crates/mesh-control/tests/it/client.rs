@@ -240,3 +240,53 @@ async fn a_stream_without_heartbeat_is_taken_for_dead() {
     assert!(events.next().await.expect("event").is_some());
     assert!(matches!(events.next().await, Err(ClientError::Deadline { what: "/api/events", .. })));
 }
+
+/// The example `follow`, which cargo builds beside this test.
+async fn follow(home: &Path, events: &str) -> std::process::Output {
+    let here = std::env::current_exe().expect("this test's own path");
+    let built = here.ancestors().nth(2).expect("target/PROFILE/deps/TEST").join("examples/follow");
+    let mut run = tokio::process::Command::new(&built);
+    let run = run.arg(events).env("QMT_HOME", home).kill_on_drop(true).output();
+    let ended = tokio::time::timeout(Duration::from_secs(30), run).await.expect("it ends by itself");
+    ended.unwrap_or_else(|error| {
+        panic!("{}: {error}; build it with `cargo build --examples`", built.display())
+    })
+}
+
+#[tokio::test]
+async fn the_example_follows_a_node_and_says_when_none_runs() {
+    let empty = tempfile::tempdir().expect("temporary folder");
+    let output = follow(empty.path(), "1").await;
+    assert_eq!(output.status.code(), Some(3));
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(said.starts_with("error: no node is running at ") && said.contains("qmt-node"), "{said}");
+
+    let status = Status { node_name: "desktop".into(), node_id: "12D3KooW".into(), ..Status::default() };
+    let gone = EventKind::ModelGone { name: "tiny".into() };
+    let events = [
+        Event {
+            number: 7,
+            at_ms: 0,
+            kind: EventKind::Snapshot { status: Box::new(status.clone()), nodes: vec![], models: vec![] },
+        },
+        Event { number: 8, at_ms: 0, kind: gone },
+    ];
+    let chunks: Vec<String> = events
+        .iter()
+        .map(|event| format!("data: {}\n\n", serde_json::to_string(event).expect("an event")))
+        .collect();
+    let node = FakeNode::start(move |(_, path, _)| match path.as_str() {
+        "/api/status" => json(200, &serde_json::to_string(&status).expect("a status")),
+        _ => stream(chunks.clone(), false),
+    });
+    let output = follow(node.client.socket().parent().expect("its folder"), "2").await;
+    assert_eq!(
+        String::from_utf8_lossy(&output.stdout).lines().collect::<Vec<_>>(),
+        [
+            "desktop (12D3KooW), up for 0 s",
+            "     7  snapshot: 0 nodes, 0 models",
+            "     8  nobody provides tiny any more",
+        ]
+    );
+    assert!(output.status.success());
+}
