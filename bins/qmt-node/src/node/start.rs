@@ -158,7 +158,7 @@ impl Node {
         tasks.spawn(node.clone().keep_grants());
         tasks.spawn(socket.serve(router(node.clone()), node.stopping()));
         node.fill_relay().await?;
-        node.reenter().await?;
+        Box::pin(node.reenter()).await?;
         tasks.spawn(node.clone().take_up_configuration());
         Ok(node)
     }
