@@ -5,20 +5,44 @@
 QUIET=${QUIET:-0}
 STEP_PID=
 
+# ---- how the scripts speak ---------------------------------------------------------------------------------------
+
 say() { [ "$QUIET" = 1 ] || printf '%s: %s\n' "$self" "$*"; }
+title() { printf '\n== %s\n' "$*"; }
 warn() { printf '%s: warning: %s\n' "$self" "$*" >&2; }
 
-# die WHAT-AND-WHERE MEND
+# die WHAT-AND-WHERE MEND [EXIT-CODE]
 die() {
     printf '%s: error: %s\n' "$self" "$1" >&2
     printf '%s:  mend: %s\n' "$self" "$2" >&2
-    exit 1
+    exit "${3:-1}"
 }
 
 usage_error() {
     printf '%s: error: %s\n%s:  mend: see scripts/%s --help\n' "$self" "$1" "$self" "$self" >&2
     exit 2
 }
+
+# usage_from_head FILE: the comment at the head of a script, without its first line.
+usage_from_head() { sed -n -e '1d' -e '/^#/!q' -e 's/^# \{0,1\}//p' "$1"; }
+
+# tail_of FILE [LINES]: the end of a log, set off from what we say ourselves.
+tail_of() { if [ -s "$1" ]; then tail -n "${2:-12}" "$1" | sed 's/^/  | /' >&2; fi; }
+
+# ---- cargo -------------------------------------------------------------------------------------------------------
+
+# Sets CARGO_TARGET_DIR and bin. The target directory lies outside the checkout, so that a fresh clone compiles only
+# our own crates.
+use_cargo() {
+    command -v cargo >/dev/null 2>&1 ||
+        die "cargo is not on PATH" "install Rust 1.95 or later with rustup (or: . \"\$HOME/.cargo/env\"), then run this again" "${1:-1}"
+    export CARGO_TARGET_DIR="${CARGO_TARGET_DIR:-${QMT_TARGET:-$HOME/.cache/qmt-target}}"
+    case $CARGO_TARGET_DIR in /*) ;; *) CARGO_TARGET_DIR=$PWD/$CARGO_TARGET_DIR ;; esac
+    # shellcheck disable=SC2034 # used where this is sourced
+    bin=$CARGO_TARGET_DIR/release
+}
+
+# ---- this machine ------------------------------------------------------------------------------------------------
 
 if command -v sha256sum >/dev/null 2>&1; then
     sha256_of() { sha256sum <"$1" | cut -d' ' -f1; }
@@ -55,6 +79,21 @@ need_writable() {
         die "cannot write to $1" "make it writable, or set $2 to a folder that is"
 }
 
+# ---- long steps --------------------------------------------------------------------------------------------------
+
+# run_child COMMAND...: runs it in the foreground of this script, in a process group of its own, so that a signal to this
+# script is answered at once and stop_step ends the command with its children. Returns its exit code.
+run_child() {
+    local code=0
+    set -m
+    "$@" </dev/null &
+    STEP_PID=$!
+    set +m
+    wait "$STEP_PID" || code=$?
+    STEP_PID=
+    return "$code"
+}
+
 # run_step LABEL LOG COMMAND...: runs it with its output in LOG, shows progress, returns its exit code.
 # The command gets a process group of its own, so that stop_step ends its children too.
 run_step() {
@@ -74,13 +113,14 @@ run_step() {
     return "$code"
 }
 
-# The line in place: what, how long, and the step counter when the tool writes one ("[12/217] ...", as ninja does).
+# The line in place: how long, what, and how far: the step counter that ninja writes ("[12/217] ..."), else the crate
+# that cargo has begun.
 show_progress() {
-    local width counter
+    local width last
     width=$(tput cols 2>/dev/null || echo 80)
     while kill -0 "$STEP_PID" 2>/dev/null; do
-        counter=$(tail -n 1 "$2" 2>/dev/null | sed -n 's/^\(\[[0-9]*\/[0-9]*\]\).*/\1 /p')
-        printf '\r\033[K%.*s' $((width - 1)) "$self: $(minutes $((SECONDS - $3))) $counter$1"
+        last=$(tail -n 1 "$2" 2>/dev/null | sed -n -e 's/^\(\[[0-9]*\/[0-9]*\]\).*/ \1/p' -e 's/^ *Compiling \([^ ]*\).*/ (\1)/p')
+        printf '\r\033[K%.*s' $((width - 1)) "$self: $(minutes $((SECONDS - $3))) $1$last"
         sleep 0.3
     done
     printf '\r\033[K%.*s\n' $((width - 1)) "$self: $(minutes $((SECONDS - $3))) $1"
