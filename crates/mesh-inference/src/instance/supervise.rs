@@ -151,7 +151,7 @@ impl Supervisor {
                 guard: &self.config.guard,
                 home: &self.config.home,
                 program: &self.launch.program,
-                arguments: self.launch.arguments.to_list(port),
+                arguments: self.launch.arguments.to_list(self.name(), port),
                 key: key.expose(),
                 log: log_file,
                 stop_deadline: self.config.stop_deadline,

@@ -35,11 +35,13 @@ impl Arguments {
         }
     }
 
-    /// The whole command line for a port. The server binds loopback only: other nodes come through the gateway.
-    pub(crate) fn to_list(&self, port: u16) -> Vec<OsString> {
+    /// The whole command line for a port. The server binds loopback only: other nodes come through the gateway. It calls the
+    /// model `name` in its answers, which would else show the file's path to whoever asks.
+    pub(crate) fn to_list(&self, name: &str, port: u16) -> Vec<OsString> {
         let total = self.context_tokens.get().saturating_mul(self.slots.get());
         let mut list: Vec<OsString> = vec!["-m".into(), self.model.clone().into()];
         let mut pair = |name: &str, value: String| list.extend([name.into(), value.into()]);
+        pair("--alias", name.into());
         pair("--host", "127.0.0.1".into());
         pair("--port", port.to_string());
         pair("-c", total.to_string());
@@ -66,8 +68,11 @@ mod tests {
         let mut arguments = Arguments::new("/m/a b.gguf".into());
         arguments.slots = NonZeroU32::new(3).unwrap();
         arguments.gpu_layers = Some(99);
-        let list = arguments.to_list(4711);
+        let list = arguments.to_list("m", 4711);
         let text = list.iter().map(|item| item.to_str().unwrap()).collect::<Vec<_>>().join("|");
-        assert_eq!(text, "-m|/m/a b.gguf|--host|127.0.0.1|--port|4711|-c|12288|-np|3|-ngl|99|--no-webui");
+        assert_eq!(
+            text,
+            "-m|/m/a b.gguf|--alias|m|--host|127.0.0.1|--port|4711|-c|12288|-np|3|-ngl|99|--no-webui"
+        );
     }
 }

@@ -70,5 +70,6 @@ async fn complete(port: u16, key: &str) -> String {
     let (_, json) = answer.split_once("\r\n\r\n").unwrap();
     let json: serde_json::Value =
         serde_json::from_str(json).unwrap_or_else(|error| panic!("{error}: {answer}"));
+    assert_eq!(json["model"], "fake", "not the file's path");
     json["content"].as_str().unwrap().to_owned()
 }
