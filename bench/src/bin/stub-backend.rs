@@ -36,7 +36,7 @@ struct Options {
     /// Size in bytes of the text in an answer that is not a stream.
     #[arg(long, default_value_t = 256)]
     answer_bytes: usize,
-    /// Events in a stream, without the last [DONE].
+    /// Events in a stream, without the last `[DONE]`.
     #[arg(long, default_value_t = 100)]
     chunks: u64,
     /// Size in bytes of the text in each event.
