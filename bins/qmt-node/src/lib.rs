@@ -1,4 +1,9 @@
 //! A node of the QMT mesh, as a library: configuration, wiring, control API. The binary is a short main over it.
+//!
+//! The main type is [`Node`]. Each protocol is in a `mesh-*` crate; this one only wires them. A program that embeds a node
+//! and serves models of its own with it must pass the argument `__child` on to [`mesh_inference::instance::guard::main`],
+//! as this package's `main` does: the node starts its own program as the guard of each model. `examples/call_service.rs`
+//! embeds two nodes.
 
 pub mod cli;
 pub mod config;

@@ -5,6 +5,36 @@
 //! [`internet::Internet`] are its drivers.
 //!
 //! No rustls process-wide provider is installed or relied upon: iroh and the relay get theirs by value.
+//!
+//! ```
+//! # #[cfg(feature = "testing")]
+//! # tokio::runtime::Builder::new_current_thread().enable_all().build()?.block_on(async {
+//! use std::time::Duration;
+//! use mesh_transport::{Call, Protocol, serve_call, testing::Mesh};
+//!
+//! #[derive(serde::Serialize, serde::Deserialize)]
+//! struct Greet {
+//!     greeting: String,
+//! }
+//!
+//! impl Call for Greet {
+//!     const PROTOCOL: Protocol = Protocol::new("greet/1");
+//!     type Reply = String;
+//! }
+//!
+//! let mesh = Mesh::memory(2).await; // two members of one scope, linked in memory
+//! serve_call::<Greet, _, _>(&mesh[1].transport, |peer, call| async move {
+//!     Ok(format!("{}, {}", call.greeting, peer.name)) // proved by the link, not claimed by the caller
+//! });
+//! let call = Greet { greeting: "good morning".into() };
+//! let answer = mesh[0].transport.call(&mesh.scope(), &mesh[1].id(), &call, Duration::from_secs(5)).await?;
+//! assert_eq!(answer, "good morning, node-0");
+//! mesh.shutdown().await;
+//! # Ok::<(), Box<dyn std::error::Error>>(()) })?;
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
+//!
+//! `docs/protocols/hello.md` says how a connection becomes a link.
 
 mod admission;
 mod book;

@@ -4,15 +4,30 @@
 //! them, and every connection to that port becomes a stream. It does not discover services, does not decide who is a
 //! member, and does not look into the bytes. The main type is [`Tunnels`].
 //!
-//! ```no_run
-//! # async fn example(near: mesh_tunnel::Tunnels, far: mesh_tunnel::Tunnels, scope: mesh_identity::ScopeId,
-//! #     peer: mesh_identity::NodeId) -> Result<(), Box<dyn std::error::Error>> {
-//! use mesh_tunnel::{Remote, ServiceName};
+//! ```
+//! # tokio::runtime::Builder::new_current_thread().enable_all().build()?.block_on(async {
+//! use mesh_transport::testing::Mesh;
+//! use mesh_tunnel::{Config, Remote, ServiceName, Tunnels};
+//! use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 //!
-//! let _offered = far.offer(ServiceName::new("echo")?, "127.0.0.1:7".parse()?)?;
-//! let listener = near.listen(Remote { scope, peer, service: ServiceName::new("echo")? })?;
-//! let socket = tokio::net::TcpStream::connect(listener.addr()).await?;
-//! # Ok(()) }
+//! let mesh = Mesh::memory(2).await; // two members of one scope, linked in memory
+//! let near = Tunnels::start(mesh[0].transport.clone(), Config::default());
+//! let far = Tunnels::start(mesh[1].transport.clone(), Config::default());
+//! let service = tokio::net::TcpListener::bind("127.0.0.1:0").await?;
+//! let _offered = far.offer(ServiceName::new("greeter")?, service.local_addr()?)?;
+//! let served = tokio::spawn(async move { service.accept().await?.0.write_all(b"hello").await });
+//!
+//! let remote = Remote { scope: mesh.scope(), peer: mesh[1].id(), service: ServiceName::new("greeter")? };
+//! let listener = near.listen(remote)?;
+//! let mut said = String::new();
+//! tokio::net::TcpStream::connect(listener.addr()).await?.read_to_string(&mut said).await?;
+//! assert_eq!(said, "hello");
+//! # served.await??;
+//! near.shutdown().await;
+//! far.shutdown().await;
+//! mesh.shutdown().await;
+//! # Ok::<(), Box<dyn std::error::Error>>(()) })?;
+//! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 //!
 //! The protocol is in `docs/protocols/tunnel.md`.
