@@ -3,7 +3,7 @@
 
 use crate::cli::Cli;
 
-use super::reader::Document;
+use super::reader::{Document, Section};
 use super::{Config, schema};
 
 /// Tables, what is missing.
@@ -21,6 +21,7 @@ const TABLES: &[(&str, &str)] = &[
 const KEYS: &[(&str, &str, &str)] = &[
     ("mesh", "listen", "the LAN transport"),
     ("mesh", "discovery", "the LAN transport"),
+    ("mesh", "auto_fallback", "agents, whose requests it is about"),
     ("mesh", "stream_reconnect_grace_secs", "streams that reconnect"),
     ("inference", "split", "splitting models over nodes"),
     ("inference", "draft", "draft models"),
@@ -38,6 +39,13 @@ pub(super) fn warn_of_file(document: &Document<'_>) {
                 format!("{} is checked and has no effect yet: this version lacks {what}", table.head()),
             );
         }
+    }
+    let is_foreign = |table: &&Section<'_>| table.text("kind").is_some_and(|kind| kind.value == "anthropic");
+    if let Some(table) = document.sections("providers").iter().find(is_foreign) {
+        document.warn(
+            table.line_of("kind"),
+            "kind = \"anthropic\" in [[providers]] is checked and has no effect yet: this version lacks Anthropic's API",
+        );
     }
     for (path, key, what) in KEYS {
         let table = document.section(path);

@@ -426,7 +426,7 @@ fn peers_take_ip4_ip6_dns_and_ids() {
 
 #[test]
 fn what_this_version_lacks_is_named_not_ignored() {
-    let text = "[mesh.lan]\nenabled = true\n[[remote_agents]]\nid = \"a\"\npeer = \"b\"\n[console]\nenabled = false\n[inference]\nsplit = true\n";
+    let text = "[mesh.lan]\nenabled = true\n[[remote_agents]]\nid = \"a\"\npeer = \"b\"\n[console]\nenabled = false\n[inference]\nsplit = true\n[[providers]]\nname = \"claude\"\nkind = \"anthropic\"\n";
     let config = read(text, &["--draft", "d.gguf"]).expect("loads");
     let warnings: Vec<&str> = config
         .warnings
@@ -438,6 +438,7 @@ fn what_this_version_lacks_is_named_not_ignored() {
         [
             "1: [mesh.lan] is checked and has no effect yet: this version lacks the LAN transport",
             "3: [[remote_agents]] is checked and has no effect yet: this version lacks agents",
+            "12: kind = \"anthropic\" in [[providers]] is checked and has no effect yet: this version lacks Anthropic's API",
             "9: split in [inference] is checked and has no effect yet: this version lacks splitting models over nodes",
             "--draft is checked and has no effect yet: this version lacks draft models",
         ]

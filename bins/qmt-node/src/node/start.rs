@@ -231,7 +231,8 @@ impl Node {
 
     async fn start_providers(&self) {
         let mut running = self.inner.providers.lock().await;
-        for provider in &self.config().providers {
+        let spoken = |provider: &&config::Provider| provider.kind == config::ProviderKind::OpenAi;
+        for provider in self.config().providers.iter().filter(spoken) {
             let models = provider.models.iter().map(|model| ProviderModel::from(model.as_str())).collect();
             let config = ProviderConfig {
                 name: provider.name.clone(),
