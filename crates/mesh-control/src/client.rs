@@ -65,19 +65,19 @@ impl Default for Deadlines {
 #[non_exhaustive]
 pub enum ClientError {
     /// The socket is not there or nobody listens on it. The node did not act.
-    #[error("no node is running at {}; start one with `qmt-node`", path.display())]
+    #[error("no node is running at {}", path.display())]
     NoNode {
         /// The socket.
         path: PathBuf,
     },
     /// The socket belongs to somebody else. The node did not act.
-    #[error("this user may not talk to the node at {}; run as the user that runs it", path.display())]
+    #[error("this user may not talk to the node at {}", path.display())]
     NotYours {
         /// The socket.
         path: PathBuf,
     },
     /// The path is longer than a Unix socket's may be (about 100 bytes). The node did not act.
-    #[error("{} is too long for a Unix socket; set QMT_HOME to a shorter path", path.display())]
+    #[error("{} is too long for a Unix socket", path.display())]
     PathTooLong {
         /// The socket.
         path: PathBuf,
@@ -111,7 +111,7 @@ pub enum ClientError {
         max: usize,
     },
     /// The answer is not what this version understands.
-    #[error("the node's answer to {what} is not understood; are qmt-cli and qmt-node of one version?")]
+    #[error("the node's answer to {what} is not understood")]
     NotUnderstood {
         /// The request's path.
         what: &'static str,
@@ -125,11 +125,31 @@ pub enum ClientError {
 }
 
 impl ClientError {
-    /// What the caller can do about it, where the node says so.
+    /// What went wrong, as a word that programs can branch on: the node's own ([`ApiError::code`]), or one of `no_node`,
+    /// `not_yours`, `path_too_long`, `connect`, `timeout`, `broken`, `too_long`, `not_understood`.
+    pub fn code(&self) -> &str {
+        match self {
+            Self::NoNode { .. } => "no_node",
+            Self::NotYours { .. } => "not_yours",
+            Self::PathTooLong { .. } => "path_too_long",
+            Self::Connect { .. } => "connect",
+            Self::Deadline { .. } => "timeout",
+            Self::Broken(_) => "broken",
+            Self::TooLong { .. } => "too_long",
+            Self::NotUnderstood { .. } => "not_understood",
+            Self::Api(error) => error.code.as_str(),
+        }
+    }
+
+    /// What the caller can do about it; none when there is nothing to advise.
     pub fn mend(&self) -> Option<&str> {
         match self {
+            Self::NoNode { .. } => Some("start one with `qmt-node`"),
+            Self::NotYours { .. } => Some("run this as the user that runs the node"),
+            Self::PathTooLong { .. } => Some("set QMT_HOME to a shorter path"),
+            Self::NotUnderstood { .. } => Some("use qmt-cli and qmt-node of one version"),
             Self::Api(error) => error.mend.as_deref(),
-            _ => None,
+            Self::Connect { .. } | Self::Deadline { .. } | Self::Broken(_) | Self::TooLong { .. } => None,
         }
     }
 }

@@ -39,7 +39,7 @@ mod error;
 mod events;
 mod home;
 mod paths;
-mod sse;
+pub mod sse;
 mod types;
 
 pub use client::{Client, ClientError, Deadlines, Events};

@@ -1,15 +1,17 @@
-//! Reading server-sent events: bytes in, `data` texts out. Pure and bounded.
+//! Reading server-sent events: bytes in, `data` texts out. Pure and bounded. Events of the control API come this way, and
+//! so do the answers of a node's gateway.
 
 /// The stream sent an event longer than the bound.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("an event is longer than {max} bytes")]
-pub(crate) struct EventTooLong {
-    pub(crate) max: usize,
+pub struct EventTooLong {
+    /// The bound, bytes.
+    pub max: usize,
 }
 
 /// Cuts a byte stream into events. Accepts LF and CRLF, joins several `data` lines, skips comments and other fields.
 #[derive(Debug)]
-pub(crate) struct Parser {
+pub struct Parser {
     line: Vec<u8>,
     data: Vec<u8>,
     has_data: bool,
@@ -17,12 +19,16 @@ pub(crate) struct Parser {
 }
 
 impl Parser {
-    pub(crate) fn new(max: usize) -> Self {
+    /// A parser for one stream that takes events of at most `max` bytes.
+    pub fn new(max: usize) -> Self {
         Self { line: Vec::new(), data: Vec::new(), has_data: false, max }
     }
 
-    /// Takes the next bytes and appends every event completed by them to `out`. After an error the parser is of no use.
-    pub(crate) fn push(&mut self, bytes: &[u8], out: &mut impl Extend<Vec<u8>>) -> Result<(), EventTooLong> {
+    /// Takes the next bytes and appends the data of every event completed by them to `out`.
+    ///
+    /// # Errors
+    /// [`EventTooLong`]; the parser is of no use after it.
+    pub fn push(&mut self, bytes: &[u8], out: &mut impl Extend<Vec<u8>>) -> Result<(), EventTooLong> {
         for part in bytes.split_inclusive(|byte| *byte == b'\n') {
             let (text, ended) = match part.split_last() {
                 Some((b'\n', text)) => (text, true),

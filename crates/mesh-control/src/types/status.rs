@@ -17,7 +17,8 @@ pub struct Status {
     pub pid: u32,
     /// Whole seconds since it started.
     pub uptime_secs: u64,
-    /// Base of its OpenAI-compatible gateway, such as `http://127.0.0.1:9337/v1`; none when the gateway does not run.
+    /// Root of its OpenAI-compatible gateway, such as `http://127.0.0.1:9337`, with the API below `/v1`; none when the
+    /// gateway does not run.
     #[serde(default)]
     pub gateway_url: Option<String>,
     /// The console's address; none when it does not run.

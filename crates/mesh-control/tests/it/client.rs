@@ -99,10 +99,8 @@ async fn no_node_says_where_it_looked_and_how_to_start_one() {
     let client = Client::for_home(folder.path());
     let error = client.status().await.expect_err("nobody listens");
     let socket = folder.path().join("node.sock");
-    assert_eq!(
-        error.to_string(),
-        format!("no node is running at {}; start one with `qmt-node`", socket.display())
-    );
+    assert_eq!(error.to_string(), format!("no node is running at {}", socket.display()));
+    assert_eq!((error.code(), error.mend()), ("no_node", Some("start one with `qmt-node`")));
 
     drop(UnixListener::bind(&socket).expect("socket")); // what a killed node leaves behind
     assert!(matches!(client.nodes().await, Err(ClientError::NoNode { .. })));
@@ -164,7 +162,7 @@ async fn a_failure_arrives_typed_with_its_advice() {
     let answer = sent.clone();
     let node = FakeNode::start(move |_| json(answer.http_status(), &answer.to_body()));
     let error = node.client.join(&JoinRequest { token: "abc".into() }).await.expect_err("refused");
-    assert_eq!(error.mend(), Some("ask for a new one"));
+    assert_eq!((error.code(), error.mend()), ("invite_used_up", Some("ask for a new one")));
     let ClientError::Api(got) = error else { panic!("{error:?}") };
     assert_eq!(got, sent);
 }
