@@ -1,20 +1,28 @@
 //! The QMT mesh service.
 
+use std::io::{self, IsTerminal, Write};
 use std::process::ExitCode;
 
 use anyhow::Context;
 use clap::Parser;
-use mesh_control::{Client, InviteRequest};
+use mesh_control::{Client, Finding, InviteRequest, Status, Verdict};
 use qmt_node::cli::Cli;
-use qmt_node::config::{self, Config, Environment, LogFormat};
+use qmt_node::config::{self, Config, ConfigError, Environment, FoundingInvite, LogFormat};
 use qmt_node::{Node, diagnose};
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 
 fn main() -> ExitCode {
-    if std::env::args_os().nth(1).is_some_and(|first| first == "__child") {
-        return mesh_inference::instance::guard::main(std::env::args_os().skip(2));
+    match std::env::args_os().nth(1) {
+        Some(first) if first == "__child" => {
+            mesh_inference::instance::guard::main(std::env::args_os().skip(2))
+        }
+        Some(first) if first == "__doctor" => exit(doctor()),
+        _ => exit(run()),
     }
-    match run() {
+}
+
+fn exit(result: anyhow::Result<()>) -> ExitCode {
+    match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("error: {error:#}");
@@ -23,61 +31,148 @@ fn main() -> ExitCode {
     }
 }
 
+/// Prints the findings of [`diagnose`] as JSON, for `qmt-cli doctor` when no node runs.
+fn doctor() -> anyhow::Result<()> {
+    let findings = match config::load(&Cli::default(), &Environment::process()) {
+        Ok(config) => runtime()?.block_on(diagnose(&config)),
+        Err(error) => vec![unreadable(&error)],
+    };
+    println!("{}", serde_json::to_string(&findings)?);
+    Ok(())
+}
+
+/// With a configuration that is wrong nothing else can be looked at.
+fn unreadable(error: &ConfigError) -> Finding {
+    Finding {
+        check: "configuration".to_owned(),
+        verdict: Verdict::Fail,
+        detail: error.to_string(),
+        mend: Some("edit the configuration file; docs/configuration.md lists every key".to_owned()),
+    }
+}
+
 fn run() -> anyhow::Result<()> {
+    let config = config::load(&Cli::parse(), &Environment::process())?;
     // Libraries that speak TLS take this provider unless they are given one.
     let _ = rustls::crypto::ring::default_provider().install_default();
-    let doctor = std::env::args_os().nth(1).is_some_and(|first| first == "__doctor");
-    let cli = if doctor { Cli::default() } else { Cli::parse() };
-    let config = config::load(&cli, &Environment::process())?;
-    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().context("no runtime")?;
-    if doctor {
-        let findings = runtime.block_on(diagnose(&config));
-        println!("{}", serde_json::to_string(&findings)?);
-        return Ok(());
-    }
+    let runtime = runtime()?;
     log_to_stderr(config.log_format);
     runtime.block_on(serve(config))
+}
+
+fn runtime() -> anyhow::Result<tokio::runtime::Runtime> {
+    tokio::runtime::Builder::new_multi_thread().enable_all().build().context("no runtime")
 }
 
 async fn serve(config: Config) -> anyhow::Result<()> {
     for warning in &config.warnings {
         tracing::warn!("{warning}");
     }
-    let invite = config.mesh.invite.clone();
-    let node = Node::start(config).await?;
-    tracing::info!(id = %node.id(), name = %node.name(), control = %node.control_socket().display(), "node started");
-    if let Some(invite) = invite {
-        let request = InviteRequest {
-            name: invite.name,
-            ttl: Some(
-                invite
-                    .ttl
-                    .map_or_else(|| "never".to_owned(), |ttl| format!("{}m", ttl.as_secs().div_ceil(60))),
-            ),
-            uses: Some(invite.uses),
-            ..InviteRequest::default()
-        };
-        let created = Client::new(node.control_socket()).invite(&request).await?;
-        println!("{}", created.token);
-        if let Ok(code) = mesh_identity::qr::terminal(&created.url) {
-            println!("{code}");
+    let (invite, format) = (config.mesh.invite.clone(), config.log_format);
+    let mut stop = Stop::watch()?;
+    let node = Box::pin(Node::start(config)).await?; // a large future
+    let greeted = greet(&node, invite, format).await;
+    if greeted.is_ok() {
+        stop.asked().await;
+        tracing::info!("stopping; once more to stop at once");
+    }
+    tokio::select! {
+        () = node.shutdown() => greeted,
+        () = stop.asked() => Err(anyhow::anyhow!("stopped before everything was closed")),
+    }
+}
+
+/// Says what runs, and makes the invite that was asked for.
+async fn greet(node: &Node, invite: Option<FoundingInvite>, format: LogFormat) -> anyhow::Result<()> {
+    let client = Client::new(node.control_socket());
+    let created = match invite {
+        Some(invite) => Some(client.invite(&request(invite)).await.context("no invite was made")?),
+        None => None,
+    };
+    let status = client.status().await?;
+    if format == LogFormat::Text && io::stderr().is_terminal() {
+        eprint!("{}", greeting(&status, node));
+    } else {
+        tracing::info!(
+            id = status.node_id,
+            name = status.node_name,
+            gateway = status.gateway_url.as_deref().unwrap_or(""),
+            control = %node.control_socket().display(),
+            "node started"
+        );
+    }
+    let Some(created) = created else { return Ok(()) };
+    if let Some(file) = &created.recovery_key_file {
+        tracing::warn!(
+            file,
+            mesh = created.scope_name,
+            "the mesh's recovery key was made: move it to a safe place"
+        );
+    }
+    let mut out = io::stdout().lock();
+    writeln!(out, "{}", created.token)?;
+    if let Ok(code) = mesh_identity::qr::terminal(&created.url) {
+        writeln!(out, "{code}")?;
+    }
+    out.flush().context("the invite could not be written to standard output")
+}
+
+/// For a person at a terminal.
+fn greeting(status: &Status, node: &Node) -> String {
+    let gateway = status.gateway_url.as_deref().unwrap_or("none");
+    let meshes: Vec<&str> = status.scopes.iter().map(|scope| scope.name.as_str()).collect();
+    let next = if meshes.is_empty() {
+        "make one with `qmt-cli invite`, or join one with `qmt-cli join TOKEN`"
+    } else {
+        "`qmt-cli invite` invites another machine, `qmt-cli nodes` shows who is there"
+    };
+    format!(
+        "\n{} ({}) runs\n  gateway  {gateway}/v1\n  control  {}\n  mesh     {}; {next}\n  stop     Ctrl-C\n\n",
+        status.node_name,
+        status.node_id,
+        node.control_socket().display(),
+        if meshes.is_empty() { "none yet".to_owned() } else { meshes.join(", ") },
+    )
+}
+
+fn request(invite: FoundingInvite) -> InviteRequest {
+    let minutes = |ttl: std::time::Duration| format!("{}m", ttl.as_secs().div_ceil(60));
+    InviteRequest {
+        name: invite.name,
+        ttl: Some(invite.ttl.map_or_else(|| "never".to_owned(), minutes)),
+        uses: Some(invite.uses),
+        ..InviteRequest::default()
+    }
+}
+
+/// Ctrl-C and SIGTERM.
+struct Stop {
+    interrupt: Signal,
+    terminate: Signal,
+}
+
+impl Stop {
+    fn watch() -> io::Result<Self> {
+        Ok(Self { interrupt: signal(SignalKind::interrupt())?, terminate: signal(SignalKind::terminate())? })
+    }
+
+    async fn asked(&mut self) {
+        tokio::select! {
+            _ = self.interrupt.recv() => {}
+            _ = self.terminate.recv() => {}
         }
     }
-    let mut terminate = signal(SignalKind::terminate())?;
-    tokio::select! {
-        _ = tokio::signal::ctrl_c() => {}
-        _ = terminate.recv() => {}
-    }
-    tracing::info!("stopping");
-    node.shutdown().await;
-    Ok(())
 }
 
 fn log_to_stderr(format: LogFormat) {
     let filter = tracing_subscriber::EnvFilter::try_from_default_env().unwrap_or_else(|_| {
         tracing_subscriber::EnvFilter::new("info,iroh=error,iroh_relay=error,noq=error,sqlx=error")
     });
-    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    let plain = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
+    let builder = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(io::stderr)
+        .with_ansi(io::stderr().is_terminal() && !plain);
     match format {
         LogFormat::Text => builder.init(),
         LogFormat::Json => builder.json().init(),
