@@ -1,0 +1,201 @@
+//! The commands and their arguments.
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand};
+
+const AFTER_HELP: &str = "\
+Exit codes:
+  0    done
+  1    the node refused or something failed; the message says what and, where known, how to mend it
+  2    wrong usage
+  3    no node is running
+  130  ended by Ctrl-C
+
+With --json a failure goes to standard output as {\"error\":{\"code\",\"message\",\"mend\"}}.
+
+Environment:
+  QMT_HOME     folder of the node to talk to [default: ~/.qmt]
+  QMT_INVITE   the invite for `join`
+  QMT_API_KEY  the gateway's key for `chat`, when the node sets one
+
+Start with:
+  qmt-node &                        run a node here
+  qmt-cli invite                    make a mesh, and an invite for one more machine
+  qmt-cli join TOKEN                join with it, on that machine
+  qmt-cli chat \"Name three rivers\"  ask a model of the mesh";
+
+/// Talk to the QMT node of this machine: invite and join machines, serve models, chat.
+#[derive(Debug, Parser)]
+#[command(name = "qmt-cli", version, max_term_width = 100, after_help = AFTER_HELP)]
+pub(crate) struct Cli {
+    /// Print JSON alone to standard output, failures too.
+    #[arg(long, global = true)]
+    pub(crate) json: bool,
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Make an invite, founding a mesh when the node is in none.
+    ///
+    /// The token alone goes to standard output, so that it can be piped; what it is good for goes to standard error.
+    Invite(InviteArgs),
+    /// List the invites that this node made.
+    Invites,
+    /// Revoke an invite (nobody new joins with it) or a node (its membership ends).
+    Revoke {
+        /// An invite's id or the beginning of it, or a node's id or name.
+        #[arg(value_name = "INVITE|NODE")]
+        subject: String,
+        /// The mesh, when the name is in several: its name or id.
+        #[arg(long, visible_alias = "mesh", value_name = "MESH")]
+        scope: Option<String>,
+    },
+    /// Join the mesh of an invite.
+    Join {
+        /// The token, its qmt:// link, or - to read either from standard input.
+        #[arg(env = "QMT_INVITE", hide_env_values = true)]
+        token: String,
+    },
+    /// Leave a mesh.
+    Leave {
+        /// Its name or id.
+        mesh: String,
+    },
+    /// Show the node: its meshes, links, models and addresses.
+    Status,
+    /// List the nodes of its meshes.
+    Nodes,
+    /// Measure the round trip to a node; Ctrl-C ends it with the summary.
+    Ping {
+        /// Its name, its id or the beginning of it.
+        node: String,
+        /// How often, 1 to 100.
+        #[arg(long, short, value_name = "N", default_value_t = 4, value_parser = clap::value_parser!(u32).range(1..=100))]
+        count: u32,
+    },
+    /// List the models that the node can reach.
+    Models {
+        #[command(subcommand)]
+        what: Option<ModelsCommand>,
+    },
+    /// Serve a model from this machine's disk, and wait until it answers.
+    Load {
+        /// Its name, or a path to a GGUF file.
+        model: String,
+        /// Return at once; `qmt-cli models` shows how far it is.
+        #[arg(long)]
+        no_wait: bool,
+    },
+    /// Stop serving a model at this node only.
+    Unload {
+        /// Its name.
+        model: String,
+    },
+    /// Stop the serving of a model in the whole mesh.
+    Drop {
+        /// Its name.
+        model: String,
+        /// At this node only: its name, its id or the beginning of it.
+        #[arg(long)]
+        node: Option<String>,
+    },
+    /// Show where requests would go, and why.
+    Routes {
+        /// One model only.
+        model: Option<String>,
+    },
+    /// Talk to a model of the mesh: one answer to PROMPT, or a conversation.
+    ///
+    /// Without PROMPT, standard input is the prompt when it is a file or a pipe; at a terminal a conversation begins, in which
+    /// Ctrl-C stops an answer and /exit or Ctrl-D ends.
+    Chat(ChatArgs),
+    /// Find what is missing or wrong, and what mends it; also when no node runs.
+    Doctor,
+    /// Install llama.cpp and a first model on this machine, once; needs no node.
+    ///
+    /// Resumes what was interrupted, and calls it good only after a real token. QMT_HOME, QMT_MODELS, QMT_CACHE, QMT_JOBS and
+    /// QMT_CMAKE_ARGS (such as -DGGML_CUDA=ON) change where and how.
+    Setup(SetupArgs),
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct InviteArgs {
+    /// Name of the mesh: of the one to found, or of one that this node is in.
+    #[arg(long)]
+    pub(crate) name: Option<String>,
+    /// How long the invite holds: 90m, 24h, 7d, never [default: 24h].
+    #[arg(long, value_parser = ttl)]
+    pub(crate) ttl: Option<String>,
+    /// How many nodes it admits, 0 for any number [default: 1].
+    #[arg(long, value_name = "N")]
+    pub(crate) uses: Option<u32>,
+    /// What they may be [default: member].
+    #[arg(long, value_parser = ["member", "client"])]
+    pub(crate) role: Option<String>,
+    /// They may invite others.
+    #[arg(long)]
+    pub(crate) can_invite: bool,
+    /// The mesh, when this node can invite to several: its name or id.
+    #[arg(long, visible_alias = "mesh", value_name = "MESH")]
+    pub(crate) scope: Option<String>,
+    /// Show a QR code too.
+    #[arg(long)]
+    pub(crate) qr: bool,
+    /// Write the QR code to this file as SVG; it admits whoever reads it.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) svg: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct ChatArgs {
+    /// The model: its name or a part of it that no other model has [default: the only one].
+    #[arg(long, short)]
+    pub(crate) model: Option<String>,
+    /// Instructions that precede the conversation.
+    #[arg(long, value_name = "TEXT")]
+    pub(crate) system: Option<String>,
+    /// Continue the prompt as text instead of answering it: for base models, which know no conversation.
+    #[arg(long)]
+    pub(crate) complete: bool,
+    /// Longest answer, in tokens.
+    #[arg(long, value_name = "N")]
+    pub(crate) max_tokens: Option<u32>,
+    /// How freely words are chosen, 0 for always the likeliest.
+    #[arg(long, value_name = "T")]
+    pub(crate) temperature: Option<f64>,
+    /// Key of the node's gateway, when it sets one.
+    #[arg(long, value_name = "KEY", env = "QMT_API_KEY", hide_env_values = true)]
+    pub(crate) api_key: Option<String>,
+    /// What to ask, in one or several words; a - among them stands for standard input.
+    pub(crate) prompt: Vec<String>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct SetupArgs {
+    /// llama.cpp only.
+    #[arg(long)]
+    pub(crate) runtime_only: bool,
+    /// The model only.
+    #[arg(long, conflicts_with_all = ["runtime_only", "bin_dir"])]
+    pub(crate) model_only: bool,
+    /// Use llama-server and ggml-rpc-server from this folder instead of building them.
+    #[arg(long, value_name = "DIR")]
+    pub(crate) bin_dir: Option<PathBuf>,
+    /// Change nothing; say what is missing.
+    #[arg(long)]
+    pub(crate) check: bool,
+}
+
+#[derive(Debug, Clone, Copy, Subcommand)]
+pub(crate) enum ModelsCommand {
+    /// The same as `models` alone.
+    List,
+}
+
+/// Checks a time to live where it is typed; the node reads the same text.
+fn ttl(text: &str) -> Result<String, mesh_identity::ttl::InvalidTtl> {
+    mesh_identity::ttl::parse(text).map(|_| text.to_owned())
+}

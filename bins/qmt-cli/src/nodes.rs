@@ -1,0 +1,208 @@
+//! The node, the nodes around it, and where requests go: `status`, `nodes`, `routes`.
+
+use mesh_control::{Client, NodeState, NodeView, PathKind, RouteTarget, RouteView, Status};
+use mesh_identity::{NodeId, UnixTime};
+
+use crate::failure::Failure;
+use crate::screen::Screen;
+use crate::table::Table;
+use crate::units;
+
+const NO_MESH: &str =
+    "this node is in no mesh; make one with `qmt-cli invite`, or join one with `qmt-cli join TOKEN`";
+
+pub(crate) async fn status(client: &Client, screen: &Screen) -> Result<(), Failure> {
+    let status = client.status().await?;
+    screen.show(&status, described)?;
+    if status.scopes.is_empty() {
+        screen.note(NO_MESH);
+    }
+    Ok(())
+}
+
+fn described(status: &Status) -> String {
+    let mut table = Table::without_head();
+    let mut line = |name: &str, value: String| table.row([name.to_owned(), value]);
+    line("node", format!("{} ({})", status.node_name, status.node_id));
+    line(
+        "version",
+        format!(
+            "{}, running for {} as process {}",
+            status.version,
+            units::duration(status.uptime_secs),
+            status.pid
+        ),
+    );
+    line("gateway", status.gateway_url.as_ref().map_or_else(String::new, |url| format!("{url}/v1")));
+    if let Some(url) = &status.console_url {
+        line("console", url.clone());
+    }
+    for scope in &status.scopes {
+        let founder = if scope.founder { ", its founder" } else { "" };
+        let others = units::count(scope.members_alive as usize, "node");
+        line("mesh", format!("{} as {}{founder}; {others} alive", scope.name, scope.role));
+    }
+    line("models", status.models.join(", "));
+    line("links", format!("{} direct, {} relayed", status.links.direct, status.links.relayed));
+    line("addresses", status.addresses.join(", "));
+    for warning in &status.warnings {
+        line("warning", warning.clone());
+    }
+    table.to_string()
+}
+
+pub(crate) async fn list(client: &Client, screen: &Screen) -> Result<(), Failure> {
+    let nodes = client.nodes().await?;
+    screen.show(&nodes, |nodes| listing(nodes, UnixTime::now().0))?;
+    if nodes.is_empty() {
+        screen.note(NO_MESH);
+    } else if nodes.iter().all(|node| node.state == NodeState::Me) {
+        screen.note("nobody else yet; invite another machine with `qmt-cli invite`");
+    }
+    Ok(())
+}
+
+fn listing(nodes: &[NodeView], now: u64) -> String {
+    if nodes.is_empty() {
+        return String::new();
+    }
+    let mut table =
+        Table::new(&["NAME", "ID", "MESH", "ROLE", "STATE", "SINCE", "PATH", "RTT", "FREE", "MODELS"]);
+    for node in nodes {
+        table.row([
+            node.name.clone(),
+            short(&node.id),
+            node.scope_name.clone(),
+            node.role.to_string(),
+            node.state.to_string(),
+            if node.since == 0 { String::new() } else { units::duration(now.saturating_sub(node.since)) },
+            path(node.path),
+            node.rtt_ms.map_or_else(String::new, units::milliseconds),
+            node.memory.map_or_else(String::new, |memory| units::bytes(memory.free_bytes)),
+            node.models.join(", "),
+        ]);
+    }
+    table.to_string()
+}
+
+/// The form of an id that every command takes and that fits a table.
+fn short(id: &str) -> String {
+    id.parse::<NodeId>().map_or_else(|_| id.to_owned(), |id| id.short())
+}
+
+fn path(path: PathKind) -> String {
+    match path {
+        PathKind::None => String::new(),
+        path => path.to_string(),
+    }
+}
+
+pub(crate) async fn routes(client: &Client, screen: &Screen, model: Option<String>) -> Result<(), Failure> {
+    let routes = client.routes(model.as_deref()).await?;
+    screen.show(&routes, |routes| routes_listing(routes))?;
+    if routes.is_empty() {
+        screen.note(
+            "no routes: no node that this one knows serves a model; `qmt-cli load MODEL` serves one here",
+        );
+    }
+    Ok(())
+}
+
+fn routes_listing(routes: &[RouteView]) -> String {
+    if routes.is_empty() {
+        return String::new();
+    }
+    let mut table = Table::new(&["MODEL", "RANK", "NODE", "STATE", "PATH", "RTT", "WHY"]);
+    for route in routes {
+        let target = match &route.target {
+            RouteTarget::Local => "this node".to_owned(),
+            RouteTarget::Peer { name, node, .. } if name.is_empty() => short(node),
+            RouteTarget::Peer { name, .. } => name.clone(),
+            RouteTarget::Unknown => "unknown".to_owned(),
+        };
+        table.row([
+            route.model.clone(),
+            (route.rank + 1).to_string(),
+            target,
+            route.state.to_string(),
+            path(route.path),
+            route.rtt_ms.map_or_else(String::new, units::milliseconds),
+            route.why.clone(),
+        ]);
+    }
+    table.to_string()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use mesh_control::{MemoryView, Role, ScopeStatus};
+
+    #[test]
+    fn nodes_are_listed_with_what_is_known_of_them() {
+        let me = NodeView {
+            id: "12D3KooWA".to_owned(),
+            name: "desk".to_owned(),
+            scope_name: "home".to_owned(),
+            role: Role::Member,
+            state: NodeState::Me,
+            since: 400,
+            memory: Some(MemoryView {
+                total_bytes: 16_000_000_000,
+                free_bytes: 7_900_000_000,
+                cap_bytes: None,
+            }),
+            models: vec!["gemma".to_owned(), "qwen".to_owned()],
+            ..NodeView::default()
+        };
+        let peer = NodeView {
+            name: "lap".to_owned(),
+            state: NodeState::Alive,
+            path: PathKind::Direct,
+            rtt_ms: Some(0.34),
+            memory: None,
+            models: Vec::new(),
+            ..me.clone()
+        };
+        let expected = "\
+NAME  ID         MESH  ROLE    STATE  SINCE  PATH    RTT      FREE    MODELS
+desk  12D3KooWA  home  member  self   10 min  -       -        7.9 GB  gemma, qwen
+lap   12D3KooWA  home  member  alive  10 min  direct  0.34 ms  -       -
+"
+        .replace("SINCE  ", "SINCE   ");
+        assert_eq!(listing(&[me, peer], 1_000), expected);
+        assert_eq!(listing(&[], 1_000), "");
+    }
+
+    #[test]
+    fn status_names_every_mesh() {
+        let status = Status {
+            version: "0.1.0".to_owned(),
+            node_id: "12D3KooWA".to_owned(),
+            node_name: "desk".to_owned(),
+            pid: 7,
+            uptime_secs: 200,
+            gateway_url: Some("http://127.0.0.1:9337".to_owned()),
+            scopes: vec![ScopeStatus {
+                name: "home".to_owned(),
+                role: Role::Member,
+                founder: true,
+                members_alive: 2,
+                ..ScopeStatus::default()
+            }],
+            warnings: vec!["a setting".to_owned()],
+            ..Status::default()
+        };
+        let expected = "\
+node       desk (12D3KooWA)
+version    0.1.0, running for 3 min as process 7
+gateway    http://127.0.0.1:9337/v1
+mesh       home as member, its founder; 2 nodes alive
+models     -
+links      0 direct, 0 relayed
+addresses  -
+warning    a setting
+";
+        assert_eq!(described(&status), expected);
+    }
+}
