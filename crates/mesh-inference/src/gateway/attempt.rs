@@ -1,6 +1,7 @@
 //! Asking one backend, or one peer's gateway, and taking its answer over.
 
 use std::fmt;
+use std::hash::BuildHasher;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -65,12 +66,12 @@ enum NoHead {
     Late(String),
 }
 
-/// What counts a backend's requests: its name and address.
-pub(crate) fn backend_key(backend: &Backend) -> String {
-    format!("{}\n{}", backend.model, backend.url)
-}
-
 impl Core {
+    /// What counts a backend's requests: its name and address, hashed.
+    pub(crate) fn backend_key(&self, backend: &Backend) -> u64 {
+        self.hasher.hash_one((&backend.model, &backend.url))
+    }
+
     /// Asks one of this node's backends.
     pub(crate) async fn ask_backend(
         &self,
@@ -79,8 +80,10 @@ impl Core {
     ) -> Result<Response<Reply>, Miss> {
         let room =
             backend.slots.map_or(usize::MAX, |slots| slots.saturating_add(self.config.backend_queue_max));
-        let entered =
-            self.at_backends.enter(&backend_key(backend), room).ok_or(Miss::Full { retry_after: None })?;
+        let entered = self
+            .at_backends
+            .enter(&self.backend_key(backend), room)
+            .ok_or(Miss::Full { retry_after: None })?;
         let mut ticket = Ticket::new(&*self.routes, &Target::Local, &forward.model, Some(entered));
         let body = match &backend.upstream_model {
             Some(name) if **name != *forward.model => {
@@ -90,25 +93,22 @@ impl Core {
             }
             _ => forward.body.clone(),
         };
-        let mut headers = upstream(forward.headers, forward.id, false);
-        let host =
-            backend.url.authority().and_then(|authority| HeaderValue::from_str(authority.as_str()).ok());
-        headers.insert(header::HOST, host.ok_or_else(|| Miss::Failed("its URL has no host".into()))?);
-        if let Some(secret) = &backend.auth {
-            let bearer = HeaderValue::from_str(&format!("Bearer {}", secret.expose()));
-            let mut bearer = bearer.map_err(|_| Miss::Failed("its API key is not a header value".into()))?;
-            bearer.set_sensitive(true);
-            headers.insert(header::AUTHORIZATION, bearer);
-        }
-        let path = forward.endpoint.path_at(&backend.url);
+        let request = || {
+            let mut headers = upstream(forward.headers, forward.id, false);
+            add_backend_headers(&mut headers, backend)?;
+            Ok::<_, String>(post(forward.endpoint.path_at(&backend.url), headers, body.clone()))
+        };
+        let mut next = request().map_err(Miss::Failed)?;
         let sent = async {
             let mut lease = self.pool.lease(&backend.url).await.map_err(|error| chain(&error))?;
             loop {
-                match self.send(&mut lease.wire, post(&path, &headers, &body)).await {
+                match self.send(&mut lease.wire, next).await {
                     Ok(answer) => return Ok((answer, lease)),
                     // A kept-alive connection that its far end has closed in this moment says nothing of the backend.
                     Err(NoHead::Closed(_)) if lease.reused => {
-                        lease = self.pool.fresh(&backend.url).await.map_err(|error| chain(&error))?;
+                        lease =
+                            Box::pin(self.pool.fresh(&backend.url)).await.map_err(|error| chain(&error))?;
+                        next = request()?;
                     }
                     Err(NoHead::Closed(why) | NoHead::Late(why)) => return Err(why),
                 }
@@ -144,7 +144,7 @@ impl Core {
             let stream =
                 open.map_err(|_| format!("no stream within {limit:?}"))?.map_err(|error| chain(&error))?;
             let mut lease = Lease::once(Wire::new(stream).await.map_err(|error| chain(&error))?);
-            let sent = self.send(&mut lease.wire, post(&path, &headers, &forward.body)).await;
+            let sent = self.send(&mut lease.wire, post(path, headers, forward.body.clone())).await;
             let answer = sent.map_err(|(NoHead::Closed(why) | NoHead::Late(why))| why)?;
             Ok((answer, lease))
         };
@@ -231,11 +231,24 @@ fn miss_of(status: StatusCode, headers: &HeaderMap) -> Option<Miss> {
     }
 }
 
-fn post(path: &Uri, headers: &HeaderMap, body: &Bytes) -> Request<Full<Bytes>> {
-    let mut request = Request::new(Full::new(body.clone()));
+/// Names the backend's host and shows its key; else says what is wrong with the backend.
+fn add_backend_headers(headers: &mut HeaderMap, backend: &Backend) -> Result<(), String> {
+    let host = backend.url.authority().and_then(|authority| HeaderValue::from_str(authority.as_str()).ok());
+    headers.insert(header::HOST, host.ok_or("its URL has no host")?);
+    if let Some(secret) = &backend.auth {
+        let bearer = HeaderValue::from_str(&format!("Bearer {}", secret.expose()));
+        let mut bearer = bearer.map_err(|_| "its API key is not a header value")?;
+        bearer.set_sensitive(true);
+        headers.insert(header::AUTHORIZATION, bearer);
+    }
+    Ok(())
+}
+
+fn post(path: Uri, headers: HeaderMap, body: Bytes) -> Request<Full<Bytes>> {
+    let mut request = Request::new(Full::new(body));
     *request.method_mut() = Method::POST;
-    *request.uri_mut() = path.clone();
-    *request.headers_mut() = headers.clone();
+    *request.uri_mut() = path;
+    *request.headers_mut() = headers;
     request
 }
 

@@ -60,7 +60,7 @@ pub struct GatewayConfig {
     /// Callers' connections at a time; more are answered 503. Default: none, which means 4096 or what the limit of open
     /// files leaves room for, whichever is less.
     pub connections_max: Option<usize>,
-    /// Requests of one peer served here at a time; more are answered 429. Default: 64.
+    /// Requests of one peer served here at a time; more are answered 429. Default: 256, as many as vLLM works on at once.
     pub peer_requests_max: usize,
     /// Requests that may wait at a backend of known slots beyond those it works on; more are answered 429. Default: 64.
     pub backend_queue_max: usize,
@@ -85,7 +85,7 @@ impl Default for GatewayConfig {
             silence_max: Duration::from_secs(300),
             head_hold: Duration::from_secs(10),
             connections_max: None,
-            peer_requests_max: 64,
+            peer_requests_max: 256,
             backend_queue_max: 64,
             drain: Duration::from_secs(5),
         }

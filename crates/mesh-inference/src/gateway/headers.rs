@@ -1,7 +1,8 @@
 //! Which headers cross the gateway, in each direction.
 
+use std::time::{SystemTime, UNIX_EPOCH};
+
 use http::header::{self, HeaderMap, HeaderName, HeaderValue};
-use uuid::Uuid;
 
 /// Carries the request's id from the caller through every node and back.
 pub(crate) const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
@@ -23,8 +24,9 @@ const PASSED: [HeaderName; 6] = [
 /// Longest `x-request-id` taken from a caller, in bytes.
 const REQUEST_ID_MAX: usize = 128;
 
-/// Returns the caller's request id when it is short and printable, else a new one.
-pub(crate) fn request_id(headers: &HeaderMap) -> HeaderValue {
+/// Returns the caller's request id when it is short and printable, else a new one: the time and `draw`, which must
+/// differ from call to call.
+pub(crate) fn request_id(headers: &HeaderMap, draw: u64) -> HeaderValue {
     if let Some(id) = headers.get(&REQUEST_ID)
         && (1..=REQUEST_ID_MAX).contains(&id.len())
         && id.as_bytes().iter().all(u8::is_ascii_graphic)
@@ -32,7 +34,15 @@ pub(crate) fn request_id(headers: &HeaderMap) -> HeaderValue {
         return id.clone();
     }
     let mut text = [0u8; uuid::fmt::Simple::LENGTH];
-    let text = Uuid::now_v7().simple().encode_lower(&mut text);
+    let millis = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis());
+    let millis = u64::try_from(millis).unwrap_or(u64::MAX);
+    let [first, rest @ ..] = draw.to_be_bytes();
+    // Bytes 0 and 2 are in part the UUID's version and variant.
+    let mut unique = [0; 10];
+    unique[1] = first;
+    unique[3..].copy_from_slice(&rest);
+    let id = uuid::Builder::from_unix_timestamp_millis(millis, &unique).into_uuid();
+    let text = id.simple().encode_lower(&mut text);
     HeaderValue::from_str(text).expect("hexadecimal digits are a header value")
 }
 
@@ -154,8 +164,14 @@ mod tests {
 
     #[test]
     fn odd_request_ids_are_replaced() {
-        assert_eq!(request_id(&map(&[("x-request-id", "abc-1")])), "abc-1");
-        assert_eq!(request_id(&map(&[("x-request-id", "a b")])).len(), 32);
-        assert_ne!(request_id(&HeaderMap::new()), request_id(&HeaderMap::new()));
+        assert_eq!(request_id(&map(&[("x-request-id", "abc-1")]), 0), "abc-1");
+        assert_eq!(request_id(&map(&[("x-request-id", "a b")]), 0).len(), 32);
+        let made = |draw| request_id(&HeaderMap::new(), draw);
+        let mut ids: Vec<_> = (0..64).map(|bit| made(1 << bit)).chain([made(0), made(u64::MAX)]).collect();
+        ids.sort_by(|a, b| a.as_bytes()[12..].cmp(&b.as_bytes()[12..]));
+        assert!(
+            ids.windows(2).all(|two| two[0].as_bytes()[12..] != two[1].as_bytes()[12..]),
+            "every bit counts"
+        );
     }
 }

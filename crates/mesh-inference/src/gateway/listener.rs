@@ -19,6 +19,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::config::{GatewayConfig, Listen, StartError};
 use super::serve::{Caller, Core};
+use super::settle::settled;
 use super::socket::{Busy, Socket};
 
 /// Ports tried above a default one that is taken.
@@ -153,14 +154,17 @@ async fn serve(
         .header_read_timeout(config.idle_timeout)
         .max_buf_size(BUFFER_MAX)
         .serve_connection(TokioIo::new(socket), service);
-    let mut connection = std::pin::pin!(connection);
-    let ended = tokio::select! {
-        ended = connection.as_mut() => ended,
-        () = stop.cancelled() => {
-            connection.as_mut().graceful_shutdown();
-            connection.await
+    let ended = settled(async {
+        let mut connection = std::pin::pin!(connection);
+        tokio::select! {
+            ended = connection.as_mut() => ended,
+            () = stop.cancelled() => {
+                connection.as_mut().graceful_shutdown();
+                connection.await
+            }
         }
-    };
+    })
+    .await;
     if let Err(error) = ended {
         tracing::debug!(%from, error = super::relay::chain(&error), "connection ended");
     }

@@ -27,6 +27,7 @@ mod relay;
 mod reply;
 mod routes;
 mod serve;
+mod settle;
 mod socket;
 mod stats;
 mod ticket;

@@ -16,6 +16,7 @@ use tokio_util::task::TaskTracker;
 use super::error::ApiError;
 use super::relay::chain;
 use super::serve::{Caller, Core};
+use super::settle::settled;
 use super::stats::Stats;
 
 /// Largest request head, and largest read, in bytes.
@@ -38,7 +39,7 @@ impl Handler for PeerHandler {
                 tokio::time::sleep(core.config.drain).await;
             };
             tokio::select! {
-                () = serve(core.clone(), peer, stream) => {}
+                () = settled(serve(core.clone(), peer, stream)) => {}
                 () = over => {}
             }
         });

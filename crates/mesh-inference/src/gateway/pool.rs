@@ -105,7 +105,8 @@ impl Pool {
         if let Some(wire) = self.take(&key) {
             return Ok(Lease { wire, reused: true, home: Some((self.clone(), key)) });
         }
-        self.fresh(url).await
+        // Boxed, here and for peers: what connecting needs would make the future of every request several times as large.
+        Box::pin(self.fresh(url)).await
     }
 
     /// A new connection to `url`'s host.

@@ -1,5 +1,6 @@
 //! One request: who asks, what for, where it goes, and what comes back.
 
+use std::hash::{BuildHasher, RandomState};
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -13,7 +14,7 @@ use mesh_identity::{NodeId, Role};
 use mesh_routing::Target;
 use mesh_transport::{Peer, Transport};
 
-use super::attempt::{Forward, Miss, backend_key};
+use super::attempt::{Forward, Miss};
 use super::body::BodyMemory;
 use super::config::GatewayConfig;
 use super::endpoint::{Ask, Endpoint, ask};
@@ -50,12 +51,13 @@ pub(crate) struct Core {
     pub(crate) routes: Arc<dyn PeerRoutes>,
     pub(crate) transport: Option<Transport>,
     pub(crate) pool: Pool,
-    pub(crate) at_backends: Gauge<String>,
+    pub(crate) at_backends: Gauge<u64>,
     pub(crate) from_peers: Gauge<NodeId>,
     pub(crate) stats: Stats,
     own: OwnNames,
     bodies: BodyMemory,
     draws: AtomicU64,
+    pub(crate) hasher: RandomState,
 }
 
 impl Core {
@@ -69,7 +71,7 @@ impl Core {
     ) -> Self {
         let own = OwnNames::new(bound, &config.allowed_hosts);
         let bodies = BodyMemory::new(config.body_memory_max);
-        let seed = std::hash::BuildHasher::hash_one(&std::hash::RandomState::new(), 0);
+        let hasher = RandomState::new();
         Self {
             config,
             backends,
@@ -81,14 +83,15 @@ impl Core {
             stats: Stats::default(),
             own,
             bodies,
-            draws: AtomicU64::new(seed),
+            draws: AtomicU64::new(hasher.hash_one("draws")),
+            hasher,
         }
     }
 
     /// Answers one request. Dropping the future cancels it all the way up.
     pub(crate) async fn answer(&self, caller: &Caller, request: Request<Incoming>) -> Response<Reply> {
         Stats::add(&self.stats.requests);
-        let id = request_id(request.headers());
+        let id = request_id(request.headers(), self.draw());
         let mut response = match self.dispatch(caller, request, &id).await {
             Ok(response) => response,
             Err(error) => {
@@ -158,9 +161,9 @@ impl Core {
         for target in targets.iter().take(ATTEMPTS_MAX) {
             let tried = match target {
                 Target::Local => self.try_local(forward, local, &mut misses).await,
-                Target::Peer { scope, node } => {
-                    self.ask_peer(forward, scope, node).await.map_err(|miss| misses.add(target, miss))
-                }
+                Target::Peer { scope, node } => Box::pin(self.ask_peer(forward, scope, node))
+                    .await
+                    .map_err(|miss| misses.add(target, miss)),
             };
             if let Ok(response) = tried {
                 return Ok(response);
@@ -183,7 +186,7 @@ impl Core {
                 Some(reason) => misses.add(&Target::Local, Miss::NotReady { reason, retry_after: None }),
             }
         }
-        ready.sort_by_key(|backend| self.at_backends.count(&backend_key(backend)));
+        ready.sort_by_key(|backend| self.at_backends.count(&self.backend_key(backend)));
         for backend in ready {
             match self.ask_backend(forward, backend).await {
                 Ok(response) => return Ok(response),
@@ -200,8 +203,7 @@ impl Core {
             // A peer has done its own routing: a second hop could go in circles.
             return if local.is_empty() { Err(unknown()) } else { Ok(vec![Target::Local]) };
         }
-        let draw = self.draws.fetch_add(0x9E37_79B9_7F4A_7C15, Ordering::Relaxed);
-        match self.routes.route(model, draw) {
+        match self.routes.route(model, self.draw()) {
             Ok(mut targets) => {
                 targets.retain(|target| *target != Target::Local || !local.is_empty());
                 if !local.is_empty() && !targets.contains(&Target::Local) {
@@ -223,9 +225,15 @@ impl Core {
         }
     }
 
+    /// A number that no other call gets, spread over the whole range.
+    fn draw(&self) -> u64 {
+        self.draws.fetch_add(0x9E37_79B9_7F4A_7C15, Ordering::Relaxed)
+    }
+
     /// Whether a backend can begin another request at once.
     fn has_room(&self, backend: &Backend) -> bool {
-        let free = backend.slots.is_none_or(|slots| self.at_backends.count(&backend_key(backend)) < slots);
+        let free =
+            backend.slots.is_none_or(|slots| self.at_backends.count(&self.backend_key(backend)) < slots);
         free && waiting_for(backend).is_none()
     }
 

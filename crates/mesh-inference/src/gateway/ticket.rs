@@ -14,7 +14,7 @@ pub(crate) struct Ticket {
     started: Instant,
     first_byte: Option<Duration>,
     told: bool,
-    _entered: Option<Entered<String>>,
+    _entered: Option<Entered<u64>>,
 }
 
 impl Ticket {
@@ -22,7 +22,7 @@ impl Ticket {
         routes: &dyn PeerRoutes,
         target: &Target,
         model: &str,
-        entered: Option<Entered<String>>,
+        entered: Option<Entered<u64>>,
     ) -> Self {
         let in_flight = routes.begin(target, model);
         Self { in_flight, started: Instant::now(), first_byte: None, told: false, _entered: entered }

@@ -27,8 +27,8 @@ type Http1 = Connection<TokioIo<Box<dyn Duplex>>, Full<Bytes>>;
 /// An HTTP/1.1 connection that carries one request at a time.
 pub(crate) struct Wire {
     sender: SendRequest<Full<Bytes>>,
-    /// None once it has ended.
-    connection: Option<Http1>,
+    /// None once it has ended. Boxed, since a wire goes from hand to hand and this is most of it.
+    connection: Option<Box<Http1>>,
 }
 
 impl Wire {
@@ -36,7 +36,7 @@ impl Wire {
         let io: Box<dyn Duplex> = Box::new(io);
         let (sender, connection) =
             http1::Builder::new().max_buf_size(BUFFER_MAX).handshake(TokioIo::new(io)).await?;
-        Ok(Self { sender, connection: Some(connection) })
+        Ok(Self { sender, connection: Some(Box::new(connection)) })
     }
 
     /// Sends one request and returns the answer's head; the body comes by [`Wire::poll_body`].
@@ -79,7 +79,7 @@ impl Wire {
     }
 }
 
-fn drive(connection: &mut Option<Http1>, cx: &mut Context<'_>) {
+fn drive(connection: &mut Option<Box<Http1>>, cx: &mut Context<'_>) {
     if let Some(running) = connection
         && Pin::new(running).poll(cx).is_ready()
     {
