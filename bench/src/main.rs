@@ -3,6 +3,7 @@
 
 mod gateway;
 mod load;
+mod machine;
 mod processes;
 mod report;
 mod stats;
@@ -48,12 +49,8 @@ fn main() -> ExitCode {
         }
         Command::Stub => stub::run().map(|()| true),
     };
-    match done {
-        Ok(true) => ExitCode::SUCCESS,
-        Ok(false) => ExitCode::from(1),
-        Err(error) => {
-            eprintln!("error: {error:#}");
-            ExitCode::from(2)
-        }
+    if let Err(error) = &done {
+        eprintln!("error: {error:#}");
     }
+    ExitCode::from(report::exit_code(&done))
 }

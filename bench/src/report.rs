@@ -16,6 +16,15 @@ pub(crate) enum Goal {
     None,
 }
 
+/// The exit code of a benchmark: 0 when all goals are met, 1 when some are not, 2 when it could not run.
+pub(crate) fn exit_code<E>(all_met: &Result<bool, E>) -> u8 {
+    match all_met {
+        Ok(true) => 0,
+        Ok(false) => 1,
+        Err(_) => 2,
+    }
+}
+
 #[derive(Debug)]
 struct Row {
     what: String,
@@ -55,7 +64,7 @@ impl Report {
         let goals: Vec<bool> = self.rows.iter().filter_map(Row::is_met).collect();
         let met = goals.iter().filter(|met| **met).count();
         if let Some(page) = page {
-            std::fs::write(page, self.page(command, met, goals.len()))
+            write(page, &self.page(command, met, goals.len()))
                 .with_context(|| format!("cannot write {}", page.display()))?;
         }
         println!("{}: met {met} of {}", self.name, goals.len());
@@ -63,20 +72,21 @@ impl Report {
     }
 
     fn page(&self, command: &str, met: usize, goals: usize) -> String {
-        let mut text =
-            format!("# Benchmark `{}`\n\nWritten by `{command}`; met {met} of {goals} goals.\n\n", self.name);
+        let mut text = format!(
+            "# Benchmark `{}`\n\nMet {met} of {goals} goals. Written by `{command}`, which repeats it.\n\n",
+            self.name
+        );
         text.push_str("| what | goal | figure (median) | 95 % interval | met |\n|---|---|---|---|---|\n");
         for row in &self.rows {
             let met = row.is_met().map_or("-", |met| if met { "yes" } else { "**no**" });
             let _ = writeln!(
                 text,
-                "| {} | {} | {} {} | {} .. {} | {met} |",
+                "| {} | {} | {} {} | {} | {met} |",
                 row.what,
                 row.goal_text(),
                 number(row.figure.median),
                 row.unit,
-                number(row.figure.low),
-                number(row.figure.high)
+                row.interval_text()
             );
         }
         text.push('\n');
@@ -104,6 +114,13 @@ impl Row {
         }
     }
 
+    fn interval_text(&self) -> String {
+        if self.figure.low == self.figure.high {
+            return "-".to_owned();
+        }
+        format!("{} .. {}", number(self.figure.low), number(self.figure.high))
+    }
+
     fn line(&self) -> String {
         let met = match self.is_met() {
             Some(true) => "met",
@@ -111,15 +128,21 @@ impl Row {
             None => "",
         };
         format!(
-            "{:<64} goal {:<12} figure {:>9} {:<5} [{} .. {}] {met}",
+            "{:<64} goal {:<12} figure {:>9} {:<5} [{}] {met}",
             self.what,
             self.goal_text(),
             number(self.figure.median),
             self.unit,
-            number(self.figure.low),
-            number(self.figure.high)
+            self.interval_text()
         )
     }
+}
+
+fn write(page: &Path, text: &str) -> std::io::Result<()> {
+    if let Some(folder) = page.parent() {
+        std::fs::create_dir_all(folder)?;
+    }
+    std::fs::write(page, text)
 }
 
 fn number(value: f64) -> String {
@@ -147,5 +170,43 @@ mod tests {
         assert_eq!(row(Goal::AtLeast(0.6), 0.1, 0.5).is_met(), Some(false));
         assert_eq!(row(Goal::AtLeast(0.6), 0.1, 0.6).is_met(), Some(true));
         assert_eq!(row(Goal::None, 0.1, 0.6).is_met(), None);
+    }
+    fn report(low: f64) -> Report {
+        let mut report = Report::new("sample");
+        report.row("added", "ms", Goal::AtMost(0.6), Estimate { median: 0.71, low, high: 0.9 });
+        report.row(
+            "rate",
+            "req/s",
+            Goal::AtLeast(100.0),
+            Estimate { median: 150.0, low: 140.0, high: 163.4 },
+        );
+        report.exact("seen", "MB", Goal::None, 12.34);
+        report.note("one thing to know.");
+        report
+    }
+
+    #[test]
+    fn exit_codes_tell_met_from_missed_from_not_run() {
+        assert_eq!(exit_code(&report(0.5).finish(None, "x")), 0);
+        assert_eq!(exit_code(&report(0.7).finish(None, "x")), 1);
+        assert_eq!(exit_code(&report(0.5).finish(Some(Path::new("/proc/nowhere/all.md")), "x")), 2);
+    }
+
+    #[test]
+    fn page_shows_goal_beside_figure() -> Result<()> {
+        let folder = tempfile::tempdir()?;
+        let page = folder.path().join("sample.md");
+        assert!(!report(0.7).finish(Some(&page), "scripts/bench sample")?);
+        let text = std::fs::read_to_string(&page)?;
+        let expected = "# Benchmark `sample`\n\n\
+            Met 1 of 2 goals. Written by `scripts/bench sample`, which repeats it.\n\n\
+            | what | goal | figure (median) | 95 % interval | met |\n\
+            |---|---|---|---|---|\n\
+            | added | <= 0.600 ms | 0.710 ms | 0.700 .. 0.900 | **no** |\n\
+            | rate | >= 100 req/s | 150 req/s | 140 .. 163 | yes |\n\
+            | seen | - | 12.3 MB | - | - |\n\n\
+            - one thing to know.\n";
+        assert_eq!(text, expected);
+        Ok(())
     }
 }

@@ -62,7 +62,7 @@ fn whole(text: String) -> Response<BoxBody<Bytes, Infallible>> {
     response
 }
 
-/// `chunks` events, `gap` apart, each carrying the time at which it was sent in nanoseconds of the machine's clock.
+/// `chunks` events, the first at once and the others `gap` apart, each carrying the time at which it was sent in nanoseconds of the machine's clock.
 fn streamed(chunks: u64, gap: Duration) -> Response<BoxBody<Bytes, Infallible>> {
     let events = unfold(0_u64, move |sent| async move {
         if sent > chunks {
@@ -71,7 +71,9 @@ fn streamed(chunks: u64, gap: Duration) -> Response<BoxBody<Bytes, Infallible>> 
         if sent == chunks {
             return Some((Ok(Frame::data(Bytes::from_static(b"data: [DONE]\n\n"))), sent + 1));
         }
-        tokio::time::sleep(gap).await;
+        if sent > 0 {
+            tokio::time::sleep(gap).await;
+        }
         let text = format!(
             "data: {{\"sent\":{},\"choices\":[{{\"index\":0,\"delta\":{{\"content\":\"word \"}}}}]}}\n\n",
             now_nanos()
