@@ -70,7 +70,7 @@ async fn serve(config: Config) -> anyhow::Result<()> {
     }
     let (invite, format) = (config.mesh.invite.clone(), config.log_format);
     let mut stop = Stop::watch()?;
-    let node = Box::pin(Node::start(config)).await?; // a large future
+    let node = Node::start(config).await?;
     let greeted = greet(&node, invite, format).await;
     if greeted.is_ok() {
         stop.asked().await;

@@ -30,7 +30,7 @@ use mesh_inference::gateway::Gateway;
 use mesh_routing::Router;
 use mesh_transport::Transport;
 use tokio::sync::{Notify, broadcast};
-use tokio_util::sync::CancellationToken;
+use tokio_util::sync::{CancellationToken, DropGuard};
 use tokio_util::task::TaskTracker;
 
 use crate::config::Config;
@@ -45,10 +45,13 @@ use home::Home;
 use models::Models;
 use scopes::{Scope, Scopes};
 
-/// A running node. Clones are handles to the same one.
+/// A running node. Clones are handles to the same one; the last one dropped ends it without the courtesy of
+/// [`Node::shutdown`].
 #[derive(Clone)]
 pub struct Node {
     inner: Arc<Inner>,
+    /// None in the node's own tasks: they do not keep it alive.
+    _last_handle: Option<Arc<DropGuard>>,
 }
 
 struct Inner {
@@ -277,4 +280,35 @@ pub(crate) fn chain(error: &(dyn std::error::Error + 'static)) -> String {
         source = cause.source();
     }
     text
+}
+
+#[cfg(test)]
+#[expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn the_last_handle_dropped_ends_the_node_and_frees_its_home() {
+        let home = tempfile::tempdir().unwrap();
+        let first = Node::start(Config::at(home.path())).await.unwrap();
+        let second = first.clone();
+        drop(first);
+        mesh_control::Client::new(second.control_socket()).status().await.unwrap();
+        drop(second);
+        let again = async {
+            loop {
+                match Node::start(Config::at(home.path())).await {
+                    Ok(node) => return node,
+                    Err(StartError::Home(HomeError::Busy { .. })) => {
+                        tokio::time::sleep(Duration::from_millis(20)).await;
+                    }
+                    Err(error) => panic!("{error}"),
+                }
+            }
+        };
+        let again = tokio::time::timeout(Duration::from_secs(20), again).await.expect("the home is free");
+        again.shutdown().await;
+    }
 }

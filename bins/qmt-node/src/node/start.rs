@@ -77,6 +77,14 @@ impl Node {
     /// # Errors
     /// [`StartError`].
     pub async fn start(config: Config) -> Result<Self, StartError> {
+        // Boxed: starting is long, and whoever embeds a node should not carry it in a future of their own.
+        let node = Box::pin(Self::start_parts(config)).await?;
+        let last_handle = Arc::new(node.inner.stop.clone().drop_guard());
+        Ok(Self { inner: node.inner, _last_handle: Some(last_handle) })
+    }
+
+    /// The node as its own tasks hold it.
+    async fn start_parts(config: Config) -> Result<Self, StartError> {
         let home = Home::open(&config.home)?;
         let swept = home.path().to_owned();
         let _ = tokio::task::spawn_blocking(move || sweep(&swept)).await;
@@ -149,6 +157,7 @@ impl Node {
                 started: Instant::now(),
                 started_at: UnixTime::now(),
             }),
+            _last_handle: None,
         };
         let tasks = &node.inner.tasks;
         tasks.spawn(node.clone().keep_facts());
