@@ -18,6 +18,9 @@ async fn main() -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("error: {error}");
+            if let Some(mend) = error.mend() {
+                eprintln!("mend: {mend}");
+            }
             ExitCode::from(if matches!(error, ClientError::NoNode { .. }) { 3 } else { 1 })
         }
     }
