@@ -124,7 +124,11 @@ impl Store {
 
 impl RedemptionLedger for Store {
     async fn record(&self, wish: Use) -> Result<UseOutcome, LedgerError> {
-        self.record_use(wish).await.map_err(|error| LedgerError(Box::new(error)))
+        let recorded = self.record_use(wish).await;
+        recorded.map_err(|error| {
+            tracing::warn!(error = %crate::node::chain(&error), "the use of an invite could not be recorded; nobody was admitted");
+            LedgerError(Box::new(error))
+        })
     }
 }
 

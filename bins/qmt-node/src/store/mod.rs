@@ -18,7 +18,7 @@ use std::time::Duration;
 
 use sqlx::migrate::{MigrateError, Migration, MigrationType, Migrator};
 use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous};
-use sqlx::{Row, SqlStr, Sqlite, SqlitePool, Transaction};
+use sqlx::{Connection, Row, SqlStr, Sqlite, SqlitePool, Transaction};
 
 pub use invites::IssuedInvite;
 pub use peers::{PEERS_MAX, SeenPeer};
@@ -93,6 +93,9 @@ impl Store {
         let write = pool()
             .min_connections(1)
             .max_connections(1)
+            // SQLite itself ends a transaction that finds the disk full, and sqlx then waits for its end for ever: such a
+            // connection is replaced. The pool has waited for rollbacks under way before it asks this.
+            .before_acquire(|connection, _| Box::pin(async move { Ok(!connection.is_in_transaction()) }))
             .connect_with(options.clone().optimize_on_close(true, None))
             .await?;
         match migrator().run(&write).await {
