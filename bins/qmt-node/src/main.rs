@@ -9,6 +9,7 @@ use mesh_control::{Client, Finding, InviteRequest, Status, Verdict};
 use qmt_node::cli::Cli;
 use qmt_node::config::{self, Config, ConfigError, Environment, FoundingInvite, LogFormat};
 use qmt_node::{Node, diagnose};
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
 fn main() -> ExitCode {
@@ -61,7 +62,19 @@ fn run() -> anyhow::Result<()> {
 }
 
 fn runtime() -> anyhow::Result<tokio::runtime::Runtime> {
+    raise_file_limit();
     tokio::runtime::Builder::new_multi_thread().enable_all().build().context("no runtime")
+}
+
+/// What macOS allows where it calls the limit of open files unlimited (`OPEN_MAX`).
+const OPEN_FILES_AT_LEAST: u64 = 10_240;
+
+/// Takes all the open files that the system allows: the caps on connections follow from this limit. Without success the
+/// node serves fewer, and says so.
+fn raise_file_limit() {
+    let limit = getrlimit(Resource::Nofile);
+    let is_set = |current| setrlimit(Resource::Nofile, Rlimit { current, ..limit }).is_ok();
+    let _ = is_set(limit.maximum) || is_set(Some(OPEN_FILES_AT_LEAST));
 }
 
 async fn serve(config: Config) -> anyhow::Result<()> {

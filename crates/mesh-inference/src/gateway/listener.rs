@@ -72,12 +72,23 @@ pub(crate) async fn bind(listen: Listen) -> Result<TcpListener, StartError> {
     }
 }
 
-/// Connections to take at a time: each may need a second file for its backend.
+/// Connections to take at a time: each may need a second file for its backend. Says what it comes to.
 pub(crate) fn connections_max(config: &GatewayConfig) -> usize {
-    let files = rustix::process::getrlimit(rustix::process::Resource::Nofile).current;
-    let files = files.and_then(|files| usize::try_from(files).ok()).unwrap_or(usize::MAX);
+    let file_limit = rustix::process::getrlimit(rustix::process::Resource::Nofile).current;
+    let files = file_limit.and_then(|files| usize::try_from(files).ok()).unwrap_or(usize::MAX);
     let room = (files.saturating_sub(FILES_RESERVED) / 2).max(1);
-    config.connections_max.unwrap_or(CONNECTIONS_DEFAULT).clamp(1, room)
+    let wanted = config.connections_max.unwrap_or(CONNECTIONS_DEFAULT);
+    let cap = wanted.clamp(1, room);
+    if cap < wanted {
+        tracing::warn!(
+            connections_max = cap,
+            file_limit,
+            "few open files are allowed, so the gateway takes few callers at a time; raise the limit with `ulimit -n`"
+        );
+    } else {
+        tracing::info!(connections_max = cap, file_limit, "gateway started");
+    }
+    cap
 }
 
 /// Accepts until `stop`, then lets answers under way go on until the drain time is over. Owns every connection's task.
