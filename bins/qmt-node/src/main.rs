@@ -8,7 +8,7 @@ use clap::Parser;
 use mesh_control::{Client, Finding, InviteRequest, Status, Verdict};
 use qmt_node::cli::Cli;
 use qmt_node::config::{self, Config, ConfigError, Environment, FoundingInvite, LogFormat};
-use qmt_node::{Node, diagnose};
+use qmt_node::{Node, StartError, diagnose};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
@@ -27,6 +27,9 @@ fn exit(result: anyhow::Result<()>) -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("error: {error:#}");
+            if let Some(mend) = error.downcast_ref::<StartError>().and_then(StartError::mend) {
+                eprintln!("mend: {mend}");
+            }
             ExitCode::FAILURE
         }
     }

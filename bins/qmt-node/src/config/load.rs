@@ -64,7 +64,13 @@ pub fn load(cli: &Cli, environment: &Environment) -> Result<Config, ConfigError>
             config.file = Some(path.clone());
             text
         }
-        Err(error) if error.kind() == io::ErrorKind::NotFound && cli.config.is_none() => String::new(),
+        // A home that is no folder is told of where it is opened.
+        Err(error)
+            if cli.config.is_none()
+                && matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) =>
+        {
+            String::new()
+        }
         Err(source) => return Err(ConfigError::Read { path, source }),
     };
     let document = Document::parse(&path, &text, &environment.vars);

@@ -5,6 +5,7 @@ mod events;
 mod facts;
 mod home;
 mod membership;
+mod mend;
 mod models;
 mod offers;
 mod ping;
