@@ -9,7 +9,7 @@ use mesh_identity::{NodeId, Role, ScopeId};
 use mesh_inference::catalogue::Catalogue;
 use mesh_inference::instance::{Config as InstanceConfig, GuardCommand, Instance, Launch};
 use mesh_inference::llama::{Arguments, LlamaCpp};
-use mesh_transport::{Call, CallFault, Protocol, Transport, serve_call};
+use mesh_transport::{Call, CallError, CallFault, Protocol, Transport, serve_call};
 use serde::{Deserialize, Serialize};
 
 use super::{Node, chain};
@@ -137,6 +137,7 @@ impl Node {
         if only.is_none_or(|node| node == self.id()) && self.inner.models.stop(&request.model).await {
             dropped.nodes.push(self.id().to_string());
         }
+        let mut is_refused = false;
         for (scope, node) in self.offering(&request.model) {
             if only.is_some_and(|only| only != node) {
                 continue;
@@ -145,11 +146,19 @@ impl Node {
             match self.transport().call(&scope, &node, &call, DROP_DEADLINE).await {
                 Ok(true) => dropped.nodes.push(node.to_string()),
                 Ok(false) => {}
+                Err(CallError::Fault(fault)) if fault.code == CallFault::NOT_ALLOWED => is_refused = true,
                 Err(error) => {
                     tracing::warn!(node = %node.short(), error = %chain(&error), "a model could not be dropped there");
                     dropped.unreached.push(node.to_string());
                 }
             }
+        }
+        if is_refused && dropped.nodes.is_empty() {
+            return Err(ApiError::new(
+                ErrorCode::NotAllowed,
+                format!("this node is a client there, and only members may drop {:?}", request.model),
+            )
+            .with_mend("drop it at a member of the mesh, or join with an invite for members"));
         }
         if dropped.nodes.is_empty() && dropped.unreached.is_empty() {
             return Err(ApiError::new(
