@@ -12,8 +12,8 @@ use mesh_identity::{
     IssueError, NodeAddr, NodeId, Permissions, RevocationSet, Revoked, Role, ScopeId, SignedRevocation,
     UnixTime, key_file, qr, ttl,
 };
-use mesh_transport::RedeemError;
 use mesh_transport::internet::EndpointsError;
+use mesh_transport::{RedeemError, Refusal};
 
 use super::scopes::Scope;
 use super::{Node, chain, views};
@@ -210,7 +210,12 @@ impl Node {
                 )
                 .with_mend("check that qmt-node runs there, and that its UDP port is open to this machine")
             }
-            _ => ApiError::new(ErrorCode::InviteRefused, chain(&error)),
+            // It may know the scope of the invite as little as a stranger's.
+            RedeemError::Hello(Refusal::NotAdmitted) => invite_error(&InviteError::WrongScope),
+            RedeemError::Hello(Refusal::Busy) => ApiError::new(ErrorCode::Unavailable, chain(&error))
+                .with_mend("the invite is not used up; try again in some seconds"),
+            _ => ApiError::new(ErrorCode::InviteRefused, chain(&error))
+                .with_mend("update qmt on both machines to the same release, then ask for a new invite"),
         })
     }
 

@@ -125,7 +125,7 @@ pub struct Revoked {
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum RevokedKind {
-    /// An invite: nobody new joins with it; whoever joined stays.
+    /// An invite: nobody joins with it any more, and whoever did is out again.
     Invite,
     /// A node: its membership ended.
     Node,
