@@ -6,7 +6,7 @@ use axum::extract::rejection::BytesRejection;
 use axum::extract::{DefaultBodyLimit, Query, State};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{MethodRouter, get, post};
-use http::{StatusCode, header};
+use http::{Method, StatusCode, Uri, header};
 use mesh_control::{ApiError, Endpoint, ErrorCode};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
@@ -76,12 +76,14 @@ async fn events(State(node): State<Node>) -> Response {
     ([(header::CONTENT_TYPE, "text/event-stream"), (header::CACHE_CONTROL, "no-store")], body).into_response()
 }
 
-async fn no_such_endpoint() -> Response {
-    failure(&ApiError::new(ErrorCode::NoSuchEndpoint, "the control API has no such endpoint"))
+async fn no_such_endpoint(uri: Uri) -> Response {
+    let message = format!("the control API has no endpoint {}", uri.path());
+    failure(&ApiError::new(ErrorCode::NoSuchEndpoint, message))
 }
 
-async fn method_not_allowed() -> Response {
-    failure(&ApiError::new(ErrorCode::MethodNotAllowed, "the endpoint does not take this method"))
+async fn method_not_allowed(method: Method, uri: Uri) -> Response {
+    let message = format!("{} does not take {method}", uri.path());
+    failure(&ApiError::new(ErrorCode::MethodNotAllowed, message))
 }
 
 /// An endpoint that takes a body: what `call` makes of it.
@@ -99,14 +101,21 @@ where
 
 fn read<T: DeserializeOwned>(body: Result<Bytes, BytesRejection>) -> Result<T, ApiError> {
     let body = body.map_err(|error| {
-        let what = format!("the request's body could not be read (at most {BODY_BYTES_MAX} bytes): {error}");
-        ApiError::new(ErrorCode::BadRequest, what)
+        if error.status() == StatusCode::PAYLOAD_TOO_LARGE {
+            let what = format!("the request's body is longer than {BODY_BYTES_MAX} bytes");
+            return ApiError::new(ErrorCode::TooLarge, what);
+        }
+        ApiError::new(ErrorCode::BadRequest, format!("the request's body could not be read: {error}"))
     })?;
     parse(&body)
 }
 
+/// What is wrong is said with the field it is wrong in.
 fn parse<T: DeserializeOwned>(body: &[u8]) -> Result<T, ApiError> {
-    serde_json::from_slice(body).map_err(|error| {
+    let mut reader = serde_json::Deserializer::from_slice(body);
+    let parsed = serde_path_to_error::deserialize(&mut reader).map_err(|error| error.to_string());
+    let whole = parsed.and_then(|value| reader.end().map(|()| value).map_err(|error| error.to_string()));
+    whole.map_err(|error| {
         ApiError::new(ErrorCode::BadRequest, format!("the request's body is not understood: {error}"))
     })
 }
