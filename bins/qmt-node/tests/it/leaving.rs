@@ -1,0 +1,136 @@
+//! Memberships that end: by leaving, and by revocation.
+
+use mesh_control::{ErrorCode, LeaveRequest, NodeState, PingRequest, RevokeRequest, RevokedKind};
+
+use crate::support::stub::{HANGS, Stub};
+use crate::support::{Host, Place, api_error, http, pair, stop_both, until};
+
+async fn ping(from: &Host, to: &str) -> Result<Vec<mesh_control::Pong>, mesh_control::ClientError> {
+    from.client.ping(&PingRequest { node: to.to_owned(), count: Some(1) }).await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_leaves_is_out_at_both_ends_and_may_come_again() {
+    let (first, second) = pair().await;
+    assert_eq!(ping(&second, "first").await.unwrap().len(), 1);
+    let scope = second.client.status().await.unwrap().scopes[0].clone();
+    let left = second.client.leave(&LeaveRequest { scope: scope.name.clone() }).await.unwrap();
+    assert_eq!((left.scope, left.name), (scope.id, scope.name));
+    assert!(second.client.status().await.unwrap().scopes.is_empty());
+    assert!(second.client.nodes().await.unwrap().is_empty());
+    assert_eq!(api_error(ping(&second, "first").await).code, ErrorCode::UnknownNode);
+    until("the first forgets who left", || async {
+        let view = first.view_of(&second.id()).await;
+        view.is_none_or(|view| view.state == NodeState::Down).then_some(())
+    })
+    .await;
+    assert_eq!(first.client.status().await.unwrap().links.direct, 0);
+    second.join(&first.invite().await.token).await;
+    tokio::join!(first.sees(&second, NodeState::Alive), second.sees(&first, NodeState::Alive));
+    stop_both(first, second).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn leaving_lasts_over_a_restart() {
+    let (place, first) = (Place::new("second"), Host::new("first").await);
+    let second = place.start().await;
+    let joined = second.join(&first.invite().await.token).await;
+    second.client.leave(&LeaveRequest { scope: joined.scope }).await.unwrap();
+    second.stop().await;
+    let second = place.start().await;
+    assert!(second.client.status().await.unwrap().scopes.is_empty());
+    let error = api_error(second.client.leave(&LeaveRequest { scope: joined.name }).await);
+    assert_eq!(error.code, ErrorCode::UnknownScope);
+    stop_both(first, second).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_revoked_node_is_cut_off_and_stays_out() {
+    let stub = Stub::start(&[HANGS]).await;
+    let (here, there) = (Place::new("first"), Place::new("second"));
+    let start_first = || here.start_with(|config| config.providers = vec![stub.provider()]);
+    let (first, second) = tokio::join!(start_first(), there.start());
+    second.join(&first.invite().await.token).await;
+    second.offers(HANGS).await;
+    let mut answer = http::open(second.gateway().await, "/v1/chat/completions", http::chat(HANGS)).await;
+    assert!(answer.piece().await.unwrap().is_ok());
+    stub.wait_open(1).await;
+
+    let subject = RevokeRequest { subject: "second".to_owned(), scope: None };
+    let revoked = first.client.revoke(&subject).await.unwrap();
+    assert_eq!(
+        (revoked.kind, &revoked.id, revoked.name.as_str()),
+        (RevokedKind::Node, &second.id(), "second")
+    );
+    // The answer under way ends at both ends, and nothing new begins.
+    stub.wait_open(0).await;
+    let last = answer.piece().await.unwrap().unwrap();
+    assert!(String::from_utf8_lossy(&last).contains("\"error\""), "{last:?}");
+    until("no link is left", || async {
+        (first.client.status().await.unwrap().links.direct == 0).then_some(())
+    })
+    .await;
+    assert_shut_out(&first, &second).await;
+    assert_eq!(stub.bodies().len(), 1);
+
+    // Nor do restarts help, of the one or of the other.
+    second.stop().await;
+    let second = there.start().await;
+    assert_shut_out(&first, &second).await;
+    first.stop().await;
+    let first = start_first().await;
+    assert_shut_out(&first, &second).await;
+    stop_both(first, second).await;
+}
+
+/// The second node gets neither a pong nor an answer from the first, which does not count it among the living.
+async fn assert_shut_out(first: &Host, second: &Host) {
+    let error = api_error(ping(second, &first.id()).await);
+    assert!(matches!(error.code, ErrorCode::NodeUnreachable | ErrorCode::UnknownNode), "{error:?}");
+    let answer = http::post(second.gateway().await, "/v1/chat/completions", http::chat(HANGS)).await;
+    assert!(matches!(answer.status.as_u16(), 404 | 503), "{answer:?}");
+    let view = first.view_of(&second.id()).await;
+    assert!(view.is_none_or(|view| view.state == NodeState::Down));
+    assert_eq!(first.client.status().await.unwrap().scopes[0].members_alive, 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn revoking_an_invite_ends_what_came_of_it_and_nothing_else() {
+    let (first, second, third) = tokio::join!(Host::new("first"), Host::new("second"), Host::new("third"));
+    let (bad, good) = (first.invite().await, first.invite().await);
+    second.join(&bad.token).await;
+    third.join(&good.token).await;
+    tokio::join!(first.sees(&second, NodeState::Alive), first.sees(&third, NodeState::Alive));
+    let revoked = first.client.revoke(&RevokeRequest { subject: bad.invite_id.clone(), scope: None }).await;
+    let revoked = revoked.unwrap();
+    assert_eq!((revoked.kind, revoked.id), (RevokedKind::Invite, bad.invite_id));
+    until("who joined by it is out", || async {
+        let view = first.view_of(&second.id()).await;
+        view.is_none_or(|view| view.state == NodeState::Down).then_some(())
+    })
+    .await;
+    let error = api_error(ping(&second, &first.id()).await);
+    assert!(matches!(error.code, ErrorCode::NodeUnreachable | ErrorCode::UnknownNode), "{error:?}");
+    assert_eq!(ping(&third, &first.id()).await.unwrap().len(), 1);
+    tokio::join!(first.stop(), second.stop(), third.stop());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn only_who_may_admit_may_revoke_and_never_the_founder() {
+    let (first, second) = pair().await;
+    let subject = |subject: String| RevokeRequest { subject, scope: None };
+    let error = api_error(second.client.revoke(&subject(second.id())).await);
+    assert_eq!(error.code, ErrorCode::NotAllowed, "{error:?}");
+    for host in [&first, &second] {
+        let error = api_error(host.client.revoke(&subject(first.id())).await);
+        assert_eq!(
+            (error.code, error.message.as_str()),
+            (ErrorCode::NotAllowed, "the founder of a mesh cannot be revoked")
+        );
+    }
+    let error = api_error(first.client.revoke(&subject("nobody".to_owned())).await);
+    assert_eq!(error.code, ErrorCode::UnknownNode);
+    assert!(error.message.contains("\"nobody\"") && error.mend.is_some(), "{error:?}");
+    tokio::join!(first.sees(&second, NodeState::Alive), second.sees(&first, NodeState::Alive));
+    stop_both(first, second).await;
+}

@@ -1,0 +1,17 @@
+//! A few nodes on one machine: the wiring, from outside, in one binary.
+#![allow(missing_docs, clippy::unwrap_used, reason = "tests")]
+
+mod children;
+mod control;
+mod crowd;
+mod doctor;
+mod drops;
+mod full_disk;
+mod gateway;
+mod join;
+mod leaving;
+mod restarts;
+mod start;
+mod strangers;
+mod support;
+mod tokens;
