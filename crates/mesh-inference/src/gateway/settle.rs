@@ -12,7 +12,7 @@ use std::task::{Context, Poll, Wake, Waker};
 
 use futures_util::task::AtomicWaker;
 
-/// Polls in one go; then others get their turn. A request with its answer takes about five.
+/// Polls in one go; then others get their turn.
 const TURNS_MAX: usize = 16;
 
 /// Runs `future` as one unit: a wake that reaches it while it is polled leads to another poll right after this one.
