@@ -142,12 +142,32 @@ impl Node {
                 let offers: Vec<OfferFacts> = backends
                     .iter()
                     .filter(|backend| backend.share == share)
-                    .map(|backend| offer_facts(backend))
+                    .map(|backend| self.offer_facts(backend))
                     .collect();
                 for (key, value) in encode_offers(role, &offers) {
                     put(&gossip, &key, audience, value).await;
                 }
             }
+        }
+    }
+
+    fn offer_facts(&self, backend: &Backend) -> OfferFacts {
+        let state = backend.state.borrow().clone();
+        let (told, detail) = match &state {
+            BackendState::Ready => (OfferState::Ready, String::new()),
+            BackendState::Loading(_) => (OfferState::Loading, String::new()),
+            BackendState::Failed { reason } => (OfferState::Failed, shortened(reason)),
+            _ => (OfferState::Stopped, String::new()),
+        };
+        let size = self.inner.models.size(&backend.model).filter(|_| backend.kind == BackendKind::Local);
+        OfferFacts {
+            model: backend.model.clone(),
+            state: told,
+            provider: backend.kind != BackendKind::Local,
+            slots: backend.slots,
+            size_bytes: size.map(|size| size.file_bytes),
+            context_tokens: size.map(|size| size.context_tokens),
+            detail,
         }
     }
 
@@ -261,23 +281,6 @@ async fn put(gossip: &Gossip, key: &str, audience: Audience, value: Vec<u8>) {
         if value.is_empty() { gossip.remove(key).await } else { gossip.publish(key, value, audience).await };
     if let Err(error) = done {
         tracing::debug!(key, %error, "a value of our record was not set");
-    }
-}
-
-fn offer_facts(backend: &Backend) -> OfferFacts {
-    let state = backend.state.borrow().clone();
-    let (told, detail) = match &state {
-        BackendState::Ready => (OfferState::Ready, String::new()),
-        BackendState::Loading(_) => (OfferState::Loading, String::new()),
-        BackendState::Failed { reason } => (OfferState::Failed, shortened(reason)),
-        _ => (OfferState::Stopped, String::new()),
-    };
-    OfferFacts {
-        model: backend.model.clone(),
-        state: told,
-        provider: backend.kind != BackendKind::Local,
-        slots: backend.slots,
-        detail,
     }
 }
 

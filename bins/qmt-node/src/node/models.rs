@@ -23,20 +23,34 @@ const NAME_BYTES_MAX: usize = 512;
 pub(crate) struct Models {
     /// Held while a model is started, so that two requests for one model start it once.
     starting: tokio::sync::Mutex<()>,
-    instances: Mutex<BTreeMap<String, Arc<Instance>>>,
+    instances: Mutex<BTreeMap<String, Served>>,
+}
+
+/// A model that runs here.
+struct Served {
+    instance: Arc<Instance>,
+    size: ModelSize,
+}
+
+/// How large a model is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct ModelSize {
+    pub(crate) file_bytes: u64,
+    /// Of one request.
+    pub(crate) context_tokens: u64,
 }
 
 impl Models {
-    fn lock(&self) -> MutexGuard<'_, BTreeMap<String, Arc<Instance>>> {
+    fn lock(&self) -> MutexGuard<'_, BTreeMap<String, Served>> {
         self.instances.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Stops an instance and waits until its process is gone; false when the model does not run here.
     async fn stop(&self, name: &str) -> bool {
-        let instance = self.lock().remove(name);
-        match instance {
-            Some(instance) => {
-                instance.stop().await;
+        let served = self.lock().remove(name);
+        match served {
+            Some(served) => {
+                served.instance.stop().await;
                 true
             }
             None => false,
@@ -44,8 +58,13 @@ impl Models {
     }
 
     pub(crate) async fn shutdown(&self) {
-        let all: Vec<Arc<Instance>> = std::mem::take(&mut *self.lock()).into_values().collect();
-        futures_util::future::join_all(all.iter().map(|instance| instance.stop())).await;
+        let all: Vec<Served> = std::mem::take(&mut *self.lock()).into_values().collect();
+        futures_util::future::join_all(all.iter().map(|served| served.instance.stop())).await;
+    }
+
+    /// How large a model is that runs here.
+    pub(crate) fn size(&self, name: &str) -> Option<ModelSize> {
+        self.lock().get(name).map(|served| served.size)
     }
 }
 
@@ -88,7 +107,7 @@ impl Node {
         let model = resolved.map_err(|error| ApiError::new(ErrorCode::UnknownModel, chain(&error)))?;
         let _starting = self.inner.models.starting.lock().await;
         let running =
-            self.inner.models.lock().get(&model.name).is_some_and(|instance| !instance.is_finished());
+            self.inner.models.lock().get(&model.name).is_some_and(|served| !served.instance.is_finished());
         if !running {
             let inference = &self.config().inference;
             let path = std::env::var_os("PATH");
@@ -117,9 +136,13 @@ impl Node {
             }
             let mut config = InstanceConfig::new(self.home().path().to_owned(), guard, model.name.clone());
             config.share = inference.share;
+            let size = ModelSize {
+                file_bytes: model.file_bytes,
+                context_tokens: arguments.context_tokens.get().into(),
+            };
             let launch = Launch { program: llama.server, arguments, file_bytes: model.file_bytes };
             let instance = Arc::new(Instance::start(launch, config, self.backends().clone()));
-            self.inner.models.lock().insert(model.name.clone(), instance);
+            self.inner.models.lock().insert(model.name.clone(), Served { instance, size });
             self.refresh();
         }
         self.model(&model.name).ok_or_else(|| {
@@ -130,6 +153,8 @@ impl Node {
     /// Stops the serving of a model at every node that offers it, or at one.
     pub(crate) async fn drop_model(&self, request: DropRequest) -> Result<Dropped, ApiError> {
         let only = match &request.node {
+            // Also in no mesh, where no name leads here.
+            Some(text) if *text == self.id().to_string() => Some(self.id()),
             Some(text) => Some(self.resolve_node(text, None)?.1),
             None => None,
         };

@@ -40,6 +40,12 @@ pub(crate) struct OfferFacts {
     /// Requests that it works on at a time, where bounded.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) slots: Option<usize>,
+    /// Size of its files.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) size_bytes: Option<u64>,
+    /// Tokens of context of one request.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) context_tokens: Option<u64>,
     /// How the state came about, for people; not sent for a model that is ready.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub(crate) detail: String,
@@ -105,7 +111,15 @@ mod tests {
     use super::*;
 
     fn offer(model: String) -> OfferFacts {
-        OfferFacts { model, state: OfferState::Ready, provider: false, slots: Some(4), detail: String::new() }
+        OfferFacts {
+            model,
+            state: OfferState::Ready,
+            provider: false,
+            slots: Some(4),
+            size_bytes: Some(4_000_000_000),
+            context_tokens: Some(4096),
+            detail: String::new(),
+        }
     }
 
     fn round_trip(offers: &[OfferFacts]) -> Vec<OfferFacts> {

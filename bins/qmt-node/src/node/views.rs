@@ -140,10 +140,14 @@ impl Node {
 
     /// The models that this node can reach, by name.
     pub(crate) fn models(&self) -> Vec<ModelView> {
-        let mut models: BTreeMap<String, Vec<ProviderView>> = BTreeMap::new();
+        let mut models: BTreeMap<String, ModelView> = BTreeMap::new();
         for backend in self.backends().list() {
             let state = backend.state.borrow().clone();
-            models.entry(backend.model.clone()).or_default().push(ProviderView {
+            let size = self.inner.models.size(&backend.model);
+            let model = models.entry(backend.model.clone()).or_default();
+            model.size_bytes = size.map(|size| size.file_bytes);
+            model.context_tokens = size.map(|size| size.context_tokens);
+            model.providers.push(ProviderView {
                 node: self.id().to_string(),
                 node_name: self.name().to_string(),
                 local: true,
@@ -156,14 +160,16 @@ impl Node {
             });
         }
         for (_, member, offer) in self.visible_offers() {
-            models.entry(offer.model.clone()).or_default().push(remote_provider(&member, offer));
+            let model = models.entry(offer.model.clone()).or_default();
+            model.size_bytes = model.size_bytes.or(offer.size_bytes);
+            model.context_tokens = model.context_tokens.or(offer.context_tokens);
+            model.providers.push(remote_provider(&member, offer));
         }
-        models.into_iter().map(|(name, providers)| Self::model_view(name, providers)).collect()
-    }
-
-    fn model_view(name: String, providers: Vec<ProviderView>) -> ModelView {
-        let state = providers.iter().map(|provider| provider.state).min().unwrap_or(ModelState::Cold);
-        ModelView { name, state, providers, size_bytes: None, context_tokens: None }
+        let named = |(name, model): (String, ModelView)| {
+            let state = model.providers.iter().map(|provider| provider.state).min();
+            ModelView { name, state: state.unwrap_or(ModelState::Cold), ..model }
+        };
+        models.into_iter().map(named).collect()
     }
 
     /// One model as it is now.

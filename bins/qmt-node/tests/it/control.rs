@@ -41,7 +41,8 @@ async fn requests_that_cannot_be_served_say_why() {
     assert_refuses(&answer, 404, "no_such_endpoint", "/api/nothing");
     let answer = send(&host, "DELETE", "/api/status", Vec::new()).await;
     assert_refuses(&answer, 405, "method_not_allowed", "DELETE");
-    let answer = send(&host, "POST", "/api/join", vec![b' '; 1 << 20]).await;
+    // One byte too many: of a longer body the node leaves the rest unread, and the writer may see that first.
+    let answer = send(&host, "POST", "/api/join", vec![b' '; 65_537]).await;
     assert_refuses(&answer, 413, "too_large", "65536");
     host.stop().await;
 }

@@ -1,6 +1,6 @@
 //! `drop` from a second node stops a model where it runs, and nothing else.
 
-use mesh_control::{DropRequest, ErrorCode, InviteRequest, LoadRequest, ModelState, Role};
+use mesh_control::{DropRequest, ErrorCode, InviteRequest, LoadRequest, ModelState, ModelView, Role};
 
 use crate::support::process::{Folder, llama_bin_dir};
 use crate::support::stub::Stub;
@@ -24,6 +24,14 @@ async fn a_member_drops_a_model_of_another_node_and_its_llama_server_ends() {
     let invite = first.client.invite(&InviteRequest::default()).await.unwrap();
     second.join(&invite.token).await;
     tokio::join!(second.offers("tiny-one"), second.offers("tiny-two"));
+    let seen = second.client.models().await.unwrap();
+    let known = first.client.models().await.unwrap();
+    let size = |models: &[ModelView]| {
+        let model = models.iter().find(|model| model.name == "tiny-one").unwrap();
+        (model.size_bytes.unwrap(), model.context_tokens.unwrap())
+    };
+    assert_eq!(size(&seen), size(&known));
+    assert!(size(&seen).0 > 100_000, "the size of a file: {}", size(&seen).0);
     let (one, two) = (first.served_model("tiny-one"), first.served_model("tiny-two"));
 
     let dropped = second.client.drop_model(&dropping("tiny-one")).await.unwrap();
@@ -71,6 +79,17 @@ async fn a_client_may_use_a_model_and_not_drop_it() {
     assert!(served.server.is_alive());
     assert_eq!(status(&client, "tiny-one").await, 200);
     client.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_node_in_no_mesh_drops_its_own_model_by_its_id() {
+    let Some(bin_dir) = llama_bin_dir().await else { return };
+    let folder = Folder::new();
+    let node = folder.start_serving(&bin_dir, &["tiny-one"]).await;
+    let id = invite_issuer(&node).await;
+    let here = DropRequest { node: Some(id.clone()), ..dropping("tiny-one") };
+    assert_eq!(node.client.drop_model(&here).await.unwrap().nodes, [id]);
+    assert!(node.served().is_empty());
 }
 
 #[tokio::test(flavor = "multi_thread")]
