@@ -44,7 +44,7 @@ pub(crate) enum Command {
     Invite(InviteArgs),
     /// List the invites that this node made.
     Invites,
-    /// Revoke an invite (nobody new joins with it) or a node (its membership ends).
+    /// Revoke an invite (with every membership that came of it) or a node (its membership ends).
     Revoke {
         /// An invite's id or the beginning of it, or a node's id or name.
         #[arg(value_name = "INVITE|NODE")]

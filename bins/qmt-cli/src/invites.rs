@@ -150,7 +150,7 @@ pub(crate) async fn revoke(
     let revoked = client.revoke(&RevokeRequest { subject, scope }).await?;
     screen.show(&revoked, |revoked: &Revoked| match revoked.kind {
         RevokedKind::Invite => {
-            format!("revoked the invite {}: nobody new joins with it; whoever joined stays", revoked.id)
+            format!("revoked the invite {}: it admits nobody, and whoever joined with it is out", revoked.id)
         }
         _ => format!("revoked {} ({}): its membership ended", revoked.name, revoked.id),
     })
