@@ -83,8 +83,9 @@ async fn an_invite_is_the_token_alone_and_can_be_piped_drawn_and_taken_back() {
     let invites = desk.cli(&["invites", "--json"]).run().await.ok_json();
     assert_eq!(invites.as_array().map(Vec::len), Some(2), "the one that could not be drawn was not made");
     said(&desk.cli(&["invites"]).run().await, "0 of any");
-    let newest = invites[0]["id"].as_str().expect("an id");
-    said(&desk.cli(&["revoke", newest]).run().await, "revoked the invite");
+    let printed_one = invites.as_array().into_iter().flatten().find(|invite| invite["max_uses"] == 0);
+    let id = printed_one.and_then(|invite| invite["id"].as_str()).expect("an id");
+    said(&desk.cli(&["revoke", id]).run().await, "revoked the invite");
     said(&desk.cli(&["invites"]).run().await, "revoked");
     refused(&lap.cli(&["join", "-", "--json"]).input(&printed.out).run().await, "invite_revoked");
     desk.stop().await;
