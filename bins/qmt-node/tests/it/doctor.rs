@@ -5,6 +5,7 @@ use std::process::Stdio;
 use mesh_control::{Finding, Verdict};
 
 use crate::support::process::Folder;
+use crate::support::until;
 
 fn finding<'a>(findings: &'a [Finding], check: &str) -> &'a Finding {
     findings
@@ -63,6 +64,10 @@ async fn a_running_node_finds_the_same_and_goes_on() {
     assert!(mend(mesh).contains("qmt-cli invite") && mend(mesh).contains("qmt-cli join"));
     assert_eq!(finding(&findings, "identity").detail, node.client.status().await.unwrap().node_id);
     assert!(finding(&findings, "node").detail.contains(&node.pid().to_string()));
-    let written = folder.written();
-    assert!(written.contains("nowhere") && written.contains("a model is not served"), "{written}");
+    // Said in the background, after the node has begun to answer.
+    until("the log says that the model is not served", || async {
+        let written = folder.written();
+        (written.contains("nowhere") && written.contains("a model is not served")).then_some(())
+    })
+    .await;
 }
