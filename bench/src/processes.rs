@@ -1,4 +1,4 @@
-//! The processes of a measurement: stub, nginx, nodes. Each is ended by its id when it is dropped.
+//! The processes of a measurement: stub, nginx, nodes. Each is ended by its id when it is dropped, with its own children.
 
 use std::fs::{self, File};
 use std::io::{BufRead, BufReader};
@@ -8,15 +8,27 @@ use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
+use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 
 const START_DEADLINE: Duration = Duration::from_secs(20);
 
-/// A process, killed and reaped on drop.
+/// How long a process may take to end when asked to.
+const STOP_DEADLINE: Duration = Duration::from_secs(5);
+
+/// A process, ended and reaped on drop: asked first, so that it ends its own children (nginx its workers), then killed.
 pub(crate) struct Process(Child);
 
 impl Drop for Process {
     fn drop(&mut self) {
+        let _ = kill_process(Pid::from_child(&self.0), Signal::TERM);
+        let begin = Instant::now();
+        while begin.elapsed() < STOP_DEADLINE {
+            match self.0.try_wait() {
+                Ok(None) => std::thread::sleep(Duration::from_millis(1)),
+                Ok(Some(_)) | Err(_) => return,
+            }
+        }
         let _ = self.0.kill();
         let _ = self.0.wait();
     }
@@ -189,4 +201,45 @@ fn wait_for(what: &str, mut ready: impl FnMut() -> Result<bool>) -> Result<()> {
 
 fn free_port() -> Result<u16> {
     Ok(TcpListener::bind(("127.0.0.1", 0))?.local_addr()?.port())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_dropped_process_ends_with_its_children() -> Result<()> {
+        let script = "sleep 1000 & trap \"kill $!; exit\" TERM; echo $!; wait";
+        let mut child = Command::new("sh").arg("-c").arg(script).stdout(Stdio::piped()).spawn()?;
+        let stdout = child.stdout.take().context("no stdout")?;
+        let process = Process(child);
+        let mut line = String::new();
+        BufReader::new(stdout).read_line(&mut line)?;
+        let grandchild = Pid::from_raw(line.trim().parse()?).context("no id")?;
+        assert!(!has_ended(grandchild));
+        drop(process);
+        wait_for("the grandchild's end", || Ok(has_ended(grandchild)))
+    }
+
+    #[test]
+    fn a_process_that_does_not_listen_is_killed() -> Result<()> {
+        let child = Command::new("sh")
+            .args(["-c", "trap '' TERM; echo; while :; do sleep 1; done"])
+            .stdout(Stdio::piped())
+            .spawn();
+        let mut child = child?;
+        let id = Pid::from_child(&child);
+        let stdout = child.stdout.take().context("no stdout")?;
+        let process = Process(child);
+        BufReader::new(stdout).read_line(&mut String::new())?;
+        drop(process);
+        assert!(has_ended(id));
+        Ok(())
+    }
+
+    /// Gone, or dead and not yet reaped by whoever took it over.
+    fn has_ended(id: Pid) -> bool {
+        fs::read_to_string(format!("/proc/{id}/stat"))
+            .map_or(true, |stat| stat.rsplit_once(") ").is_some_and(|(_, rest)| rest.starts_with('Z')))
+    }
 }
