@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use mesh_identity::{NodeAddr, NodeId, Role, ScopeId, UnixTime};
-use mesh_transport::{CloseCode, LinkEvent, Transport};
+use mesh_transport::{CloseCode, ClosedWhy, LinkEvent, Transport};
 use tokio::sync::{broadcast, mpsc, oneshot, watch};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
@@ -169,7 +169,10 @@ impl Driver {
     fn take_link_event(&mut self, event: LinkEvent) {
         match event {
             LinkEvent::Up { peer, .. } if peer.scope == self.scope => self.link_up(peer.id, peer.role),
-            LinkEvent::Down { peer, .. } if peer.scope == self.scope => self.link_down(peer.id),
+            LinkEvent::Down { peer, why } if peer.scope == self.scope => {
+                let is_shutdown = matches!(why, ClosedWhy::Peer { code: CloseCode::Shutdown, .. });
+                self.link_down(peer.id, is_shutdown);
+            }
             _ => {}
         }
     }
@@ -190,10 +193,10 @@ impl Driver {
         self.input(Input::LinkUp { peer, role });
     }
 
-    fn link_down(&mut self, peer: NodeId) {
+    fn link_down(&mut self, peer: NodeId, is_shutdown: bool) {
         self.work.linked.remove(&peer);
         self.work.queues.remove(&peer);
-        self.input(Input::LinkDown { peer });
+        self.input(Input::LinkDown { peer, is_shutdown });
     }
 
     /// Brings the core's links in line with the transport's.
@@ -203,7 +206,7 @@ impl Driver {
         let gone: Vec<_> =
             self.work.linked.iter().filter(|peer| !actual.contains_key(peer)).copied().collect();
         for peer in gone {
-            self.link_down(peer);
+            self.link_down(peer, false);
         }
         for (peer, role) in actual {
             self.link_up(peer, role);
@@ -292,7 +295,7 @@ fn close_code(why: DownWhy) -> CloseCode {
     match why {
         DownWhy::Revoked => CloseCode::Revoked,
         DownWhy::GrantExpired => CloseCode::Expired,
-        DownWhy::LinkLost | DownWhy::Silent => SILENT,
+        DownWhy::LinkLost | DownWhy::Silent | DownWhy::Stopped => SILENT,
     }
 }
 

@@ -20,6 +20,8 @@ pub enum UpWhy {
 pub enum DownWhy {
     /// Its link was lost and it was neither redialed nor heard by a linked peer in time.
     LinkLost,
+    /// It said, in closing its link, that it shuts down.
+    Stopped,
     /// Its link stood, its pings stayed unanswered.
     Silent,
     /// Its grant ended without renewal.

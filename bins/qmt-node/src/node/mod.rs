@@ -237,7 +237,8 @@ impl Node {
         tracing::debug!(scope = %id.short(), "entered");
     }
 
-    /// Stops everything this node runs: gossip says goodbye, answers under way get their time, models end, links close.
+    /// Stops everything this node runs: gossip ends, answers under way get their time, models end, and links close with
+    /// the word that this node shuts down, so that peers need not wait for it.
     /// Idempotent; returns when no task and no child process of the node is left.
     pub async fn shutdown(&self) {
         let inner = &self.inner;

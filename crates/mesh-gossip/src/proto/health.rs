@@ -35,11 +35,16 @@ impl<T: Trust> Membership<T> {
         self.accuse_if_down(&peer);
     }
 
-    pub(super) fn handle_link_down(&mut self, peer: NodeId) {
+    pub(super) fn handle_link_down(&mut self, peer: NodeId, is_shutdown: bool) {
         let Some(reach) = self.links.down(&peer) else { return };
         self.touched_if_known(&peer);
         self.reach_soon();
-        self.suspect_if_alive(&peer);
+        if is_shutdown && self.is_heard_as_alive(&peer) {
+            // The peer's own word, on a link that proved its key: nothing to wait for.
+            self.down(&peer, DownWhy::Stopped);
+        } else {
+            self.suspect_if_alive(&peer);
+        }
         let wait = self.first_dial_wait(&peer);
         self.dial_in(peer, wait);
         self.reconsider_all(reach);
@@ -220,6 +225,10 @@ impl<T: Trust> Membership<T> {
         }
     }
 
+    fn is_heard_as_alive(&self, id: &NodeId) -> bool {
+        self.nodes.get(id).is_some_and(|node| matches!(node.phase, Phase::Alive | Phase::Suspect { .. }))
+    }
+
     fn suspect(&mut self, id: &NodeId) {
         let Some(node) = self.nodes.get(id) else { return };
         let incarnation = node.record.card.incarnation;
@@ -279,7 +288,7 @@ impl<T: Trust> Membership<T> {
     /// Tells a linked node that only a later incarnation of it will do.
     fn accuse_if_down(&mut self, peer: &NodeId) {
         let Some(node) = self.nodes.get(peer) else { return };
-        if matches!(node.phase, Phase::Down(DownWhy::LinkLost | DownWhy::Silent)) {
+        if matches!(node.phase, Phase::Down(DownWhy::LinkLost | DownWhy::Silent | DownWhy::Stopped)) {
             let incarnation = node.record.card.incarnation.as_u64();
             self.send(*peer, &Message::Accused { incarnation });
         }

@@ -63,6 +63,8 @@ pub enum Input {
     LinkDown {
         /// Which.
         peer: NodeId,
+        /// The peer closed it, saying that it shuts down.
+        is_shutdown: bool,
     },
     /// An [`Output::Dial`] came to nothing.
     DialFailed {
@@ -275,7 +277,7 @@ impl<T: Trust> Membership<T> {
             Input::Tick => self.handle_tick(),
             Input::WallClock(time) => self.wall = (time, self.now),
             Input::LinkUp { peer, role } => self.handle_link_up(peer, role),
-            Input::LinkDown { peer } => self.handle_link_down(peer),
+            Input::LinkDown { peer, is_shutdown } => self.handle_link_down(peer, is_shutdown),
             Input::DialFailed { peer } => self.handle_dial_failed(peer),
             Input::Frame { from, role, frame } => return self.handle_frame(from, role, &frame),
             Input::Command(command) => self.handle_command(command),

@@ -369,8 +369,8 @@ impl Sim {
 
     fn unlink(&mut self, a: NodeId, b: NodeId) {
         if self.links.remove(&ordered(a, b)) {
-            self.input(a, Input::LinkDown { peer: b });
-            self.input(b, Input::LinkDown { peer: a });
+            self.input(a, Input::LinkDown { peer: b, is_shutdown: false });
+            self.input(b, Input::LinkDown { peer: a, is_shutdown: false });
         }
     }
 

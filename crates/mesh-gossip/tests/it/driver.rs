@@ -203,6 +203,24 @@ async fn a_node_that_starts_again_replaces_its_earlier_life() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_node_that_says_it_shuts_down_is_down_at_once() {
+    let mesh = Mesh::memory(2).await;
+    let all = line(&mesh).await;
+    until(&all[0], "alive", |members| are_alive(members, 1)).await;
+    let mut events = all[0].subscribe();
+    all[1].shutdown().await;
+    mesh[1].transport.shutdown().await;
+    let is_loss = |event: &Event| matches!(event, Event::MemberSuspect { .. } | Event::MemberDown { .. });
+    let event = until_event(&mut events, "a loss", is_loss).await;
+    let stopped = mesh[1].id();
+    assert!(
+        matches!(event, Event::MemberDown { node, why: DownWhy::Stopped, .. } if node == stopped),
+        "{event:?}"
+    );
+    end(&mesh, &all).await;
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_revocation_spreads_and_ends_the_member() {
     let mesh = Mesh::memory(3).await;
     let all = line(&mesh).await;
