@@ -1,7 +1,11 @@
 //! Links on use: one dial for all who ask at once.
 
-use std::{sync::Arc, time::SystemTime};
+use std::{
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
 
+use futures_util::stream::{FuturesUnordered, StreamExt};
 use mesh_identity::{Expiry, NodeAddr, NodeId, ScopeId};
 use tokio::sync::OwnedSemaphorePermit;
 use tracing::Instrument;
@@ -12,7 +16,12 @@ use super::{
     links::{Claim, DialResult, DialWatch, LinkConn, StreamCount},
     serve,
 };
-use crate::{connection::Connection, error::DialError, peer::Peer, proto::hello::Shown};
+use crate::{
+    connection::{Connection, Driver},
+    error::DialError,
+    peer::Peer,
+    proto::hello::Shown,
+};
 
 /// The link to a peer. Cancel safe: the dial is a task of the transport.
 pub(super) async fn link(inner: &Arc<Inner>, scope: &ScopeId, node: &NodeId) -> DialResult {
@@ -109,7 +118,11 @@ pub(super) fn connection_permit(inner: &Inner) -> Result<OwnedSemaphorePermit, D
     inner.connections.clone().try_acquire_owned().map_err(|_| DialError::Limit(inner.connections_max))
 }
 
-/// Connects by the first driver that can; the first telling error otherwise.
+/// How long a driver is tried alone before the next one is tried beside it: time for a whole dial on a LAN.
+const HEAD_START: Duration = Duration::from_millis(300);
+
+/// Connects by the first driver that can, in their order; the first telling error otherwise. A driver at whose addresses
+/// nobody answers does not hold up the next one.
 pub(super) async fn connect(
     inner: &Inner,
     scope: &ScopeId,
@@ -117,11 +130,27 @@ pub(super) async fn connect(
     addr: &NodeAddr,
     relay_token: Option<String>,
 ) -> Result<Arc<dyn Connection>, DialError> {
+    let after = inner.config.dial_timeout;
+    let mut waiting = inner.drivers_for(scope).into_iter();
+    let mut dials = FuturesUnordered::new();
     let mut telling = None;
-    for driver in inner.drivers_for(scope) {
-        let after = inner.config.dial_timeout;
-        let dialed = tokio::time::timeout(after, driver.dial(scope, node, addr, relay_token.clone())).await;
-        match dialed.unwrap_or(Err(DialError::TimedOut { node, after })) {
+    loop {
+        if dials.is_empty() {
+            match waiting.next() {
+                Some(driver) => dials.push(dial_by(driver, *scope, node, addr, relay_token.clone(), after)),
+                None => return Err(telling.unwrap_or(DialError::NoAddress(node))),
+            }
+        }
+        let dialed = tokio::select! {
+            biased;
+            Some(dialed) = dials.next() => dialed,
+            () = tokio::time::sleep(HEAD_START), if waiting.len() > 0 => {
+                let next = waiting.next().expect("one is left");
+                dials.push(dial_by(next, *scope, node, addr, relay_token.clone(), after));
+                continue;
+            }
+        };
+        match dialed {
             Ok(conn) if conn.peer() == node => return Ok(conn),
             Ok(conn) => {
                 conn.close(crate::error::CloseCode::Malformed, "another node answers here");
@@ -131,7 +160,18 @@ pub(super) async fn connect(
             Err(error) => telling = telling.or(Some(error)),
         }
     }
-    Err(telling.unwrap_or(DialError::NoAddress(node)))
+}
+
+async fn dial_by(
+    driver: Arc<dyn Driver>,
+    scope: ScopeId,
+    node: NodeId,
+    addr: &NodeAddr,
+    relay_token: Option<String>,
+    after: Duration,
+) -> Result<Arc<dyn Connection>, DialError> {
+    let dial = driver.dial(&scope, node, addr, relay_token);
+    tokio::time::timeout(after, dial).await.unwrap_or(Err(DialError::TimedOut { node, after }))
 }
 
 /// What hello proved, as a link; `None` if the scope was left meanwhile.

@@ -4,7 +4,8 @@ use std::time::Duration;
 
 use mesh_identity::{Authority, Founding, NodeName, Permissions, Revoked, UnixTime};
 use mesh_transport::{
-    Call, CallError, CallFault, CloseCode, ClosedWhy, DialError, LinkEvent, OpenError, Protocol, Refusal,
+    Call, CallError, CallFault, CloseCode, ClosedWhy, Config, DialError, LinkEvent, OpenError, Protocol,
+    Refusal, Transport,
     memory::{Conditions, Network},
     serve_call,
     testing::{Mesh, until},
@@ -165,5 +166,26 @@ async fn a_revocation_taken_up_closes_the_links_that_rest_on_it_and_no_others() 
     assert_eq!(doomed.closed().await, ClosedWhy::Local(CloseCode::Revoked));
     until("one link is left", || async { mesh[0].transport.links().len() == 1 }).await;
     assert!(mesh[0].transport.linked(&scope, &mesh[1].id()).is_some());
+    mesh.shutdown().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_driver_that_hears_nothing_does_not_hold_up_the_next() {
+    let (deaf, good) = (Network::new(1), Network::new(2));
+    let mesh = Mesh::on(good.clone(), 2).await;
+    let (from, to) = (mesh[0].id(), mesh[1].id());
+    // The other one is there on both networks, and out of reach on one.
+    let _there = deaf.driver(&mesh[1].key);
+    deaf.cut(from, to);
+    let transport = Transport::start(
+        mesh[0].key.clone(),
+        vec![deaf.driver(&mesh[0].key), good.driver(&mesh[0].key)],
+        mesh[0].admission.clone(),
+        Config::default(),
+    );
+    let before = tokio::time::Instant::now();
+    transport.link(&mesh.scope(), &to).await.unwrap();
+    assert!(before.elapsed() < SECOND, "virtual time: {:?}", before.elapsed());
+    transport.shutdown().await;
     mesh.shutdown().await;
 }
