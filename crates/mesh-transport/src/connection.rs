@@ -87,6 +87,15 @@ pub trait Connection: Send + Sync + 'static {
     fn admitted(&self) {}
 }
 
+/// A node that a driver has found by itself, such as by multicast. Nothing is proved.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Found {
+    /// Who is said to be there.
+    pub node: NodeId,
+    /// All addresses known now; empty when it is no longer said to be there.
+    pub addr: NodeAddr,
+}
+
 /// Makes and takes connections for one kind of transport.
 pub trait Driver: Send + Sync + 'static {
     /// A short fixed name for logs and errors, such as `internet`.
@@ -107,6 +116,12 @@ pub trait Driver: Send + Sync + 'static {
 
     /// The next connection dialed by another node; `None` once the driver is shut down. Cancel safe.
     fn accept(&self) -> BoxFuture<'_, Option<Arc<dyn Connection>>>;
+
+    /// The next node whose addresses the driver has found or lost by itself; `None` when it looks for none (any more).
+    /// Cancel safe.
+    fn found(&self) -> BoxFuture<'_, Option<Found>> {
+        Box::pin(std::future::ready(None))
+    }
 
     /// Where others in the scope can dial us, best first.
     fn local_addr(&self, scope: &ScopeId) -> NodeAddr;

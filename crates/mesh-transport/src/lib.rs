@@ -1,8 +1,8 @@
 //! Authenticated links between the nodes of a scope, and typed streams on them.
 //!
 //! It does not decide who is a member (that is [`Admission`], asked at every hello), does not discover peers and does
-//! not interpret what travels on streams. The main type is [`Transport`]; [`memory::Network`] and
-//! [`internet::Internet`] are its drivers.
+//! not interpret what travels on streams. The main type is [`Transport`]; [`memory::Network`],
+//! [`internet::Internet`] and [`lan::Lan`] are its drivers.
 //!
 //! No rustls process-wide provider is installed or relied upon: iroh and the relay get theirs by value.
 //!
@@ -37,6 +37,7 @@
 //! `docs/protocols/hello.md` says how a connection becomes a link.
 
 mod admission;
+mod backoff;
 mod book;
 mod call;
 mod config;
@@ -46,6 +47,7 @@ mod error;
 mod frame;
 mod handler;
 pub mod internet;
+pub mod lan;
 pub mod memory;
 mod metrics;
 mod peer;
@@ -60,7 +62,7 @@ pub use admission::Admission;
 pub use book::AddressBook;
 pub use call::{Call, CallFault, serve_call};
 pub use config::{CONNECTIONS_MAX_DEFAULT, Config};
-pub use connection::{Connection, Driver, Origin, PathFacts, PathKind, TransportKind};
+pub use connection::{Connection, Driver, Found, Origin, PathFacts, PathKind, TransportKind};
 pub use error::{
     CallError, CloseCode, ClosedWhy, ConnectionLost, DialError, OpenError, RedeemError, Refusal, ResetCode,
     StreamFault,

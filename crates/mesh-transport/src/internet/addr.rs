@@ -5,7 +5,7 @@ use std::net::{IpAddr, SocketAddr};
 use mesh_identity::{DIRECT_ADDRS_MAX, NodeAddr};
 
 /// Sorts addresses by how likely others can dial them: loopback only if there is nothing else.
-pub(super) fn best_first(addrs: impl IntoIterator<Item = SocketAddr>) -> Vec<SocketAddr> {
+pub(crate) fn best_first(addrs: impl IntoIterator<Item = SocketAddr>) -> Vec<SocketAddr> {
     let mut addrs: Vec<_> =
         addrs.into_iter().filter(|addr| !addr.ip().is_unspecified() && addr.port() != 0).collect();
     if addrs.iter().any(|addr| !addr.ip().is_loopback()) {

@@ -12,6 +12,7 @@ mod quic;
 
 use std::{net::SocketAddr, time::Duration};
 
+pub(crate) use addr::best_first;
 pub use addr::compact;
 pub use driver::Internet;
 pub use endpoints::{Endpoints, EndpointsError};

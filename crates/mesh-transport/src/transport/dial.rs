@@ -96,7 +96,7 @@ impl Dial {
         let credential = inner.admission.credential(&self.scope);
         let credential = credential.ok_or_else(|| DialError::NoCredential(self.scope.short()))?;
         let permit = connection_permit(inner)?;
-        let addr = inner.book.get(&self.scope, &self.node).unwrap_or_default();
+        let addr = inner.book.to_dial(&self.scope, &self.node);
         let conn = connect(inner, &self.scope, self.node, &addr, None).await?;
         let shown = Shown::Grant(Box::new((*credential).clone()));
         let closer = CloseOnDrop(Some(conn.clone()));

@@ -2,6 +2,7 @@
 
 mod accept;
 mod dial;
+mod find;
 mod gate;
 mod hello;
 mod links;
@@ -177,7 +178,8 @@ impl Transport {
     /// Adds a driver while running, such as an endpoint for another set of relays.
     pub fn add_driver(&self, driver: Arc<dyn Driver>) {
         self.inner.drivers.write().unwrap_or_else(PoisonError::into_inner).push(driver.clone());
-        self.inner.tasks.spawn(accept::accept_from(self.inner.clone(), driver));
+        self.inner.tasks.spawn(accept::accept_from(self.inner.clone(), driver.clone()));
+        self.inner.tasks.spawn(find::find_by(self.inner.clone(), driver));
     }
 
     /// This node's id.

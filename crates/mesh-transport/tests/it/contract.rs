@@ -33,3 +33,27 @@ mod direct {
 mod relay_only {
     mesh_transport::contract_suite!(crate::sites::RelayOnly::start());
 }
+
+mod lan_tcp {
+    use std::sync::Arc;
+
+    use mesh_transport::testing::Site;
+
+    async fn site() -> Arc<dyn Site> {
+        Arc::new(crate::sites::LanLoopback::Tcp)
+    }
+
+    mesh_transport::contract_suite!(site());
+}
+
+mod lan_quic {
+    use std::sync::Arc;
+
+    use mesh_transport::testing::Site;
+
+    async fn site() -> Arc<dyn Site> {
+        Arc::new(crate::sites::LanLoopback::Quic)
+    }
+
+    mesh_transport::contract_suite!(site());
+}

@@ -5,18 +5,22 @@ use std::{sync::Arc, time::Duration};
 use mesh_identity::{NodeAddr, NodeKey, NodeName, Permissions, Revoked, ScopeId, UnixTime};
 use mesh_transport::{
     CloseCode, ClosedWhy, Config, Connection, DialError, Driver, Protocol, Refusal, StreamFault, handler_fn,
-    internet::{self, Internet},
     memory::Network,
-    testing::{Mesh, until},
+    testing::{Mesh, Site, until},
 };
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
-use crate::sites::Loopback;
+use crate::sites::{LanLoopback, Loopback};
+
+/// Every driver that has sockets.
+fn sites() -> [Arc<dyn Site>; 3] {
+    [Arc::new(Loopback), Arc::new(LanLoopback::Tcp), Arc::new(LanLoopback::Quic)]
+}
 
 /// A member's node on loopback, and a raw connection to it from somebody who has passed nothing but the handshake.
-async fn victim_and_stranger() -> (Mesh, Arc<Internet>, Arc<dyn Connection>) {
-    let mesh = Mesh::start(Arc::new(Loopback), 1, Config::default()).await;
-    let stranger = Internet::bind(&NodeKey::from_seed([9; 32]), internet::Config::loopback()).await.unwrap();
+async fn victim_and_stranger(site: Arc<dyn Site>) -> (Mesh, Arc<dyn Driver>, Arc<dyn Connection>) {
+    let mesh = Mesh::start(site.clone(), 1, Config::default()).await;
+    let stranger = site.driver(&NodeKey::from_seed([9; 32])).await;
     let addr = mesh[0].transport.local_addr(&mesh.scope());
     let conn = stranger.dial(&mesh.scope(), mesh[0].id(), &addr, None).await.unwrap();
     (mesh, stranger, conn)
@@ -30,16 +34,18 @@ fn closed_by_peer(why: &ClosedWhy) -> Option<CloseCode> {
 }
 
 async fn closes_after(bytes: &[u8], end: bool) {
-    let (mesh, stranger, conn) = victim_and_stranger().await;
-    let mut stream = conn.open().await.unwrap();
-    stream.write_all(bytes).await.unwrap();
-    if end {
-        stream.shutdown().await.unwrap();
+    for site in sites() {
+        let (mesh, stranger, conn) = victim_and_stranger(site).await;
+        let mut stream = conn.open().await.unwrap();
+        stream.write_all(bytes).await.unwrap();
+        if end {
+            stream.shutdown().await.unwrap();
+        }
+        assert_eq!(closed_by_peer(&conn.closed().await), Some(CloseCode::Malformed));
+        assert_eq!(mesh[0].transport.metrics().hellos_faulty, 1);
+        stranger.shutdown().await;
+        mesh.shutdown().await;
     }
-    assert_eq!(closed_by_peer(&conn.closed().await), Some(CloseCode::Malformed));
-    assert_eq!(mesh[0].transport.metrics().hellos_faulty, 1);
-    stranger.shutdown().await;
-    mesh.shutdown().await;
 }
 
 #[tokio::test]
@@ -64,19 +70,29 @@ async fn bytes_that_are_no_hello_end_the_connection() {
 
 #[tokio::test]
 async fn before_hello_there_is_room_for_one_stream_and_it_is_served_by_nobody() {
-    let (mesh, stranger, conn) = victim_and_stranger().await;
-    mesh[0]
-        .transport
-        .serve(Protocol::new("echo/1"), handler_fn(|_, _| async { panic!("served a stranger") }));
-    let mut first = conn.open().await.unwrap();
-    first.write_all(b"\x06echo/1").await.unwrap();
-    let second = tokio::time::timeout(Duration::from_millis(300), conn.open()).await;
-    assert!(!matches!(second, Ok(Ok(_))), "a second stream was let in");
-    conn.close(CloseCode::Done, "enough");
-    until("the connection is done with", || async { mesh[0].transport.metrics().hellos_faulty == 1 }).await;
-    assert_eq!(mesh[0].transport.metrics().streams_served, 0);
-    stranger.shutdown().await;
-    mesh.shutdown().await;
+    for site in sites() {
+        let (mesh, stranger, conn) = victim_and_stranger(site).await;
+        mesh[0]
+            .transport
+            .serve(Protocol::new("echo/1"), handler_fn(|_, _| async { panic!("served a stranger") }));
+        // Not held back by its own side.
+        conn.admitted();
+        let mut first = conn.open().await.unwrap();
+        first.write_all(b"\x06echo/1").await.unwrap();
+        let second = async {
+            let mut second = conn.open().await.ok()?;
+            second.write_all(b"\x06echo/1").await.ok()?;
+            second.read_u8().await.ok()
+        };
+        let answered = tokio::time::timeout(Duration::from_millis(300), second).await;
+        assert!(!matches!(answered, Ok(Some(_))), "a second stream was served");
+        conn.close(CloseCode::Done, "enough");
+        until("the connection is done with", || async { mesh[0].transport.metrics().hellos_faulty == 1 })
+            .await;
+        assert_eq!(mesh[0].transport.metrics().streams_served, 0);
+        stranger.shutdown().await;
+        mesh.shutdown().await;
+    }
 }
 
 #[tokio::test(start_paused = true)]

@@ -1,8 +1,10 @@
-//! mesh-transport over memory and over iroh.
+//! mesh-transport over memory, over iroh and over libp2p.
 #![allow(clippy::unwrap_used, missing_docs)]
 
 mod contract;
 mod hostile;
 mod internet;
+mod lan;
+mod lan_peers;
 mod links;
 mod sites;

@@ -7,6 +7,7 @@ use mesh_identity::{NodeKey, ScopeId};
 use mesh_transport::{
     Driver,
     internet::{Bind, Config, Internet, Relays},
+    lan::{self, Lan},
     relay::{self, AccessList, Server},
     testing::Site,
 };
@@ -18,6 +19,26 @@ impl Site for Loopback {
     fn driver<'a>(&'a self, key: &'a NodeKey) -> BoxFuture<'a, Arc<dyn Driver>> {
         Box::pin(async {
             let driver: Arc<dyn Driver> = Internet::bind(key, Config::loopback()).await.unwrap();
+            driver
+        })
+    }
+}
+
+/// libp2p on loopback, by TCP alone or by QUIC alone.
+pub(crate) enum LanLoopback {
+    Tcp,
+    Quic,
+}
+
+impl Site for LanLoopback {
+    fn driver<'a>(&'a self, key: &'a NodeKey) -> BoxFuture<'a, Arc<dyn Driver>> {
+        let listen = match self {
+            Self::Tcp => "/ip4/127.0.0.1/tcp/0",
+            Self::Quic => "/ip4/127.0.0.1/udp/0/quic-v1",
+        };
+        let config = lan::Config { listen: vec![listen.parse().unwrap()], ..lan::Config::default() };
+        Box::pin(async {
+            let driver: Arc<dyn Driver> = Lan::bind(key, config).await.unwrap();
             driver
         })
     }

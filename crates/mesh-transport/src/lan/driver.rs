@@ -1,0 +1,142 @@
+//! The handle of the swarm, as a driver.
+
+use std::{
+    collections::BTreeSet,
+    net::SocketAddr,
+    sync::{Arc, PoisonError, RwLock},
+};
+
+use futures_util::future::BoxFuture;
+use mesh_identity::{NodeAddr, NodeId, NodeKey, ScopeId};
+use tokio::sync::{Mutex, mpsc};
+use tokio_util::{
+    sync::{CancellationToken, DropGuard},
+    task::TaskTracker,
+};
+
+use super::{
+    BindError, Config, dial,
+    peers::{self, StaticPeer},
+    swarm::{Command, Listening, Task},
+};
+use crate::{
+    connection::{Connection, Driver, Found},
+    error::DialError,
+    internet,
+};
+
+/// Connections that passed the handshake and wait for the transport; more are refused.
+const BACKLOG: usize = 64;
+/// Commands that wait for the swarm; more callers wait.
+const COMMANDS: usize = 64;
+
+/// Findings that wait for the transport; more are lost, and found again later.
+const FOUND: usize = 4096;
+
+/// Links on the local network, by one libp2p swarm for all scopes.
+pub struct Lan {
+    commands: mpsc::Sender<Command>,
+    incoming: Mutex<mpsc::Receiver<Arc<dyn Connection>>>,
+    found: Mutex<mpsc::Receiver<Found>>,
+    listening: Listening,
+    external_addrs: Vec<SocketAddr>,
+    /// `None`: every scope.
+    scopes: RwLock<Option<BTreeSet<ScopeId>>>,
+    /// Ends the search for static peers.
+    stop: CancellationToken,
+    _last_handle: DropGuard,
+    /// The swarm's task and those of streams.
+    tasks: TaskTracker,
+}
+
+impl Lan {
+    /// Opens the sockets. Carries every scope until [`Lan::carry`] names some.
+    /// Not cancel safe: a dropped future may leave sockets open for a moment.
+    pub async fn bind(key: &NodeKey, config: Config) -> Result<Arc<Self>, BindError> {
+        let (commands, queue) = mpsc::channel(COMMANDS);
+        let (accepted, incoming) = mpsc::channel(BACKLOG);
+        let (found_sender, found) = mpsc::channel(FOUND);
+        let peers = config.peers.iter().map(|addr| {
+            let peer = StaticPeer::parse(addr).ok_or_else(|| BindError::Peer { addr: addr.clone() })?;
+            Ok((peer, addr.clone()))
+        });
+        let peers: Vec<_> = peers.collect::<Result<_, BindError>>()?;
+        let (tasks, stop) = (TaskTracker::new(), CancellationToken::new());
+        let task = Task::start(key, &config, queue, accepted, found_sender, tasks.clone()).await?;
+        let listening = task.listening();
+        tasks.spawn(task.run());
+        for (peer, given) in peers {
+            let watch = peers::watch(peer, given, commands.clone());
+            tasks.spawn(stop.clone().run_until_cancelled_owned(watch));
+        }
+        Ok(Arc::new(Self {
+            commands,
+            incoming: Mutex::new(incoming),
+            found: Mutex::new(found),
+            listening,
+            external_addrs: config.external_addrs,
+            scopes: RwLock::new(None),
+            _last_handle: stop.clone().drop_guard(),
+            stop,
+            tasks,
+        }))
+    }
+
+    /// Carries this scope; after the first call only scopes that were named.
+    pub fn carry(&self, scope: ScopeId) {
+        let mut scopes = self.scopes.write().unwrap_or_else(PoisonError::into_inner);
+        scopes.get_or_insert_default().insert(scope);
+    }
+
+    /// The sockets at which others can reach this node on its networks, as known now.
+    pub fn listening(&self) -> Vec<SocketAddr> {
+        self.listening.read().unwrap_or_else(PoisonError::into_inner).iter().copied().collect()
+    }
+}
+
+impl Driver for Lan {
+    fn name(&self) -> &'static str {
+        "lan"
+    }
+
+    fn carries(&self, scope: &ScopeId) -> bool {
+        let scopes = self.scopes.read().unwrap_or_else(PoisonError::into_inner);
+        scopes.as_ref().is_none_or(|scopes| scopes.contains(scope))
+    }
+
+    fn dial(
+        &self,
+        _scope: &ScopeId,
+        to: NodeId,
+        addr: &NodeAddr,
+        _relay_token: Option<String>,
+    ) -> BoxFuture<'static, Result<Arc<dyn Connection>, DialError>> {
+        Box::pin(dial::dial(self.commands.clone(), to, addr.direct.clone()))
+    }
+
+    fn accept(&self) -> BoxFuture<'_, Option<Arc<dyn Connection>>> {
+        Box::pin(async { self.incoming.lock().await.recv().await })
+    }
+
+    fn found(&self) -> BoxFuture<'_, Option<Found>> {
+        Box::pin(async { self.found.lock().await.recv().await })
+    }
+
+    fn local_addr(&self, _scope: &ScopeId) -> NodeAddr {
+        let direct = self.external_addrs.iter().copied().chain(self.listening());
+        NodeAddr { direct: internet::best_first(direct), relay: None }
+    }
+
+    fn shutdown(&self) -> BoxFuture<'_, ()> {
+        Box::pin(async {
+            self.stop.cancel();
+            // Fails when the swarm has ended already.
+            drop(self.commands.send(Command::Shutdown).await);
+            self.tasks.close();
+            self.tasks.wait().await;
+            let mut incoming = self.incoming.lock().await;
+            incoming.close();
+            while incoming.try_recv().is_ok() {}
+        })
+    }
+}

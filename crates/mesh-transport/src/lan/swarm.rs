@@ -1,0 +1,478 @@
+//! The one task that owns the swarm.
+
+use std::{
+    collections::{BTreeSet, HashMap},
+    io,
+    net::SocketAddr,
+    sync::{Arc, PoisonError, RwLock},
+    time::Duration,
+};
+
+use futures_util::{StreamExt, future::Either};
+use libp2p::{
+    Multiaddr, PeerId, Swarm, Transport as _,
+    core::{
+        ConnectedPoint,
+        muxing::StreamMuxerBox,
+        transport::{Boxed, OrTransport, TransportError},
+        upgrade::Version,
+    },
+    mdns,
+    multiaddr::Protocol,
+    noise, ping,
+    swarm::{
+        self, ConnectionId, NetworkBehaviour, SwarmEvent,
+        behaviour::toggle::Toggle,
+        dial_opts::{DialOpts, PeerCondition},
+    },
+    tcp, yamux,
+};
+use mesh_identity::{NodeId, NodeKey};
+use rustix::io::Errno;
+use tokio::{
+    sync::{mpsc, oneshot},
+    time::{Instant, MissedTickBehavior},
+};
+use tokio_util::task::TaskTracker;
+
+use super::{
+    BindError, Config, Discovery, addr, behaviour, connection::LanConnection, found::Table, gate::Gates,
+    muxer::Gated, quic::Quic,
+};
+use crate::{
+    connection::{Connection, Found, PathFacts},
+    convert,
+    error::{CloseCode, ClosedWhy},
+};
+
+/// Inbound streams whose protocol is not yet agreed upon, of one connection; more wait in the peer.
+const NEGOTIATING_MAX: usize = 64;
+/// Streams beyond ours that one connection may have: pings, identification, discovery, goodbyes.
+const OTHER_STREAMS: usize = 32;
+/// How long `start` waits for the first own address of each listener.
+const FIRST_ADDR: Duration = Duration::from_secs(2);
+/// How long a connection may be there for libp2p's own protocols alone.
+const UNUSED: Duration = Duration::from_secs(10);
+/// What multicast may name at once, in libp2p's list: as many as fit our table, with two addresses each.
+const HEARD_MAX: usize = 2048;
+/// How long an announcement of ours holds.
+const HEARD_FOR: Duration = Duration::from_secs(60);
+/// How often a quiet network is asked who is there; a node that starts asks at once.
+const ASK_EVERY: Duration = Duration::from_secs(20);
+/// How often silence is looked for while it may last.
+const CHECKS: u32 = 8;
+/// How long `shutdown` lets connections say goodbye.
+const GOODBYES: Duration = Duration::from_secs(2);
+
+/// What the task is asked to do.
+pub(super) enum Command {
+    /// Connects to one address, where this peer is expected.
+    Connect { to: PeerId, addr: Multiaddr, reply: oneshot::Sender<Result<LanConnection, ConnectError>> },
+    /// Connects to one address and says who answers there.
+    Learn { addr: Multiaddr, reply: oneshot::Sender<Result<PeerId, ConnectError>> },
+    /// The configuration says where this node is.
+    Fix { node: NodeId, addrs: Vec<SocketAddr> },
+    /// Closes everything and ends.
+    Shutdown,
+}
+
+/// Who waits for a dial.
+enum Waiting {
+    Connect(oneshot::Sender<Result<LanConnection, ConnectError>>),
+    Learn(oneshot::Sender<Result<PeerId, ConnectError>>),
+}
+
+impl Waiting {
+    fn fail(self, error: ConnectError) {
+        match self {
+            Self::Connect(reply) => drop(reply.send(Err(error))),
+            Self::Learn(reply) => drop(reply.send(Err(error))),
+        }
+    }
+}
+
+/// Why one address gave no connection.
+#[derive(Debug)]
+pub(super) enum ConnectError {
+    /// Somebody else answers there.
+    WrongPeer,
+    /// Nobody does.
+    Failed(String),
+}
+
+/// The socket addresses that the swarm listens on, as it learns them.
+pub(super) type Listening = Arc<RwLock<BTreeSet<SocketAddr>>>;
+
+/// The parts of the swarm.
+#[derive(NetworkBehaviour)]
+pub(super) struct Parts {
+    carrier: behaviour::Behaviour,
+    ping: ping::Behaviour,
+    mdns: Toggle<mdns::tokio::Behaviour>,
+}
+
+/// The swarm and what waits for it.
+pub(super) struct Task {
+    swarm: Swarm<Parts>,
+    commands: mpsc::Receiver<Command>,
+    accepted: mpsc::Sender<Arc<dyn Connection>>,
+    listening: Listening,
+    dials: HashMap<ConnectionId, Waiting>,
+    table: Table,
+    found: mpsc::Sender<Found>,
+    idle: Duration,
+    /// When silence was last looked for.
+    checked: Instant,
+}
+
+impl Task {
+    /// Opens the listeners and waits for their addresses.
+    pub(super) async fn start(
+        key: &NodeKey,
+        config: &Config,
+        commands: mpsc::Receiver<Command>,
+        accepted: mpsc::Sender<Arc<dyn Connection>>,
+        found: mpsc::Sender<Found>,
+        tasks: TaskTracker,
+    ) -> Result<Self, BindError> {
+        let swarm = swarm(key, config, tasks)?;
+        let listening = Listening::default();
+        let (dials, table) = (HashMap::new(), Table::default());
+        let (idle, checked) = (config.idle.max(Duration::from_millis(10)), Instant::now());
+        let mut task = Self { swarm, commands, accepted, listening, dials, table, found, idle, checked };
+        let is_tcp = |addr: &&Multiaddr| addr.iter().any(|part| matches!(part, Protocol::Tcp(_)));
+        for addr in config.listen.iter().filter(is_tcp) {
+            task.listen(addr).await?;
+        }
+        for addr in config.listen.iter().filter(|addr| !is_tcp(addr)) {
+            task.listen_beside_tcp(addr).await?;
+        }
+        Ok(task)
+    }
+
+    /// Takes the port that TCP got where any will do and it is free.
+    async fn listen_beside_tcp(&mut self, addr: &Multiaddr) -> Result<(), BindError> {
+        if let Some((any, carrier)) = addr::socket(addr)
+            && any.port() == 0
+            && let Some(port) = self.tcp_port(any.is_ipv4())
+        {
+            let beside = addr::multiaddr((any.ip(), port).into(), carrier);
+            match self.listen(&beside).await {
+                Err(BindError::PortTaken { .. }) => {}
+                listening => return listening,
+            }
+        }
+        self.listen(addr).await
+    }
+
+    fn tcp_port(&self, ipv4: bool) -> Option<u16> {
+        let listening = self.listening.read().unwrap_or_else(PoisonError::into_inner);
+        listening.iter().find(|addr| addr.is_ipv4() == ipv4).map(SocketAddr::port)
+    }
+
+    pub(super) fn listening(&self) -> Listening {
+        self.listening.clone()
+    }
+
+    async fn listen(&mut self, addr: &Multiaddr) -> Result<(), BindError> {
+        let failed = |error: &io::Error| {
+            // libp2p wraps what the system says, and keeps of it only the words.
+            let taken = io::Error::from_raw_os_error(Errno::ADDRINUSE.raw_os_error()).to_string();
+            let text = error.to_string();
+            match text.contains(&taken) {
+                true => BindError::PortTaken { addr: addr.clone() },
+                false => BindError::Swarm(format!("{addr}: {text}")),
+            }
+        };
+        let listener = self.swarm.listen_on(addr.clone()).map_err(|error| match error {
+            TransportError::MultiaddrNotSupported(_) => BindError::Address { addr: addr.clone() },
+            TransportError::Other(error) => failed(&error),
+        })?;
+        let first = async {
+            loop {
+                let event = self.swarm.select_next_some().await;
+                match &event {
+                    SwarmEvent::NewListenAddr { listener_id, .. } if *listener_id == listener => {
+                        self.handle_event(event);
+                        return Ok(());
+                    }
+                    SwarmEvent::ListenerClosed { listener_id, reason: Err(error), .. }
+                        if *listener_id == listener =>
+                    {
+                        return Err(failed(error));
+                    }
+                    _ => self.handle_event(event),
+                }
+            }
+        };
+        // A machine without any network has no address yet; one that comes later is announced then.
+        tokio::time::timeout(FIRST_ADDR, first).await.unwrap_or(Ok(()))
+    }
+
+    /// Serves until it is told to shut down or nobody is left to tell.
+    pub(super) async fn run(mut self) {
+        let mut checks = tokio::time::interval(self.idle / CHECKS);
+        checks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        self.checked = Instant::now();
+        loop {
+            tokio::select! {
+                biased;
+                _ = checks.tick() => self.check_silence(),
+                command = self.commands.recv() => match command {
+                    Some(Command::Connect { to, addr, reply }) => self.connect(to, addr, reply),
+                    Some(Command::Learn { addr, reply }) => self.learn(addr, reply),
+                    Some(Command::Fix { node, addrs }) => {
+                        let told = self.table.fix(node, addrs);
+                        self.tell(told);
+                    }
+                    Some(Command::Shutdown) | None => break,
+                },
+                event = self.swarm.select_next_some() => self.handle_event(event),
+            }
+        }
+        self.dials.clear();
+        for (_, shared) in self.swarm.behaviour().carrier.each() {
+            shared.end(ClosedWhy::Local(CloseCode::Shutdown));
+        }
+        let goodbyes = async {
+            while !self.swarm.behaviour().carrier.is_empty() {
+                let event = self.swarm.select_next_some().await;
+                self.handle_event(event);
+            }
+        };
+        drop(tokio::time::timeout(GOODBYES, goodbyes).await);
+        for (_, shared) in self.swarm.behaviour().carrier.each() {
+            shared.end(ClosedWhy::Local(CloseCode::Shutdown));
+        }
+    }
+
+    fn connect(
+        &mut self,
+        to: PeerId,
+        addr: Multiaddr,
+        reply: oneshot::Sender<Result<LanConnection, ConnectError>>,
+    ) {
+        let dial = DialOpts::peer_id(to).condition(PeerCondition::Always).addresses(vec![addr]);
+        // A port of its own for each connection: two of them between the same two listeners' ports cannot be.
+        self.dial(dial.allocate_new_port().build(), Waiting::Connect(reply));
+    }
+
+    fn learn(&mut self, addr: Multiaddr, reply: oneshot::Sender<Result<PeerId, ConnectError>>) {
+        let dial = DialOpts::unknown_peer_id().address(addr);
+        self.dial(dial.allocate_new_port().build(), Waiting::Learn(reply));
+    }
+
+    fn dial(&mut self, dial: DialOpts, waiting: Waiting) {
+        let id = dial.connection_id();
+        match self.swarm.dial(dial) {
+            Ok(()) => drop(self.dials.insert(id, waiting)),
+            Err(error) => waiting.fail(connect_error(&error)),
+        }
+    }
+
+    fn handle_event(&mut self, event: SwarmEvent<PartsEvent>) {
+        match event {
+            SwarmEvent::ConnectionEstablished { connection_id, peer_id, .. } => {
+                self.established(connection_id, peer_id);
+            }
+            SwarmEvent::OutgoingConnectionError { connection_id, error, .. } => {
+                if let Some(waiting) = self.dials.remove(&connection_id) {
+                    waiting.fail(connect_error(&error));
+                }
+            }
+            SwarmEvent::IncomingConnectionError { send_back_addr, error, .. } => {
+                tracing::debug!(from = %send_back_addr, error = &error as &dyn std::error::Error, "handshake failed");
+            }
+            SwarmEvent::NewListenAddr { address, .. } => {
+                if let Some((socket, _)) = addr::socket(&address) {
+                    self.listening.write().unwrap_or_else(PoisonError::into_inner).insert(socket);
+                }
+            }
+            SwarmEvent::ExpiredListenAddr { address, .. } => {
+                if let Some((socket, _)) = addr::socket(&address) {
+                    self.listening.write().unwrap_or_else(PoisonError::into_inner).remove(&socket);
+                }
+            }
+            SwarmEvent::ListenerError { error, .. } => {
+                tracing::warn!(
+                    error = &error as &dyn std::error::Error,
+                    "cannot accept on the local network"
+                );
+            }
+            SwarmEvent::Behaviour(PartsEvent::Carrier(behaviour::Arrived(id))) => self.arrived(id),
+            SwarmEvent::Behaviour(PartsEvent::Ping(event)) => self.pinged(event),
+            SwarmEvent::Behaviour(PartsEvent::Mdns(event)) => self.heard(event),
+            _ => {}
+        }
+    }
+
+    fn established(&mut self, id: ConnectionId, peer: PeerId) {
+        match self.dials.remove(&id) {
+            Some(Waiting::Connect(reply)) => {
+                if let Some(conn) = self.swarm.behaviour_mut().carrier.take(id) {
+                    // Whoever asked may have gone; the connection is then dropped, which closes it.
+                    drop(reply.send(Ok(conn)));
+                }
+            }
+            Some(Waiting::Learn(reply)) => {
+                drop(reply.send(Ok(peer)));
+                self.swarm.close_connection(id);
+            }
+            None => {}
+        }
+    }
+
+    fn arrived(&mut self, id: ConnectionId) {
+        let Some(conn) = self.swarm.behaviour_mut().carrier.take(id) else { return };
+        if let Err(full) = self.accepted.try_send(Arc::new(conn)) {
+            full.into_inner().close(CloseCode::Busy, "at the limit, try later");
+        }
+    }
+
+    fn pinged(&mut self, event: ping::Event) {
+        // A ping that failed says nothing yet: the peer may be busy, or only the ping was lost.
+        if let (Some(shared), Ok(rtt)) =
+            (self.swarm.behaviour().carrier.shared(event.connection), event.result)
+        {
+            shared.hear();
+            shared.set_path(PathFacts { rtt: Some(rtt), ..shared.path() });
+        }
+    }
+
+    /// Ends connections whose peer has been silent for too long.
+    fn check_silence(&mut self) {
+        let paused = self.checked.elapsed() > self.idle / 2;
+        self.checked = Instant::now();
+        let mut lost = Vec::new();
+        for (id, shared) in self.swarm.behaviour().carrier.each() {
+            if paused {
+                // This node stood still itself, and could hear nobody.
+                shared.hear();
+            } else if shared.silent_for() > self.idle && shared.end(ClosedWhy::TimedOut) {
+                tracing::debug!(peer = %shared.peer.short(), "no sign of life");
+                lost.push(id);
+            }
+        }
+        for id in lost {
+            self.swarm.close_connection(id);
+        }
+    }
+
+    fn heard(&mut self, event: mdns::Event) {
+        match event {
+            mdns::Event::Discovered(said) => {
+                for (node, addr) in said.iter().filter_map(node_at) {
+                    let told = self.table.seen(node, addr);
+                    self.tell(told);
+                }
+            }
+            mdns::Event::Expired(said) => {
+                for (node, addr) in said.iter().filter_map(node_at) {
+                    let told = self.table.gone(node, addr);
+                    self.tell(told);
+                }
+            }
+        }
+        self.bound_mdns();
+    }
+
+    /// libp2p keeps all that it hears for as long as the speaker likes. When that is too much it starts anew, and asks
+    /// again who is there.
+    fn bound_mdns(&mut self) {
+        let me = *self.swarm.local_peer_id();
+        let heard = self.swarm.behaviour().mdns.as_ref().map_or(0, |mdns| mdns.discovered_nodes().len());
+        if heard <= HEARD_MAX {
+            return;
+        }
+        tracing::warn!(heard, "too many nodes are announced on the local network; listening anew");
+        match multicast(me) {
+            Ok(mdns) => self.swarm.behaviour_mut().mdns = Some(mdns).into(),
+            Err(error) => {
+                tracing::warn!(error = &error as &dyn std::error::Error, "cannot listen anew");
+                self.swarm.behaviour_mut().mdns = None.into();
+            }
+        }
+    }
+
+    fn tell(&self, told: impl IntoIterator<Item = Found>) {
+        for found in told {
+            if self.found.try_send(found).is_err() {
+                tracing::debug!("nobody hears of nodes that are found");
+            }
+        }
+    }
+}
+
+/// A node of ours at a socket address, out of what multicast said.
+fn node_at((peer, addr): &(PeerId, Multiaddr)) -> Option<(NodeId, SocketAddr)> {
+    Some((convert::node_of_peer(peer)?, addr::socket(addr)?.0))
+}
+
+fn multicast(me: PeerId) -> io::Result<mdns::tokio::Behaviour> {
+    let config = mdns::Config { ttl: HEARD_FOR, query_interval: ASK_EVERY, enable_ipv6: false };
+    mdns::tokio::Behaviour::new(config, me)
+}
+
+fn connect_error(error: &swarm::DialError) -> ConnectError {
+    match error {
+        swarm::DialError::WrongPeerId { .. } | swarm::DialError::LocalPeerId { .. } => {
+            ConnectError::WrongPeer
+        }
+        swarm::DialError::Transport(tried) => {
+            let tried = tried.iter().map(|(addr, error)| format!("{addr}: {}", innermost(error)));
+            ConnectError::Failed(tried.collect::<Vec<_>>().join(", "))
+        }
+        other => ConnectError::Failed(other.to_string()),
+    }
+}
+
+/// The text of the cause at the end of the chain: the layers of libp2p above it repeat each other.
+fn innermost(error: &dyn std::error::Error) -> String {
+    let mut error = error;
+    while let Some(source) = error.source() {
+        error = source;
+    }
+    error.to_string()
+}
+
+fn swarm(key: &NodeKey, config: &Config, tasks: TaskTracker) -> Result<Swarm<Parts>, BindError> {
+    let gates = Gates::default();
+    let keypair = convert::libp2p_key(key);
+    let failed = |error: &dyn std::error::Error| BindError::Swarm(error.to_string());
+    let noise = noise::Config::new(&keypair).map_err(|error| failed(&error))?;
+    let quic = Quic::new(key, config, gates.clone()).map_err(|error| failed(&error))?;
+    let transport = OrTransport::new(quic, tcp(noise, config, gates.clone()));
+    let transport = transport.map(|connection, _| match connection {
+        Either::Left((peer, muxer)) => (peer, StreamMuxerBox::new(muxer)),
+        Either::Right((peer, muxer)) => (peer, muxer),
+    });
+    let ping = ping::Config::new().with_interval(config.ping_every).with_timeout(config.idle);
+    let carrier = behaviour::Behaviour::new(config, gates, tasks);
+    let me = keypair.public().to_peer_id();
+    let mdns = match config.discovery {
+        Discovery::Mdns => Some(multicast(me).map_err(|error| failed(&error))?),
+        Discovery::None => None,
+    };
+    let parts = Parts { carrier, ping: ping::Behaviour::new(ping), mdns: mdns.into() };
+    let settings = swarm::Config::with_tokio_executor()
+        .with_max_negotiating_inbound_streams(NEGOTIATING_MAX)
+        .with_idle_connection_timeout(UNUSED);
+    Ok(Swarm::new(transport.boxed(), parts, me, settings))
+}
+
+fn tcp(noise: noise::Config, config: &Config, gates: Gates) -> Boxed<(PeerId, StreamMuxerBox)> {
+    let mut yamux = yamux::Config::default();
+    // Beyond its limit yamux ends the connection, so it lies above what both sides open by their own limits.
+    yamux.set_max_num_streams(2 * config.streams_max + OTHER_STREAMS);
+    tcp::tokio::Transport::new(tcp::Config::default().nodelay(true))
+        .upgrade(Version::V1Lazy)
+        .authenticate(noise)
+        .multiplex(yamux)
+        .timeout(config.handshake_timeout)
+        .map(move |(peer, muxer), point| match point {
+            // Whom we dial we trust with a little memory until its hello.
+            ConnectedPoint::Dialer { .. } => (peer, StreamMuxerBox::new(muxer)),
+            ConnectedPoint::Listener { .. } => (peer, StreamMuxerBox::new(Gated::new(muxer, gates.of(peer)))),
+        })
+        .boxed()
+}
