@@ -18,7 +18,9 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use mesh_identity::{AdmissionRequest, Invite, NodeAddr, NodeId, NodeKey, ScopeId, SignedGrant, UnixTime};
+use mesh_identity::{
+    AdmissionRequest, DIRECT_ADDRS_MAX, Invite, NodeAddr, NodeId, NodeKey, ScopeId, SignedGrant, UnixTime,
+};
 use tokio::sync::{Semaphore, broadcast};
 use tokio_util::{
     sync::{CancellationToken, DropGuard},
@@ -194,13 +196,8 @@ impl Transport {
 
     /// Where others in the scope can dial us, best first: what all drivers that carry it say.
     pub fn local_addr(&self, scope: &ScopeId) -> NodeAddr {
-        let mut all = NodeAddr::default();
-        for driver in self.inner.drivers_for(scope) {
-            let addr = driver.local_addr(scope);
-            all.direct.extend(addr.direct);
-            all.relay = all.relay.or(addr.relay);
-        }
-        all
+        let drivers = self.inner.drivers_for(scope);
+        merged(drivers.iter().map(|driver| driver.local_addr(scope)).collect())
     }
 
     /// Serves a protocol from now on, on links that exist and on later ones; replaces an earlier handler.
@@ -396,6 +393,21 @@ impl Inner {
     }
 }
 
+/// The best of each, in turns, as many as one address may hold.
+fn merged(addrs: Vec<NodeAddr>) -> NodeAddr {
+    let longest = addrs.iter().map(|addr| addr.direct.len()).max().unwrap_or_default();
+    let mut all = NodeAddr::default();
+    for at in 0..longest {
+        for direct in addrs.iter().filter_map(|addr| addr.direct.get(at)) {
+            if !all.direct.contains(direct) && all.direct.len() < DIRECT_ADDRS_MAX {
+                all.direct.push(*direct);
+            }
+        }
+    }
+    all.relay = addrs.into_iter().find_map(|addr| addr.relay);
+    all
+}
+
 impl std::fmt::Debug for Transport {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Transport").field("me", &self.inner.me).finish_non_exhaustive()
@@ -405,5 +417,24 @@ impl std::fmt::Debug for Transport {
 impl std::fmt::Debug for Link {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Link").field("peer", &self.conn.peer).finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_addresses_of_all_drivers_fit_into_one() {
+        let of = |ip: u8, count: u16, relay: Option<&str>| {
+            let direct = (1..=count).map(|port| ([192, 0, 2, ip], port).into()).collect();
+            NodeAddr { direct, relay: relay.map(str::to_owned) }
+        };
+        let all = merged(vec![of(1, 8, None), of(2, 2, Some("https://relay.example.org")), of(1, 1, None)]);
+        let ends: Vec<_> = all.direct.iter().map(|addr| (addr.ip().to_string(), addr.port())).collect();
+        let wanted = [(1, 1), (2, 1), (1, 2), (2, 2), (1, 3), (1, 4), (1, 5), (1, 6)];
+        assert_eq!(ends, wanted.map(|(ip, port)| (format!("192.0.2.{ip}"), port)));
+        assert!(all.relay.is_some() && all.encode().is_ok());
+        assert_eq!(merged(Vec::new()), NodeAddr::default());
     }
 }
