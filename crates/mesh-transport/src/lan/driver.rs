@@ -15,7 +15,7 @@ use tokio_util::{
 };
 
 use super::{
-    BindError, Config, dial,
+    BindError, Config, Discovery, dial,
     peers::{self, StaticPeer},
     swarm::{Command, Listening, Task},
 };
@@ -56,7 +56,11 @@ impl Lan {
         let (commands, queue) = mpsc::channel(COMMANDS);
         let (accepted, incoming) = mpsc::channel(BACKLOG);
         let (found_sender, found) = mpsc::channel(FOUND);
-        let peers = config.peers.iter().map(|addr| {
+        let bootstrap = match &config.discovery {
+            Discovery::Kademlia { bootstrap } => bootstrap.as_slice(),
+            Discovery::Mdns | Discovery::None => &[],
+        };
+        let peers = config.peers.iter().chain(bootstrap).map(|addr| {
             let peer = StaticPeer::parse(addr).ok_or_else(|| BindError::Peer { addr: addr.clone() })?;
             Ok((peer, addr.clone()))
         });

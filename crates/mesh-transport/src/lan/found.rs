@@ -92,7 +92,7 @@ impl Table {
 }
 
 /// Whether another machine of the network can be there.
-fn is_plausible(addr: SocketAddr) -> bool {
+pub(super) fn is_plausible(addr: SocketAddr) -> bool {
     let ip = addr.ip();
     let broadcast = matches!(ip, IpAddr::V4(v4) if v4.is_broadcast());
     addr.port() != 0 && !(ip.is_unspecified() || ip.is_loopback() || ip.is_multicast() || broadcast)

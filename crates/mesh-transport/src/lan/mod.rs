@@ -11,6 +11,7 @@ mod driver;
 mod found;
 mod gate;
 mod handler;
+mod kademlia;
 mod muxer;
 mod peers;
 mod places;
@@ -37,6 +38,12 @@ pub enum Discovery {
     /// By multicast DNS on every IPv4 network of this machine: each node announces its id and its addresses there.
     #[default]
     Mdns,
+    /// Through the nodes that are known: those of [`Config::peers`], these, and whom they know. Each node tells those it is
+    /// connected to where it listens, and those it has met where others are.
+    Kademlia {
+        /// Where to begin; written as in [`Config::peers`].
+        bootstrap: Vec<Multiaddr>,
+    },
     /// Not at all.
     None,
 }

@@ -37,7 +37,7 @@ use tokio_util::task::TaskTracker;
 
 use super::{
     BindError, Config, Discovery, addr, behaviour, connection::LanConnection, found::Table, gate::Gates,
-    muxer::Gated, quic::Quic,
+    kademlia::Kademlia, muxer::Gated, quic::Quic,
 };
 use crate::{
     connection::{Connection, Found, PathFacts},
@@ -109,6 +109,7 @@ pub(super) struct Parts {
     carrier: behaviour::Behaviour,
     ping: ping::Behaviour,
     mdns: Toggle<mdns::tokio::Behaviour>,
+    kademlia: Kademlia,
 }
 
 /// The swarm and what waits for it.
@@ -222,6 +223,7 @@ impl Task {
                     Some(Command::Connect { to, addr, reply }) => self.connect(to, addr, reply),
                     Some(Command::Learn { addr, reply }) => self.learn(addr, reply),
                     Some(Command::Fix { node, addrs }) => {
+                        self.swarm.behaviour_mut().kademlia.begin_at(&node, &addrs);
                         let told = self.table.fix(node, addrs);
                         self.tell(told);
                     }
@@ -302,6 +304,12 @@ impl Task {
             SwarmEvent::Behaviour(PartsEvent::Carrier(behaviour::Arrived(id))) => self.arrived(id),
             SwarmEvent::Behaviour(PartsEvent::Ping(event)) => self.pinged(event),
             SwarmEvent::Behaviour(PartsEvent::Mdns(event)) => self.heard(event),
+            SwarmEvent::Behaviour(PartsEvent::Kademlia(event)) => {
+                for (node, addr) in self.swarm.behaviour_mut().kademlia.learn(event) {
+                    let told = self.table.seen(node, addr);
+                    self.tell(told);
+                }
+            }
             _ => {}
         }
     }
@@ -451,9 +459,13 @@ fn swarm(key: &NodeKey, config: &Config, tasks: TaskTracker) -> Result<Swarm<Par
     let me = keypair.public().to_peer_id();
     let mdns = match config.discovery {
         Discovery::Mdns => Some(multicast(me).map_err(|error| failed(&error))?),
-        Discovery::None => None,
+        Discovery::Kademlia { .. } | Discovery::None => None,
     };
-    let parts = Parts { carrier, ping: ping::Behaviour::new(ping), mdns: mdns.into() };
+    let kademlia = match config.discovery {
+        Discovery::Kademlia { .. } => Kademlia::new(keypair.public()),
+        Discovery::Mdns | Discovery::None => Kademlia::off(),
+    };
+    let parts = Parts { carrier, ping: ping::Behaviour::new(ping), mdns: mdns.into(), kademlia };
     let settings = swarm::Config::with_tokio_executor()
         .with_max_negotiating_inbound_streams(NEGOTIATING_MAX)
         .with_idle_connection_timeout(UNUSED);

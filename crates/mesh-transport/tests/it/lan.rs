@@ -240,7 +240,8 @@ async fn a_silent_handshake_ends_by_itself() {
 
 #[tokio::test]
 async fn bytes_that_are_no_libp2p_end_the_handshake() {
-    let node = bind(1).await;
+    let config = Config { handshake_timeout: Duration::from_millis(500), ..Config::loopback() };
+    let node = Lan::bind(&key(1), config).await.unwrap();
     let mut socket = TcpStream::connect(node.listening()[0]).await.unwrap();
     socket.write_all(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n").await.unwrap();
     assert!(tokio::time::timeout(Duration::from_secs(10), is_let_go(&mut socket)).await.unwrap());

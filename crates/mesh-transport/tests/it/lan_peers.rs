@@ -185,3 +185,31 @@ async fn nodes_of_one_network_find_each_other_through_noise() {
         node.shutdown().await;
     }
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn nodes_that_know_one_node_find_each_other_through_it() {
+    if std::env::var_os(INSIDE).is_none() {
+        runs_in_a_network_of_its_own("lan_peers::nodes_that_know_one_node_find_each_other_through_it").await;
+        return;
+    }
+    let beginning_at = |bootstrap: Vec<String>| {
+        let bootstrap = bootstrap.iter().map(|addr| addr.parse().unwrap()).collect();
+        Config { discovery: Discovery::Kademlia { bootstrap }, ..Config::default() }
+    };
+    let first = Lan::bind(&key(1), beginning_at(Vec::new())).await.unwrap();
+    let at = first.local_addr(&scope()).direct[0];
+    let begin = beginning_at(vec![format!("/ip4/{}/tcp/{}", at.ip(), at.port())]);
+    let second = Lan::bind(&key(2), begin.clone()).await.unwrap();
+    let third = Lan::bind(&key(3), begin).await.unwrap();
+    let ids = [1, 2, 3].map(|seed| key(seed).node_id());
+    let for_second = [ids[0], ids[2]];
+    let (_, by_second, by_third) =
+        tokio::join!(finds(&first, &ids[1..]), finds(&second, &for_second), finds(&third, &ids[..2]));
+    let told = by_second.iter().rev().find(|found| found.node == ids[2]).unwrap();
+    let conn = second.dial(&scope(), ids[2], &told.addr, None).await.unwrap();
+    assert_eq!(conn.peer(), ids[2]);
+    assert!(by_third.iter().all(|found| found.addr.direct.iter().all(|addr| !addr.ip().is_loopback())));
+    for node in [first, second, third] {
+        node.shutdown().await;
+    }
+}
