@@ -95,6 +95,24 @@ async fn before_hello_there_is_room_for_one_stream_and_it_is_served_by_nobody() 
     }
 }
 
+#[tokio::test]
+async fn a_stranger_with_many_streams_over_tcp_loses_its_connection() {
+    let (mesh, stranger, conn) = victim_and_stranger(Arc::new(LanLoopback::Tcp)).await;
+    conn.admitted();
+    let opens = async {
+        let mut held = Vec::new();
+        for _ in 0..100 {
+            held.push(conn.open().await);
+        }
+        assert!(held.iter().filter(|opened| opened.is_ok()).count() < 100, "a hundred streams were let in");
+    };
+    tokio::time::timeout(Duration::from_secs(10), opens).await.expect("what is too much ends");
+    conn.closed().await;
+    assert_eq!(mesh[0].transport.metrics().streams_served, 0);
+    stranger.shutdown().await;
+    mesh.shutdown().await;
+}
+
 #[tokio::test(start_paused = true)]
 async fn thousands_of_silent_connections_are_capped_and_members_get_in_afterwards() {
     let network = Network::new(3);
