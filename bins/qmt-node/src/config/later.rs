@@ -8,8 +8,6 @@ use super::{Config, schema};
 
 /// Tables, what is missing.
 const TABLES: &[(&str, &str)] = &[
-    ("mesh.lan", "the LAN transport"),
-    ("mesh.peers", "dialing peers over the LAN transport"),
     ("remote_agents", "agents"),
     ("delegates", "agents"),
     ("agent", "agents"),
@@ -19,8 +17,6 @@ const TABLES: &[(&str, &str)] = &[
 
 /// Keys of tables that are acted on otherwise.
 const KEYS: &[(&str, &str, &str)] = &[
-    ("mesh", "listen", "the LAN transport"),
-    ("mesh", "discovery", "the LAN transport"),
     ("mesh", "auto_fallback", "agents, whose requests it is about"),
     ("mesh", "stream_reconnect_grace_secs", "streams that reconnect"),
     ("inference", "split", "splitting models over nodes"),
@@ -64,8 +60,6 @@ pub(super) fn warn_of_file(document: &Document<'_>) {
 
 pub(super) fn warn_of_flags(cli: &Cli, config: &mut Config) {
     let flags = [
-        ("--mesh", cli.mesh.is_some(), "the LAN transport; meshes over the internet transport work"),
-        ("--peer", !cli.peers.is_empty(), "dialing peers over the LAN transport"),
         ("--console", cli.console.is_some(), "the console"),
         ("--split", cli.split, "splitting models over nodes"),
         ("--draft", cli.draft.is_some(), "draft models"),
@@ -76,14 +70,11 @@ pub(super) fn warn_of_flags(cli: &Cli, config: &mut Config) {
     }
 }
 
-pub(super) fn warn_of_default_transport(document: &Document<'_>, config: &mut Config) {
-    let mesh = document.section("mesh");
-    let named = mesh.has("listen") || mesh.has("discovery") || document.section("mesh.lan").is_there();
-    if config.mesh.lan.is_some() && !named {
-        let line = if mesh.has("transport") { mesh.line_of("transport") } else { mesh.line_of("enabled") };
-        document.warn(
-            line,
-            "transport in [mesh] is \"lan\", which has no effect yet: this version lacks the LAN transport",
+pub(super) fn warn_of_lan(config: &mut Config) {
+    if config.mesh.lan.is_some() {
+        config.warnings.push(
+            "nodes on the LAN meet in the meshes that they were invited to; meeting without an invite is not in this version yet"
+                .to_owned(),
         );
     }
 }

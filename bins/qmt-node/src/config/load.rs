@@ -76,11 +76,11 @@ pub fn load(cli: &Cli, environment: &Environment) -> Result<Config, ConfigError>
     let document = Document::parse(&path, &text, &environment.vars);
     parse::apply(&document, &mut config);
     later::warn_of_file(&document);
-    later::warn_of_default_transport(&document, &mut config);
     let (mut problems, warnings) = document.finish();
     config.warnings = warnings;
     Flags { cli, environment, problems: &mut problems }.apply(&mut config);
     later::warn_of_flags(cli, &mut config);
+    later::warn_of_lan(&mut config);
     if problems.is_empty() { Ok(config) } else { Err(ConfigError::Invalid(problems)) }
 }
 

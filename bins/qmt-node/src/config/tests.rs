@@ -426,7 +426,7 @@ fn peers_take_ip4_ip6_dns_and_ids() {
 
 #[test]
 fn what_this_version_lacks_is_named_not_ignored() {
-    let text = "[mesh.lan]\nenabled = true\n[[remote_agents]]\nid = \"a\"\npeer = \"b\"\n[console]\nenabled = false\n[inference]\nsplit = true\n[[providers]]\nname = \"claude\"\nkind = \"anthropic\"\n";
+    let text = "[mesh]\nenabled = false\n[[remote_agents]]\nid = \"a\"\npeer = \"b\"\n[console]\nenabled = false\n[inference]\nsplit = true\n[[providers]]\nname = \"claude\"\nkind = \"anthropic\"\n";
     let config = read(text, &["--draft", "d.gguf"]).expect("loads");
     let warnings: Vec<&str> = config
         .warnings
@@ -436,7 +436,6 @@ fn what_this_version_lacks_is_named_not_ignored() {
     assert_eq!(
         warnings,
         [
-            "1: [mesh.lan] is checked and has no effect yet: this version lacks the LAN transport",
             "3: [[remote_agents]] is checked and has no effect yet: this version lacks agents",
             "12: kind = \"anthropic\" in [[providers]] is checked and has no effect yet: this version lacks Anthropic's API",
             "9: split in [inference] is checked and has no effect yet: this version lacks splitting models over nodes",
@@ -446,8 +445,7 @@ fn what_this_version_lacks_is_named_not_ignored() {
     assert_eq!(config.remote_agents.len(), 1);
     let config = read("[mesh]\nenabled = true\n", &[]).expect("loads");
     assert!(
-        config.warnings.len() == 1
-            && config.warnings[0].contains("config.toml:2: transport in [mesh] is \"lan\""),
+        config.warnings.len() == 1 && config.warnings[0].contains("without an invite"),
         "{:?}",
         config.warnings
     );

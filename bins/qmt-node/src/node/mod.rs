@@ -4,6 +4,7 @@ mod doctor;
 mod events;
 mod facts;
 mod home;
+mod lan;
 mod membership;
 mod mend;
 mod models;

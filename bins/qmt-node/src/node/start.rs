@@ -17,7 +17,7 @@ use mesh_inference::gateway::{
 use mesh_inference::instance::sweep;
 use mesh_routing::Router;
 use mesh_transport::internet::{Bind, Config as InternetConfig, Endpoints, EndpointsError};
-use mesh_transport::{Config as TransportConfig, Transport};
+use mesh_transport::{Config as TransportConfig, Driver, Transport};
 use multiaddr::{Multiaddr, Protocol};
 use tokio::sync::{Notify, broadcast};
 use tokio_util::sync::CancellationToken;
@@ -27,7 +27,7 @@ use super::home::{Home, HomeError};
 use super::models::{self, Models};
 use super::relay::{self, RelayStartError};
 use super::scopes::{Scope, Scopes};
-use super::{Inner, Node, chain, ping, renew};
+use super::{Inner, Node, chain, lan, ping, renew};
 use crate::config::{self, Config, Identity};
 use crate::control::{ControlSocket, router};
 use crate::store::{ScopeRow, Store, StoreError};
@@ -64,6 +64,9 @@ pub enum StartError {
     /// The relay.
     #[error("the relay of [relay] cannot start")]
     Relay(#[from] RelayStartError),
+    /// The LAN transport.
+    #[error("the LAN transport cannot start")]
+    Lan(#[from] mesh_transport::lan::BindError),
     /// The UDP port that was asked for.
     #[error("the internet transport cannot start")]
     Internet(#[from] EndpointsError),
@@ -103,7 +106,9 @@ impl Node {
         };
         let relays = relay::defaults(&config.mesh.internet.relays, relay.as_ref());
         let internet = InternetConfig { bind, external_addrs: external.clone(), ..InternetConfig::default() };
-        let transport = Transport::start(key.clone(), Vec::new(), scopes.clone(), TransportConfig::default());
+        let on_lan = lan::start(&key, &config.mesh, &external).await?;
+        let drivers = on_lan.into_iter().map(|lan| lan as Arc<dyn Driver>).collect();
+        let transport = Transport::start(key.clone(), drivers, scopes.clone(), TransportConfig::default());
         let endpoints = Endpoints::new(key.clone(), internet);
         let backends = Backends::new();
         let routing = Router::new(mesh_routing::Config::default(), Instant::now());

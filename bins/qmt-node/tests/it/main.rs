@@ -9,6 +9,7 @@ mod drops;
 mod full_disk;
 mod gateway;
 mod join;
+mod lan;
 mod leaving;
 mod restarts;
 mod start;
