@@ -38,8 +38,10 @@ async fn linked_by(host: &Host, kind: TransportKind) {
 #[tokio::test(flavor = "multi_thread")]
 async fn an_invite_leads_over_the_lan_too_and_members_are_linked_there() {
     let (first, second) = (Place::new("first"), Place::new("second"));
-    let (first, second) =
-        tokio::join!(first.start_with(|config| on_lan(config, 0)), second.start_with(|config| on_lan(config, 0)));
+    let (first, second) = tokio::join!(
+        first.start_with(|config| on_lan(config, 0)),
+        second.start_with(|config| on_lan(config, 0))
+    );
     second.join(&first.invite().await.token).await;
     tokio::join!(first.sees(&second, NodeState::Alive), second.sees(&first, NodeState::Alive));
     tokio::join!(linked_by(&first, TransportKind::Lan), linked_by(&second, TransportKind::Lan));
@@ -81,5 +83,8 @@ async fn a_taken_lan_port_is_named_at_start() {
     on_lan(&mut config, port);
     let error = qmt_node::Node::start(config).await.unwrap_err();
     let text = format!("{:#}", anyhow::Error::new(error));
-    assert!(text.contains("LAN") && text.contains(&format!("tcp/{port}")) && text.contains("taken"), "{text}");
+    assert!(
+        text.contains("LAN") && text.contains(&format!("tcp/{port}")) && text.contains("taken"),
+        "{text}"
+    );
 }
