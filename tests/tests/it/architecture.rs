@@ -159,6 +159,19 @@ fn the_house_stands_as_it_is_drawn() {
     assert!(faults.is_empty(), "\n{}", faults.join("\n"));
 }
 
+#[test]
+fn our_own_crates_are_asked_for_exactly() {
+    let manifest = read(&root().join("Cargo.toml"));
+    let dependencies = manifest["workspace"]["dependencies"].as_table().expect("a table");
+    let own = dependencies.iter().filter(|(_, one)| one.get("path").is_some());
+    let loose: Vec<_> = own
+        .filter(|(_, one)| !one["version"].as_str().is_some_and(|version| version.starts_with('=')))
+        .map(|(name, _)| name)
+        .collect();
+    assert!(loose.is_empty(), "another's crate of that name could take their place: {loose:?}");
+    assert!(dependencies.iter().filter(|(_, one)| one.get("path").is_some()).count() >= EDGES.len());
+}
+
 /// Doctors the real house and says what the checks find.
 fn found_after(doctor: impl FnOnce(&mut House)) -> Vec<String> {
     let mut house = house();
