@@ -1,0 +1,174 @@
+//! Nodes as processes in hosts, asked as their owner would.
+
+use std::fs::File;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+use qmt_tests::lab::{Host, Lab, Process};
+use serde_json::Value;
+use tempfile::TempDir;
+
+/// Longest wait for anything.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
+/// Between two looks at a state.
+const LOOK: Duration = Duration::from_millis(100);
+
+/// What the tests run.
+pub(crate) struct Programs {
+    node: PathBuf,
+    cli: PathBuf,
+}
+
+/// A lab and the programs; none, with a printed reason, where one of them is missing.
+pub(crate) fn lab() -> Option<(Lab, Programs)> {
+    match Programs::find() {
+        Ok(programs) => Some((empty_lab()?, programs)),
+        Err(reason) => skip(&reason),
+    }
+}
+
+/// A lab alone.
+pub(crate) fn empty_lab() -> Option<Lab> {
+    Lab::new().map_or_else(|reason| skip(&reason.to_string()), Some)
+}
+
+fn skip<T>(reason: &str) -> Option<T> {
+    println!("skipped: {reason}");
+    None
+}
+
+impl Programs {
+    /// Those of the same build as this test.
+    fn find() -> Result<Self, String> {
+        let own = std::env::current_exe().map_err(|error| error.to_string())?;
+        let folder = own.ancestors().nth(2).ok_or("this test is not in a target folder")?;
+        let find = |name: &str| {
+            let program = folder.join(name);
+            let missing = || format!("{} is not built; run cargo build --release --workspace", program.display());
+            if program.is_file() { Ok(program) } else { Err(missing()) }
+        };
+        Ok(Self { node: find("qmt-node")?, cli: find("qmt-cli")? })
+    }
+}
+
+/// Looks again and again until there is something to see.
+pub(crate) fn until<T>(what: &str, look: impl FnMut() -> Option<T>) -> T {
+    match seen(PATIENCE, look) {
+        Some(seen) => seen,
+        None => panic!("waited {PATIENCE:?} in vain: {what}"),
+    }
+}
+
+/// The same, and none when the time is over.
+pub(crate) fn seen<T>(patience: Duration, mut look: impl FnMut() -> Option<T>) -> Option<T> {
+    let end = Instant::now() + patience;
+    loop {
+        if let Some(seen) = look() {
+            return Some(seen);
+        }
+        if Instant::now() > end {
+            return None;
+        }
+        std::thread::sleep(LOOK);
+    }
+}
+
+/// A running node; killed when dropped, and shown by its log when a test fails.
+pub(crate) struct Node {
+    name: &'static str,
+    folder: TempDir,
+    cli: PathBuf,
+    process: Process,
+}
+
+impl Node {
+    /// Starts it in a host with these lines of configuration, and waits until it answers.
+    pub(crate) fn start(programs: &Programs, host: &Host, name: &'static str, configuration: &str) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let home = home(folder.path());
+        std::fs::create_dir(&home).unwrap();
+        let text = format!("inference.model_dirs = []\nmesh.node_name = \"{name}\"\n{configuration}");
+        std::fs::write(home.join("config.toml"), text).unwrap();
+        let log = File::create(log(folder.path())).unwrap();
+        let mut command = host.command(&programs.node);
+        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(log);
+        command.env("QMT_HOME", &home).env("HOME", folder.path()).env("NO_COLOR", "1");
+        command.env_remove("QMT_EPHEMERAL_KEY").env_remove("RUST_LOG");
+        let process = Process::start(&mut command);
+        let mut node = Self { name, folder, cli: programs.cli.clone(), process };
+        until(&format!("{name} answers"), || {
+            assert!(node.process.ended().is_none(), "{name} ended at once: {}", node.log());
+            node.ask(&["status"]).ok()
+        });
+        node
+    }
+
+    /// What `qmt-cli` prints as JSON, or how it fails.
+    pub(crate) fn ask(&self, arguments: &[&str]) -> Result<Value, String> {
+        let mut command = Command::new(&self.cli);
+        command.arg("--json").args(arguments).env("QMT_HOME", home(self.folder.path()));
+        let output = command.output().unwrap();
+        let said = String::from_utf8_lossy(&output.stdout);
+        if output.status.success() {
+            Ok(serde_json::from_str(&said).unwrap_or_else(|error| panic!("{error}: {said}")))
+        } else {
+            Err(format!("{said}{}", String::from_utf8_lossy(&output.stderr)))
+        }
+    }
+
+    /// A token that admits so many nodes.
+    pub(crate) fn invite(&self, uses: u32) -> String {
+        let invite = self.ask(&["invite", "--uses", &uses.to_string()]).unwrap();
+        invite["token"].as_str().unwrap().to_owned()
+    }
+
+    pub(crate) fn join(&self, token: &str) -> Result<(), String> {
+        self.ask(&["join", token]).map(drop)
+    }
+
+    /// The state in which it sees another node; none while it knows nothing of it.
+    pub(crate) fn state_of(&self, other: &Node) -> Option<String> {
+        let nodes = self.ask(&["nodes"]).unwrap();
+        let other = nodes.as_array().unwrap().iter().find(|node| node["name"] == other.name)?;
+        Some(other["state"].as_str().unwrap().to_owned())
+    }
+
+    pub(crate) fn sees(&self, other: &Node, state: &str) {
+        until(&format!("{} sees {} as {state}", self.name, other.name), || {
+            self.state_of(other).filter(|seen| seen == state)
+        });
+    }
+
+    /// The ways by which so many pings to another node were answered, in order.
+    pub(crate) fn ping(&self, other: &Node, count: u32) -> Result<Vec<String>, String> {
+        let pings = self.ask(&["ping", other.name, "--count", &count.to_string()])?;
+        let pongs = pings["pongs"].as_array().unwrap();
+        Ok(pongs.iter().map(|pong| pong["path"].as_str().unwrap().to_owned()).collect())
+    }
+
+    /// Waits until a ping to another node is answered.
+    pub(crate) fn reaches(&self, other: &Node) {
+        until(&format!("{} reaches {}", self.name, other.name), || self.ping(other, 1).ok());
+    }
+
+    fn log(&self) -> String {
+        std::fs::read_to_string(log(self.folder.path())).unwrap_or_default()
+    }
+}
+
+impl Drop for Node {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            println!("---- log of {}:\n{}", self.name, self.log());
+        }
+    }
+}
+
+fn home(folder: &Path) -> PathBuf {
+    folder.join("home")
+}
+
+fn log(folder: &Path) -> PathBuf {
+    folder.join("log")
+}
