@@ -429,7 +429,9 @@ impl Node {
     /// The addresses that an invite carries, within the bytes that keep it scannable.
     fn hints(&self, scope: &ScopeId) -> NodeAddr {
         let all = self.own_addr(scope);
-        let mut hints = NodeAddr { direct: Vec::new(), relay: all.relay.clone() };
+        // The invite that founds a mesh is made before the links of that mesh have found their relay.
+        let relay = all.relay.or_else(|| self.own_relay());
+        let mut hints = NodeAddr { direct: Vec::new(), relay };
         for addr in all.direct {
             hints.direct.push(addr);
             let fits = hints.encode().is_ok_and(|bytes| bytes.len() <= HINT_BYTES_MAX);

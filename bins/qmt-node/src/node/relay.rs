@@ -126,6 +126,16 @@ fn of_config(wanted: &config::Relays) -> Relays {
 }
 
 impl Node {
+    /// The URL of our own relay, if we run one.
+    pub(crate) fn own_relay(&self) -> Option<String> {
+        self.inner.relay_access.as_ref()?;
+        match &self.inner.relays {
+            // As [`defaults`] puts it.
+            Relays::Custom(all) => all.first().map(|own| own.url.clone()),
+            _ => None,
+        }
+    }
+
     /// Lets in at our own relay, if we run one: this node, the members of its scopes seen so far, and the holders of its
     /// open invites.
     pub(super) async fn fill_relay(&self) -> Result<(), StoreError> {
