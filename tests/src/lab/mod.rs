@@ -251,7 +251,8 @@ mod tests {
     #[test]
     fn a_namespace_tells_who_made_it() {
         assert_eq!(maker("qmtlab-4711-0-lan3"), Pid::from_raw(4711));
-        for foreign in ["qmtlab", "qmtlab-", "qmtlab-x-0-lan1", "qmtlab-0-0-lan1", "qmtlabs-1-0-lan1", "vpn"] {
+        for foreign in ["qmtlab", "qmtlab-", "qmtlab-x-0-lan1", "qmtlab-0-0-lan1", "qmtlabs-1-0-lan1", "vpn"]
+        {
             assert_eq!(maker(foreign), None, "{foreign}");
         }
     }

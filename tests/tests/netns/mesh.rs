@@ -45,7 +45,8 @@ impl Programs {
         let folder = own.ancestors().nth(2).ok_or("this test is not in a target folder")?;
         let find = |name: &str| {
             let program = folder.join(name);
-            let missing = || format!("{} is not built; run cargo build --release --workspace", program.display());
+            let missing =
+                || format!("{} is not built; run cargo build --release --workspace", program.display());
             if program.is_file() { Ok(program) } else { Err(missing()) }
         };
         Ok(Self { node: find("qmt-node")?, cli: find("qmt-cli")? })
