@@ -182,7 +182,9 @@ impl Stop {
 
 fn log_to_stderr(format: LogFormat) {
     let filter = tracing_subscriber::EnvFilter::try_from_default_env().unwrap_or_else(|_| {
-        tracing_subscriber::EnvFilter::new("info,iroh=error,iroh_relay=error,noq=error,sqlx=error")
+        tracing_subscriber::EnvFilter::new(
+            "info,iroh=error,iroh_relay=error,noq=error,sqlx=error,libp2p=error",
+        )
     });
     let plain = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
     let builder = tracing_subscriber::fmt()
