@@ -12,7 +12,6 @@ use crate::{NodeId, NodeKey};
 // Contexts of blake3's key derivation: fixed for ever, one per purpose.
 const SCOPE_CONTEXT: &str = "qmt-mesh 2026-11 scope id v1";
 const RECOVERY_CONTEXT: &str = "qmt-mesh 2026-11 recovery key commitment v1";
-const LAN_CONTEXT: &str = "qmt-mesh 2026-11 lan scope id v1";
 
 /// A scope's name: 32 bytes derived from its founder's key and a nonce, hexadecimal as text.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -37,15 +36,6 @@ impl ScopeId {
     /// The first 10 hexadecimal digits, for logs and tables.
     pub fn short(&self) -> String {
         to_hex(&self.0[..5])
-    }
-
-    /// The well-known scope in which uninvited LAN peers meet, one for each pre-shared key and one for none.
-    pub fn lan(psk: Option<&[u8]>) -> Self {
-        let mut hasher = blake3::Hasher::new_derive_key(LAN_CONTEXT);
-        if let Some(psk) = psk {
-            hasher.update(&[1]).update(psk);
-        }
-        Self(*hasher.finalize().as_bytes())
     }
 }
 
@@ -184,13 +174,5 @@ mod tests {
         assert_eq!("ab".parse::<ScopeId>(), Err(InvalidScopeId));
         assert_eq!(serde_json::to_string(&id).expect("serializes"), format!("\"{id}\""));
         assert_eq!(postcard::to_allocvec(&id).expect("serializes"), id.as_bytes());
-    }
-
-    #[test]
-    fn lan_scopes_differ_by_their_key() {
-        let ids =
-            [ScopeId::lan(None), ScopeId::lan(Some(b"")), ScopeId::lan(Some(b"a")), ScopeId::lan(Some(b"b"))];
-        let distinct: std::collections::BTreeSet<_> = ids.into_iter().collect();
-        assert_eq!(distinct.len(), ids.len());
     }
 }
