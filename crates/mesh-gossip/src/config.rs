@@ -39,6 +39,10 @@ pub struct Config {
     pub forget_dead: Duration,
     /// A passive node pulls records and publishes none: no other node lists it. Default false; lite clients set it.
     pub passive: bool,
+    /// Nobody was invited into this scope (scope `lan`), so no node vouches for another: what is for members goes from its
+    /// owner straight to those whom the owner takes for members, and nobody passes it on; revocations are refused, since
+    /// anybody could sign one. Default false; all nodes of a scope agree on it.
+    pub uninvited: bool,
     /// Frames waiting for one slow peer at most; further ones are dropped and counted, anti-entropy mends. Default 64.
     pub queue_frames: usize,
     /// Events that a subscriber may lag behind before it gets [`crate::Event::Snapshot`] instead. Default 256.
@@ -65,6 +69,7 @@ impl Default for Config {
             offer_dead: Duration::from_secs(3600),
             forget_dead: Duration::from_secs(24 * 3600),
             passive: false,
+            uninvited: false,
             queue_frames: 64,
             event_backlog: 256,
             goodbye: Duration::from_millis(500),
@@ -77,5 +82,11 @@ impl Config {
     #[must_use]
     pub fn passive() -> Self {
         Self { passive: true, links_max: 3, ..Self::default() }
+    }
+
+    /// The same parameters for the scope of uninvited peers.
+    #[must_use]
+    pub fn among_uninvited(self) -> Self {
+        Self { uninvited: true, ..self }
     }
 }

@@ -21,14 +21,14 @@ const REVOCATIONS_PER_FRAME: usize = 256;
 
 impl<T: Trust> Membership<T> {
     /// The first frames on a new link: who I am, whom I hear, and (from one end, so as not to do it twice) all I know.
-    pub(super) fn greet(&mut self, peer: NodeId, view: View) {
+    pub(super) fn greet(&mut self, peer: NodeId, role: Role) {
         if let Some(own) = &self.own {
-            let record = own.record.whole(view);
+            let record = own.record.whole(self.view_of_own(role));
             self.send(peer, &Message::Records { records: vec![record] });
             self.send_reach(peer);
         }
         if self.own.is_none() || self.me < peer {
-            self.send_digest(peer, view);
+            self.send_digest(peer, self.view(role));
         }
         if !self.revocations.is_empty() {
             self.send_revocations(peer, Vec::new(), true);
@@ -40,10 +40,20 @@ impl<T: Trust> Membership<T> {
         self.timers.set(self.now + at_least_a_millisecond(wait), Timer::Exchange);
         let peers: Vec<_> = self.links.peers().collect();
         for (peer, role) in self.rng.pick(peers, self.config.exchange_fanout) {
-            let records = self.root(View::between(self.role, role));
+            let records = self.root(self.view(role));
             let revocations = self.revocation_root();
             self.send(peer, &Message::Root { records, revocations });
             self.send_reach(peer);
+            self.mend_own(peer, role);
+        }
+    }
+
+    /// Roots are equal although the peer lacks what this node alone shows to it: a frame was lost. The peer compares.
+    fn mend_own(&mut self, peer: NodeId, role: Role) {
+        let shown = self.view_of_own(role);
+        if let Some(own) = self.own.as_ref().filter(|_| shown != self.view(role)) {
+            let summaries = vec![own.record.summary(shown)];
+            self.send(peer, &Message::Summaries { summaries });
         }
     }
 
@@ -84,10 +94,12 @@ impl<T: Trust> Membership<T> {
     }
 
     pub(super) fn handle_summaries(&mut self, (from, view): (NodeId, View), summaries: Vec<Summary>) {
+        let own_view = self.links.role(&from).map_or(view, |role| self.view_of_own(role));
         let (mut records, mut lacking) = (Vec::new(), Vec::new());
         for summary in summaries {
             let Some(record) = self.record(&summary.id) else { continue };
-            let (later, lacks) = record.compare(&summary, view);
+            let shown = if record.id == self.me { own_view } else { view };
+            let (later, lacks) = record.compare(&summary, shown);
             records.extend(later);
             if lacks {
                 lacking.push(record.summary(view));
@@ -174,7 +186,7 @@ impl<T: Trust> Membership<T> {
                 self.links.peers().filter(|(peer, role)| *role == Role::Member && lacks(peer)).collect();
             let part = |view| Message::Records { records: vec![record.only(view, &news.keys)] }.encode();
             for (to, role) in self.rng.pick(peers, self.config.exchange_fanout) {
-                let frame = part(View::between(self.role, role));
+                let frame = part(self.view(role));
                 self.outputs.push_back(Output::Send { to, frame });
             }
         }
@@ -189,7 +201,7 @@ impl<T: Trust> Membership<T> {
         let frame = |view| Message::Records { records: vec![own.record.only(view, &keys)] }.encode();
         let frames = (frame(View::Member), frame(View::Client));
         for (to, role) in self.links.peers() {
-            let frame = match View::between(self.role, role) {
+            let frame = match self.view_of_own(role) {
                 View::Member => frames.0.clone(),
                 View::Client => frames.1.clone(),
             };
@@ -329,6 +341,10 @@ impl<T: Trust> Membership<T> {
     pub(super) fn take_revocation(&mut self, from: NodeId, revocation: &Bytes) {
         if revocation.len() > limits::REVOCATION_BYTES_MAX {
             self.outputs.push_back(Output::Refused { from, why: Refusal::TooLarge });
+            return;
+        }
+        if self.config.uninvited {
+            self.outputs.push_back(Output::Refused { from, why: Refusal::BadSignature });
             return;
         }
         match self.trust.revoke(revocation, self.wall_now()) {

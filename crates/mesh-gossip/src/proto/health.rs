@@ -28,7 +28,7 @@ impl<T: Trust> Membership<T> {
             return;
         }
         self.end_dial(&peer, true);
-        self.greet(peer, View::between(self.role, role));
+        self.greet(peer, role);
         self.touched_if_known(&peer);
         self.reach_soon();
         self.reconsider(&peer);

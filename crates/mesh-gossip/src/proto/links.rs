@@ -56,6 +56,11 @@ impl Links {
         self.links.contains_key(peer)
     }
 
+    /// The role of a linked peer.
+    pub(crate) fn role(&self, peer: &NodeId) -> Option<Role> {
+        self.links.get(peer).map(|link| link.role)
+    }
+
     pub(crate) fn peers(&self) -> impl Iterator<Item = (NodeId, Role)> + '_ {
         self.links.iter().map(|(peer, link)| (*peer, link.role))
     }

@@ -351,7 +351,7 @@ impl<T: Trust> Membership<T> {
             return Err(PeerFault::TooLong);
         }
         self.heard(&from);
-        let view = View::between(self.role, role);
+        let view = self.view(role);
         match message {
             Message::Ping { seq } => self.send(from, &Message::Pong { seq }),
             Message::Pong { .. } => {}
@@ -425,6 +425,16 @@ impl<T: Trust> Membership<T> {
             self.is_push_set = true;
             self.timers.set(self.now + at_least_a_millisecond(self.config.push_delay), Timer::Push);
         }
+    }
+
+    /// What travels on a link to a peer in this role, whoever's it is.
+    fn view(&self, role: Role) -> View {
+        if self.config.uninvited { View::Client } else { View::between(self.role, role) }
+    }
+
+    /// What a peer in this role sees of this node's own record.
+    fn view_of_own(&self, role: Role) -> View {
+        View::between(self.role, role)
     }
 
     fn send(&mut self, to: NodeId, message: &Message) {

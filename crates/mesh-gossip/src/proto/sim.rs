@@ -130,6 +130,8 @@ pub struct Sim {
     now: Instant,
     weather: Weather,
     hosts: BTreeMap<NodeId, Host>,
+    /// The role that the first takes the second for, where that is not what its grant says.
+    taken: BTreeMap<(NodeId, NodeId), Role>,
     /// How often a host was started: what was sent to an earlier process does not reach the next.
     sessions: BTreeMap<NodeId, u64>,
     names: Vec<NodeId>,
@@ -154,6 +156,7 @@ impl Sim {
             now: start,
             weather,
             hosts: BTreeMap::new(),
+            taken: BTreeMap::new(),
             sessions: BTreeMap::new(),
             names: Vec::new(),
             links: BTreeSet::new(),
@@ -188,6 +191,15 @@ impl Sim {
     #[must_use]
     pub fn id(&self, index: usize) -> NodeId {
         self.names[index]
+    }
+
+    /// From its next link on, one node takes another for this, whatever the other's grant says.
+    pub fn take_for(&mut self, index: usize, other: usize, role: Role) {
+        self.taken.insert((self.names[index], self.names[other]), role);
+    }
+
+    fn role(&self, of: NodeId, other: NodeId) -> Role {
+        self.taken.get(&(of, other)).copied().unwrap_or(self.hosts[&other].role)
     }
 
     /// Starts a node (again), with a wall clock that is off by `skew_seconds`.
@@ -345,7 +357,7 @@ impl Sim {
             Happening::Frame { from, to, session, frame } => {
                 let is_linked = self.links.contains(&ordered(from, to)) && !self.is_cut(from, to);
                 if is_linked && session == (self.session(from), self.session(to)) {
-                    let role = self.hosts[&from].role;
+                    let role = self.role(to, from);
                     self.input(to, Input::Frame { from, role, frame });
                 }
             }
@@ -362,7 +374,7 @@ impl Sim {
 
     fn link(&mut self, a: NodeId, b: NodeId) {
         self.links.insert(ordered(a, b));
-        let (role_a, role_b) = (self.hosts[&a].role, self.hosts[&b].role);
+        let (role_a, role_b) = (self.role(b, a), self.role(a, b));
         self.input(a, Input::LinkUp { peer: b, role: role_b });
         self.input(b, Input::LinkUp { peer: a, role: role_a });
     }

@@ -1,4 +1,6 @@
 #![allow(clippy::unwrap_used)]
+mod uninvited;
+
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
