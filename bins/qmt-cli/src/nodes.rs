@@ -38,9 +38,13 @@ fn described(status: &Status) -> String {
         line("console", url.clone());
     }
     for scope in &status.scopes {
-        let founder = if scope.founder { ", its founder" } else { "" };
         let others = units::count(scope.members_alive as usize, "node");
-        line("mesh", format!("{} as {}{founder}; {others} alive", scope.name, scope.role));
+        let how = match &scope.trust {
+            Some(trust) => format!(", where peers need no invite (trust {trust})"),
+            None if scope.founder => format!(" as {}, its founder", scope.role),
+            None => format!(" as {}", scope.role),
+        };
+        line("mesh", format!("{}{how}; {others} alive", scope.name));
     }
     line("models", status.models.join(", "));
     line("links", format!("{} direct, {} relayed", status.links.direct, status.links.relayed));

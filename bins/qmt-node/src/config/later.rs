@@ -69,12 +69,3 @@ pub(super) fn warn_of_flags(cli: &Cli, config: &mut Config) {
         config.warnings.push(format!("{flag} is checked and has no effect yet: this version lacks {what}"));
     }
 }
-
-pub(super) fn warn_of_lan(config: &mut Config) {
-    if config.mesh.lan.is_some() {
-        config.warnings.push(
-            "nodes on the LAN meet in the meshes that they were invited to; meeting without an invite is not in this version yet"
-                .to_owned(),
-        );
-    }
-}

@@ -80,8 +80,28 @@ pub fn load(cli: &Cli, environment: &Environment) -> Result<Config, ConfigError>
     config.warnings = warnings;
     Flags { cli, environment, problems: &mut problems }.apply(&mut config);
     later::warn_of_flags(cli, &mut config);
-    later::warn_of_lan(&mut config);
+    problems.extend(unproved_peers(&config));
     if problems.is_empty() { Ok(config) } else { Err(ConfigError::Invalid(problems)) }
+}
+
+/// Peers that `trust = "peers"` cannot let in.
+fn unproved_peers(config: &Config) -> Option<Problem> {
+    config.mesh.lan.as_ref().filter(|lan| lan.trust == Trust::Peers)?;
+    let unproved: Vec<String> = config
+        .mesh
+        .peers
+        .iter()
+        .filter(|peer| peer.id.is_none())
+        .filter_map(|peer| peer.name.clone().or_else(|| Some(peer.addr.as_ref()?.to_string())))
+        .collect();
+    (!unproved.is_empty()).then(|| Problem {
+        at: "trust in [mesh.lan]".to_owned(),
+        message: format!(
+            "is \"peers\", and {} without an id cannot be told from a stranger; add the id of each, which `qmt-cli status` \
+             shows there, or /p2p/ID behind its address",
+            unproved.join(", ")
+        ),
+    })
 }
 
 struct Flags<'a> {

@@ -120,6 +120,16 @@ fn transports(document: &Document<'_>, mesh: &mut Mesh) {
         ("peers", Trust::Peers),
     ];
     let (trust, psk) = (lan.choice("trust", &trusts).unwrap_or_default(), lan.word("psk"));
+    if psk.as_ref().is_some_and(|psk| psk.len() < PSK_BYTES_MIN) {
+        let message = format!(
+            "psk in [mesh.lan] is too short to be a secret: write at least {PSK_BYTES_MIN} characters, such as four random words"
+        );
+        document.problem(lan.line_of("psk"), message);
+    }
+    if psk.is_some() && trust == Trust::Invite {
+        document
+            .warn(lan.line_of("psk"), "psk in [mesh.lan] is of no use with trust = \"invite\"".to_owned());
+    }
     let also_lan = transport == Some("lan") && !by_tables;
     if mesh.enabled == Some(true) && (lan_on || simple_lan || also_lan) {
         mesh.lan = Some(Lan { listen: listen.unwrap_or_else(default_listen), discovery, trust, psk });
@@ -128,6 +138,9 @@ fn transports(document: &Document<'_>, mesh: &mut Mesh) {
         mesh.scopes.clear();
     }
 }
+
+/// Shorter secrets are found by guessing.
+const PSK_BYTES_MIN: usize = 12;
 
 pub(super) fn default_listen() -> Multiaddr {
     "/ip4/0.0.0.0/tcp/0".parse().expect("a constant address")
@@ -207,6 +220,11 @@ fn peer(document: &Document<'_>, table: &Section<'_>) -> Option<StaticPeer> {
     if !table.has("addr") && !table.has("id") {
         document.problem(table.line(), "[[mesh.peers]] needs addr or id");
         return None;
+    }
+    if role.is_some() && id.is_none() {
+        let message =
+            "role in [[mesh.peers]] needs id (or /p2p/ID behind addr): an address alone proves nothing";
+        document.problem(table.line_of("role"), message);
     }
     Some(StaticPeer { name, addr, id, role })
 }

@@ -72,6 +72,14 @@ fn every_fault_names_key_line_and_what_would_be_right() {
             "[mesh]\nbind_port = 1\n",
             "2: unknown key \"bind_port\" in [mesh]; it belongs into [mesh.internet]",
         ),
+        (
+            "[[mesh.peers]]\naddr = \"/ip4/10.0.0.1/tcp/9000\"\nrole = \"member\"\n",
+            "3: role in [[mesh.peers]] needs id (or /p2p/ID behind addr): an address alone proves nothing",
+        ),
+        (
+            "[mesh.lan]\nenabled = true\npsk = \"short\"\n",
+            "3: psk in [mesh.lan] is too short to be a secret: write at least 12 characters, such as four random words",
+        ),
         ("[mehs]\nenabled = true\n", "1: unknown key \"mehs\" in the top of the file; did you mean [mesh]?"),
         ("[api]\ncolour = 1\n", "2: unknown key \"colour\" in [api]; known here: port, bind, api_key"),
         ("[mesh.peers]\nname = \"a\"\n", "1: peers is written [[mesh.peers]]"),
@@ -400,8 +408,8 @@ fn the_seeds_quic_address_is_mended_with_a_warning() {
 #[test]
 fn peers_take_ip4_ip6_dns_and_ids() {
     let text = format!(
-        "[[mesh.peers]]\nname = \"a\"\naddr = \"/ip4/192.168.1.100/tcp/9000/p2p/{PEER_ID}\"\n[[mesh.peers]]\naddr = \"/ip6/::1/udp/1/quic-v1\"\nrole = \"member\"\n\
-         [[mesh.peers]]\naddr = \"/dns/gpu.local/tcp/9000\"\nid = \"{PEER_ID}\"\n[[mesh.peers]]\nid = \"{PEER_ID}\"\n"
+        "[[mesh.peers]]\nname = \"a\"\naddr = \"/ip4/192.168.1.100/tcp/9000/p2p/{PEER_ID}\"\n[[mesh.peers]]\naddr = \"/ip6/::1/udp/1/quic-v1\"\n\
+         [[mesh.peers]]\naddr = \"/dns/gpu.local/tcp/9000\"\nid = \"{PEER_ID}\"\nrole = \"member\"\n[[mesh.peers]]\nid = \"{PEER_ID}\"\n"
     );
     let config = read(&text, &["--peer", "/dns4/x.example/tcp/1"]);
     let config = config.expect("loads");
@@ -444,11 +452,7 @@ fn what_this_version_lacks_is_named_not_ignored() {
     );
     assert_eq!(config.remote_agents.len(), 1);
     let config = read("[mesh]\nenabled = true\n", &[]).expect("loads");
-    assert!(
-        config.warnings.len() == 1 && config.warnings[0].contains("without an invite"),
-        "{:?}",
-        config.warnings
-    );
+    assert_eq!(config.warnings, Vec::<String>::new());
 }
 
 #[test]
@@ -535,4 +539,14 @@ fn the_documentation_lists_each_key_and_flag() {
     for flag in command.get_arguments().filter_map(clap::Arg::get_long) {
         assert!(doc.contains(&format!("`--{flag}")), "--{flag} is not documented");
     }
+}
+
+#[test]
+fn peers_that_cannot_be_told_from_strangers_are_named() {
+    let text = "[mesh]\nenabled = true\n[mesh.lan]\nenabled = true\ntrust = \"peers\"\n\
+        [[mesh.peers]]\nname = \"gpu\"\naddr = \"/ip4/10.0.0.1/tcp/9000\"\n";
+    let told = faults(text, &["--peer", "/ip4/10.0.0.2/tcp/9000"]).join("\n");
+    assert!(told.contains("gpu, /ip4/10.0.0.2/tcp/9000 without an id"), "{told}");
+    let text = text.replace("tcp/9000", &format!("tcp/9000/p2p/{PEER_ID}"));
+    assert_eq!(faults(&text, &[]), Vec::<String>::new());
 }

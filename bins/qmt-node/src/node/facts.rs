@@ -7,7 +7,7 @@ use std::time::Duration;
 use futures_util::future::select_all;
 use mesh_control::{ApiError, ErrorCode, EventKind, ModelView, RouteTarget, RouteView};
 use mesh_gossip::{Audience, Gossip, Member, State};
-use mesh_identity::{Role, ScopeId};
+use mesh_identity::{NodeName, Role, ScopeId};
 use mesh_inference::backend::{Backend, BackendKind, BackendState};
 use mesh_inference::memory::Memory;
 use mesh_routing::{
@@ -102,10 +102,24 @@ impl Node {
                 for member in members {
                     let link =
                         links.iter().find(|link| link.peer.scope == *scope && link.peer.id == member.id);
-                    table.set_peer(*scope, member.id, peer_facts(member, link));
+                    let mut facts = peer_facts(member, link);
+                    facts.name = self.routed_name(scope, member);
+                    table.set_peer(*scope, member.id, facts);
                 }
             }
         });
+    }
+
+    /// The name by which requests find a member: its grant's, and in the scope of uninvited peers, where everybody writes its
+    /// own grant, the configuration's or the id.
+    fn routed_name(&self, scope: &ScopeId, member: &Member) -> NodeName {
+        match self.scopes().get(scope).and_then(|scope| scope.uninvited) {
+            Some(uninvited) => {
+                let id = member.id.to_string();
+                NodeName::from_lossy(uninvited.name_of(&member.id).unwrap_or(&id))
+            }
+            None => member.name.clone(),
+        }
     }
 
     fn local_offers(&self) -> Vec<Offer> {

@@ -16,6 +16,7 @@ use mesh_transport::internet::EndpointsError;
 use mesh_transport::{RedeemError, Refusal};
 
 use super::scopes::Scope;
+use super::uninvited::LAN;
 use super::{Node, chain, views};
 use crate::store::{IssuedInvite, StoreError};
 
@@ -101,7 +102,7 @@ impl Node {
         }
         match candidates.len() {
             0 => {
-                if let Some(member_of) = self.scopes().list().first() {
+                if let Some(member_of) = self.scopes().list().iter().find(|scope| scope.uninvited.is_none()) {
                     return Err(not_an_inviter(member_of).with_mend(
                         "ask somebody who may invite, or found a mesh of your own with --name NAME",
                     ));
@@ -133,6 +134,12 @@ impl Node {
             .with_mend("start the node without QMT_EPHEMERAL_KEY and --client"));
         }
         self.check_meshes_on()?;
+        if name == LAN {
+            return Err(bad_request(
+                "\"lan\" is what the peers of the local network meet in without an invite",
+            )
+            .with_mend("give the mesh another name"));
+        }
         let founding = Founding::new(self.key());
         let id = founding.root.id();
         let authority =
@@ -163,6 +170,13 @@ impl Node {
         let token = InviteToken::parse(&request.token).map_err(|error| invite_error(&error))?;
         let invite = token.verify(UnixTime::now()).map_err(|error| invite_error(&error))?;
         let says = invite.grant();
+        if says.scope == ScopeId::lan(None) || self.is_lan(&says.scope) {
+            return Err(ApiError::new(
+                ErrorCode::InviteRefused,
+                "this invite leads into the scope of uninvited peers, for which anybody could have made it",
+            )
+            .with_mend("set [mesh.lan] enabled = true to meet the peers of the local network"));
+        }
         if let Some(scope) = self.scopes().get(&says.scope) {
             if invite.issuer() == self.id() {
                 return Err(ApiError::new(

@@ -5,6 +5,7 @@ mod events;
 mod facts;
 mod home;
 mod lan;
+mod meet;
 mod membership;
 mod mend;
 mod models;
@@ -15,6 +16,7 @@ mod renew;
 mod resolve;
 mod scopes;
 mod start;
+mod uninvited;
 mod views;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -191,7 +193,11 @@ impl Node {
         NodeAddr { direct, relay: own.relay }
     }
 
+    /// Remembers a scope for the next start. The scope of uninvited peers is the configuration's alone.
     pub(crate) async fn store_scope(&self, scope: &Scope) -> Result<(), StoreError> {
+        if scope.uninvited.is_some() {
+            return Ok(());
+        }
         self.store()
             .put_scope(&ScopeRow {
                 root: scope.root,
@@ -206,7 +212,11 @@ impl Node {
     }
 
     /// Remembers where a peer was reached, for the next start. A failure costs a slower start and nothing else.
+    /// Strangers are found anew.
     pub(crate) async fn store_peer(&self, scope: &ScopeId, node: &NodeId, addr: &NodeAddr) {
+        if self.is_lan(scope) {
+            return;
+        }
         let name = NodeName::from_lossy(&self.member_name(scope, node));
         let seen =
             SeenPeer { scope: *scope, node: *node, name, addr: addr.clone(), seen_at: UnixTime::now() };

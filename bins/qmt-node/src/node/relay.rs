@@ -175,7 +175,7 @@ impl Node {
 
     /// Lets a member use our own relay, if we run one.
     pub(crate) fn admit_member_to_relay(&self, scope: &ScopeId, node: NodeId) {
-        if let Some(access) = &self.inner.relay_access {
+        if let Some(access) = self.inner.relay_access.as_ref().filter(|_| !self.is_lan(scope)) {
             access.allow_member(*scope, node);
         }
     }

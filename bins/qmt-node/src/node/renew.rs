@@ -75,6 +75,12 @@ impl Node {
     /// True when a new grant was stored.
     async fn renew_scope(&self, scope: &Scope) -> bool {
         let id = scope.id();
+        if let Some(uninvited) = &scope.uninvited {
+            return match uninvited.sign_for(self.id(), scope.grant.name.clone()) {
+                Ok(grant) => self.take_grant(scope, grant).await,
+                Err(_) => false,
+            };
+        }
         if scope.is_founder() {
             let signed = scope
                 .authority
@@ -122,7 +128,8 @@ impl Node {
                 return false;
             }
         };
-        let next = Scope { authority: better(next.authority, scope.authority.clone()), ..next };
+        let authority = better(next.authority, scope.authority.clone());
+        let next = Scope { authority, uninvited: scope.uninvited.clone(), ..next };
         if let Err(error) = self.store_scope(&next).await {
             tracing::warn!(scope = %scope.name, %error, "the renewed grant could not be stored");
             return false;

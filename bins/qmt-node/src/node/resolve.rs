@@ -1,6 +1,7 @@
 //! Names and prefixes that people type, resolved to nodes and scopes.
 
 use mesh_control::{ApiError, ErrorCode};
+use mesh_gossip::Member;
 use mesh_identity::{NodeId, ScopeId};
 
 use super::Node;
@@ -51,7 +52,12 @@ impl Node {
         for scope in &scopes {
             let mut known: Vec<(NodeId, String)> = vec![(self.id(), scope.grant.name.to_string())];
             if let Some(gossip) = self.gossip(&scope.id()) {
-                known.extend(gossip.members().iter().map(|member| (member.id, member.name.to_string())));
+                // What a stranger calls itself names nobody.
+                let name = |member: &Member| match &scope.uninvited {
+                    Some(uninvited) => uninvited.name_of(&member.id).unwrap_or_default().to_owned(),
+                    None => member.name.to_string(),
+                };
+                known.extend(gossip.members().iter().map(|member| (member.id, name(member))));
             }
             for (node, name) in known {
                 if name.eq_ignore_ascii_case(text) {

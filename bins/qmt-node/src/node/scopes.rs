@@ -11,6 +11,7 @@ use mesh_identity::{
 use mesh_transport::{Admission, Refusal};
 use tokio::sync::mpsc;
 
+use super::uninvited::Uninvited;
 use crate::store::Store;
 
 /// Announcements of admissions that may wait for the node's task; more are dropped, since the ledger has them.
@@ -29,6 +30,8 @@ pub(crate) struct Scope {
     pub(crate) revoked: RevocationSet,
     /// The invite by which this node joined.
     pub(crate) invite: Option<InviteToken>,
+    /// For the scope of uninvited peers: who may come, and as what.
+    pub(crate) uninvited: Option<Arc<Uninvited>>,
 }
 
 impl Scope {
@@ -49,7 +52,8 @@ impl Scope {
         } else {
             Authority::from_grant(key.clone(), &signed)
         };
-        Ok(Self { root, name, signed: Arc::new(signed), grant, authority, revoked, invite })
+        let signed = Arc::new(signed);
+        Ok(Self { root, name, signed, grant, authority, revoked, invite, uninvited: None })
     }
 
     pub(crate) fn id(&self) -> ScopeId {
@@ -173,6 +177,9 @@ impl Admission for Scopes {
     fn check(&self, scope: &ScopeId, subject: NodeId, grant: &SignedGrant) -> Result<Grant, Refusal> {
         let table = self.read();
         let ours = table.get(scope).ok_or(Refusal::NotAdmitted)?;
+        if let Some(uninvited) = &ours.uninvited {
+            return uninvited.check(subject, grant);
+        }
         grant
             .verify_for(&subject, scope, UnixTime::now(), &ours.revoked)
             .map_err(|error| Refusal::from(&error))

@@ -173,6 +173,7 @@ impl Node {
         tasks.spawn(socket.serve(router(node.clone()), node.stopping()));
         node.fill_relay().await?;
         Box::pin(node.reenter()).await?;
+        node.enter_lan();
         tasks.spawn(node.clone().take_up_configuration());
         Ok(node)
     }
@@ -275,6 +276,7 @@ impl Node {
             revocations: scope.revoked.clone(),
         };
         let config = if self.config().client { GossipConfig::passive() } else { GossipConfig::default() };
+        let config = if scope.uninvited.is_some() { config.among_uninvited() } else { config };
         let gossip = match Gossip::start(&self.inner.exchange, credentials, config) {
             Ok(gossip) => gossip,
             Err(error) => {

@@ -48,6 +48,7 @@ impl Node {
             name: scope.name.clone(),
             role: role(scope.grant.role),
             founder: scope.is_founder(),
+            trust: scope.uninvited.as_ref().map(|uninvited| uninvited.rule().to_owned()),
             members_alive: u32::try_from(alive + 1).unwrap_or(u32::MAX),
             grant_expires_at: Some(scope.grant.expires_at.0),
         }
@@ -119,7 +120,7 @@ impl Node {
             name: member.name.to_string(),
             scope: scope.id().to_string(),
             scope_name: scope.name.clone(),
-            role: role(member.role),
+            role: role(role_here(scope, member)),
             state: match member.state {
                 State::Alive => NodeState::Alive,
                 State::Suspect => NodeState::Suspect,
@@ -220,6 +221,12 @@ pub(crate) fn backend_state(state: &BackendState) -> ModelState {
         BackendState::Stopped => ModelState::Stopped,
         _ => ModelState::Unknown,
     }
+}
+
+/// What a member is: in the scope of uninvited peers it is for this node to say.
+fn role_here(scope: &Scope, member: &Member) -> Role {
+    let uninvited = scope.uninvited.as_ref();
+    uninvited.map_or(member.role, |uninvited| uninvited.role_of(&member.id).unwrap_or(Role::Client))
 }
 
 pub(crate) fn role(role: Role) -> mesh_control::Role {

@@ -16,3 +16,4 @@ mod start;
 mod strangers;
 mod support;
 mod tokens;
+mod uninvited;

@@ -58,6 +58,9 @@ pub struct ScopeStatus {
     /// When the node's grant ends, Unix seconds; none for the founder, whose right does not end.
     #[serde(default)]
     pub grant_expires_at: Option<u64>,
+    /// For the scope of uninvited peers: the rule by which they are let in (`client`, `open`, `peers`).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub trust: Option<String>,
 }
 
 /// Open links by path.
