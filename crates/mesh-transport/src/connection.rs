@@ -1,6 +1,12 @@
 //! What a driver gives: authenticated, multiplexed connections. Membership is not its business.
 
-use std::{net::IpAddr, sync::Arc, time::Duration};
+use std::{
+    collections::BTreeSet,
+    fmt,
+    net::IpAddr,
+    sync::{Arc, PoisonError, RwLock},
+    time::Duration,
+};
 
 use futures_util::future::BoxFuture;
 use mesh_identity::{NodeAddr, NodeId, ScopeId};
@@ -96,6 +102,45 @@ pub struct Found {
     pub addr: NodeAddr,
 }
 
+/// By which ways a dial may go.
+#[derive(Clone, Default)]
+pub struct DialVia {
+    /// Shown to the relay that the address names: a joiner's, who is no member there yet (none).
+    pub relay_token: Option<String>,
+    /// Straight to one of the addresses or not at all: through no relay and no other node (no).
+    pub direct_only: bool,
+}
+
+impl DialVia {
+    /// Straight or not at all.
+    pub fn direct() -> Self {
+        Self { relay_token: None, direct_only: true }
+    }
+}
+
+impl fmt::Debug for DialVia {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("DialVia").field("direct_only", &self.direct_only).finish_non_exhaustive()
+    }
+}
+
+/// The scopes that a driver carries: every one, until some are named.
+#[derive(Debug, Default)]
+pub(crate) struct Carried(RwLock<Option<BTreeSet<ScopeId>>>);
+
+impl Carried {
+    /// Carries this scope; after the first call only scopes that were named.
+    pub(crate) fn carry(&self, scope: ScopeId) {
+        self.0.write().unwrap_or_else(PoisonError::into_inner).get_or_insert_default().insert(scope);
+    }
+
+    /// Whether the scope is carried.
+    pub(crate) fn carries(&self, scope: &ScopeId) -> bool {
+        let scopes = self.0.read().unwrap_or_else(PoisonError::into_inner);
+        scopes.as_ref().is_none_or(|scopes| scopes.contains(scope))
+    }
+}
+
 /// Makes and takes connections for one kind of transport.
 pub trait Driver: Send + Sync + 'static {
     /// A short fixed name for logs and errors, such as `internet`.
@@ -104,14 +149,14 @@ pub trait Driver: Send + Sync + 'static {
     /// Whether this driver carries the scope. A driver that says no is never asked to dial for it.
     fn carries(&self, scope: &ScopeId) -> bool;
 
-    /// Connects to the node and proves its key. `relay_token` is shown to the relay that `addr` names.
-    /// Cancel safe: a dropped future leaves no connection.
+    /// Connects to the node and proves its key, by the ways that `via` allows. Cancel safe: a dropped future leaves no
+    /// connection.
     fn dial(
         &self,
         scope: &ScopeId,
         to: NodeId,
         addr: &NodeAddr,
-        relay_token: Option<String>,
+        via: DialVia,
     ) -> BoxFuture<'static, Result<Arc<dyn Connection>, DialError>>;
 
     /// The next connection dialed by another node; `None` once the driver is shut down. Cancel safe.
@@ -121,6 +166,12 @@ pub trait Driver: Send + Sync + 'static {
     /// Cancel safe.
     fn found(&self) -> BoxFuture<'_, Option<Found>> {
         Box::pin(std::future::ready(None))
+    }
+
+    /// The machine's network has changed, or the machine was asleep: look at once for what still works. By default
+    /// nothing is to be done.
+    fn network_changed(&self) -> BoxFuture<'_, ()> {
+        Box::pin(std::future::ready(()))
     }
 
     /// Where others in the scope can dial us, best first.

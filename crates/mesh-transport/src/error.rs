@@ -6,6 +6,17 @@ use mesh_identity::{GrantError, InviteError, NodeId};
 
 use crate::frame::FrameError;
 
+/// The error and its causes in one line.
+pub(crate) fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        text = format!("{text}: {error}");
+        cause = error.source();
+    }
+    text
+}
+
 /// Why a connection is closed; travels as a QUIC application error code.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum CloseCode {

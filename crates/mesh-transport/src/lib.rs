@@ -62,7 +62,7 @@ pub use admission::Admission;
 pub use book::AddressBook;
 pub use call::{Call, CallFault, serve_call};
 pub use config::{CONNECTIONS_MAX_DEFAULT, Config};
-pub use connection::{Connection, Driver, Found, Origin, PathFacts, PathKind, TransportKind};
+pub use connection::{Connection, DialVia, Driver, Found, Origin, PathFacts, PathKind, TransportKind};
 pub use error::{
     CallError, CloseCode, ClosedWhy, ConnectionLost, DialError, OpenError, RedeemError, Refusal, ResetCode,
     StreamFault,

@@ -13,7 +13,7 @@ use iroh_relay::server::{
 use mesh_identity::{Expiry, NodeId, ScopeId, UnixTime};
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 
-use crate::convert;
+use crate::{convert, error};
 
 /// Join tokens remembered at once; a new one beyond that pushes out the one that ends first.
 const TOKENS_MAX: usize = 4096;
@@ -91,7 +91,8 @@ impl Server {
             relay.tls = Some(TlsConfig::new(tls.bind, CertConfig::Manual { server_config }));
         }
         all.relay = Some(relay);
-        let server = server::Server::spawn(all).await.map_err(|error| RelayError::Start(chain(&error)))?;
+        let server =
+            server::Server::spawn(all).await.map_err(|error| RelayError::Start(error::chain(&error)))?;
         if let Some(service) = server.relay_service() {
             access.lock().service = Some(service.clients().clone());
         }
@@ -137,16 +138,6 @@ fn tls_config(tls: &Tls) -> Result<rustls::ServerConfig, RelayError> {
         .with_no_client_auth()
         .with_single_cert(chain, key)
         .map_err(RelayError::Certificate)
-}
-
-fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        text = format!("{text}: {error}");
-        cause = error.source();
-    }
-    text
 }
 
 /// Who may use a relay: members of scopes by their key, joiners by a token. Clones are handles to the same list, and

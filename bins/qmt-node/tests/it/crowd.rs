@@ -6,7 +6,7 @@ use std::time::Duration;
 use mesh_control::{ErrorCode, InviteRequest, JoinRequest};
 use mesh_identity::{InviteToken, NodeAddr, NodeKey, UnixTime};
 use mesh_transport::internet::{Config as InternetConfig, Internet};
-use mesh_transport::{Connection, Driver};
+use mesh_transport::{Connection, DialVia, Driver};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::io::AsyncReadExt;
 use tokio::net::TcpStream;
@@ -91,8 +91,10 @@ async fn links_that_never_say_hello_keep_no_joiner_out() {
             let driver = Internet::bind(&NodeKey::generate(), InternetConfig::loopback()).await.unwrap();
             let mut links: Vec<Arc<dyn Connection>> = Vec::new();
             for _ in 0..LINKS_OF_A_KEY {
-                let dialed =
-                    tokio::time::timeout(Duration::from_secs(2), driver.dial(&scope, issuer, &addr, None));
+                let dialed = tokio::time::timeout(
+                    Duration::from_secs(2),
+                    driver.dial(&scope, issuer, &addr, DialVia::default()),
+                );
                 links.extend(dialed.await.ok().and_then(Result::ok));
             }
             (driver, links)

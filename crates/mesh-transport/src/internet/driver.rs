@@ -1,10 +1,10 @@
 //! One iroh endpoint as a driver.
 
 use std::{
-    collections::{BTreeSet, HashMap},
-    io,
+    collections::HashMap,
+    io, iter,
     net::{Ipv4Addr, Ipv6Addr, SocketAddr},
-    sync::{Arc, PoisonError, RwLock},
+    sync::Arc,
     time::Duration,
 };
 
@@ -27,9 +27,9 @@ use tokio_util::task::AbortOnDropHandle;
 
 use super::{ALPN, Bind, BindError, Config, Relay, Relays, addr, connection::IrohConnection, quic};
 use crate::{
-    connection::{Connection, Driver, Origin},
+    connection::{Carried, Connection, DialVia, Driver, Origin},
     convert,
-    error::DialError,
+    error::{self, DialError},
 };
 
 /// Connections that passed the handshake and wait for the transport; more are refused.
@@ -42,8 +42,7 @@ pub struct Internet {
     endpoint: Endpoint,
     relays: Relays,
     streams_max: u32,
-    /// `None`: every scope.
-    scopes: RwLock<Option<BTreeSet<ScopeId>>>,
+    scopes: Carried,
     incoming: Mutex<mpsc::Receiver<Arc<dyn Connection>>>,
     _accepting: AbortOnDropHandle<()>,
 }
@@ -71,7 +70,7 @@ impl Internet {
             endpoint,
             relays: config.relays,
             streams_max: config.streams_max,
-            scopes: RwLock::new(None),
+            scopes: Carried::default(),
             incoming: Mutex::new(incoming),
             _accepting: AbortOnDropHandle::new(accepting),
         }))
@@ -79,8 +78,7 @@ impl Internet {
 
     /// Carries this scope; after the first call only scopes that were named.
     pub fn carry(&self, scope: ScopeId) {
-        let mut scopes = self.scopes.write().unwrap_or_else(PoisonError::into_inner);
-        scopes.get_or_insert_default().insert(scope);
+        self.scopes.carry(scope);
     }
 
     /// The relays it was bound with.
@@ -103,11 +101,6 @@ impl Internet {
     /// The sockets that are open.
     pub fn bound_addrs(&self) -> Vec<SocketAddr> {
         self.endpoint.bound_sockets()
-    }
-
-    /// Tells the endpoint that the network has changed, so that it looks for direct paths at once. Cancel safe.
-    pub async fn network_change(&self) {
-        self.endpoint.network_change().await;
     }
 }
 
@@ -152,19 +145,13 @@ fn bind_error(error: &(dyn std::error::Error + 'static), config: &Config) -> Bin
         Bind::Addr(addr) => addr.port(),
         Bind::RelayOnly => 0,
     };
-    let mut text = error.to_string();
-    let mut cause = Some(error);
-    while let Some(error) = cause {
-        let io = error.downcast_ref::<io::Error>();
-        if port != 0 && io.is_some_and(|io| io.kind() == io::ErrorKind::AddrInUse) {
-            return BindError::PortTaken { port };
-        }
-        cause = error.source();
-        if let Some(cause) = cause {
-            text = format!("{text}: {cause}");
-        }
+    let is_taken = |error: &(dyn std::error::Error + 'static)| {
+        error.downcast_ref::<io::Error>().is_some_and(|io| io.kind() == io::ErrorKind::AddrInUse)
+    };
+    if port != 0 && iter::successors(Some(error), |error| error.source()).any(is_taken) {
+        return BindError::PortTaken { port };
     }
-    BindError::Endpoint(text)
+    BindError::Endpoint(error::chain(error))
 }
 
 fn relay_mode(relays: &Relays) -> Result<RelayMode, BindError> {
@@ -260,8 +247,7 @@ impl Driver for Internet {
     }
 
     fn carries(&self, scope: &ScopeId) -> bool {
-        let scopes = self.scopes.read().unwrap_or_else(PoisonError::into_inner);
-        scopes.as_ref().is_none_or(|scopes| scopes.contains(scope))
+        self.scopes.carries(scope)
     }
 
     fn dial(
@@ -269,7 +255,7 @@ impl Driver for Internet {
         _scope: &ScopeId,
         to: NodeId,
         addr: &NodeAddr,
-        relay_token: Option<String>,
+        via: DialVia,
     ) -> BoxFuture<'static, Result<Arc<dyn Connection>, DialError>> {
         let (endpoint, streams_max) = (self.endpoint.clone(), self.streams_max);
         let mut target = EndpointAddr::new(convert::endpoint_id(&to));
@@ -278,6 +264,7 @@ impl Driver for Internet {
         }
         let relay = match &self.relays {
             Relays::Disabled => None,
+            _ if via.direct_only => None,
             _ => addr.relay.clone(),
         };
         let relay_url: Option<RelayUrl> = relay.as_ref().and_then(|url| url.parse().ok());
@@ -288,7 +275,7 @@ impl Driver for Internet {
             if target.addrs.is_empty() {
                 return Err(DialError::NoAddress(to));
             }
-            if let (Some(token), Some(url), Some(text)) = (relay_token, relay_url, relay) {
+            if let (Some(token), Some(url), Some(text)) = (via.relay_token, relay_url, relay) {
                 show_token(&endpoint, url, text, token).await;
             }
             let conn = endpoint.connect(target, ALPN).await.map_err(|error| dial_error(to, &error))?;
@@ -298,6 +285,10 @@ impl Driver for Internet {
 
     fn accept(&self) -> BoxFuture<'_, Option<Arc<dyn Connection>>> {
         Box::pin(async { self.incoming.lock().await.recv().await })
+    }
+
+    fn network_changed(&self) -> BoxFuture<'_, ()> {
+        Box::pin(self.endpoint.network_change())
     }
 
     fn local_addr(&self, _scope: &ScopeId) -> NodeAddr {

@@ -1,9 +1,8 @@
 //! The handle of the swarm, as a driver.
 
 use std::{
-    collections::BTreeSet,
     net::SocketAddr,
-    sync::{Arc, PoisonError, RwLock},
+    sync::{Arc, PoisonError},
 };
 
 use futures_util::future::BoxFuture;
@@ -20,7 +19,7 @@ use super::{
     swarm::{Command, Listening, Task},
 };
 use crate::{
-    connection::{Connection, Driver, Found},
+    connection::{Carried, Connection, DialVia, Driver, Found},
     error::DialError,
     internet,
 };
@@ -40,8 +39,7 @@ pub struct Lan {
     found: Mutex<mpsc::Receiver<Found>>,
     listening: Listening,
     external_addrs: Vec<SocketAddr>,
-    /// `None`: every scope.
-    scopes: RwLock<Option<BTreeSet<ScopeId>>>,
+    scopes: Carried,
     /// Ends the search for static peers.
     stop: CancellationToken,
     _last_handle: DropGuard,
@@ -79,7 +77,7 @@ impl Lan {
             found: Mutex::new(found),
             listening,
             external_addrs: config.external_addrs,
-            scopes: RwLock::new(None),
+            scopes: Carried::default(),
             _last_handle: stop.clone().drop_guard(),
             stop,
             tasks,
@@ -88,8 +86,7 @@ impl Lan {
 
     /// Carries this scope; after the first call only scopes that were named.
     pub fn carry(&self, scope: ScopeId) {
-        let mut scopes = self.scopes.write().unwrap_or_else(PoisonError::into_inner);
-        scopes.get_or_insert_default().insert(scope);
+        self.scopes.carry(scope);
     }
 
     /// The sockets at which others can reach this node on its networks, as known now.
@@ -104,8 +101,7 @@ impl Driver for Lan {
     }
 
     fn carries(&self, scope: &ScopeId) -> bool {
-        let scopes = self.scopes.read().unwrap_or_else(PoisonError::into_inner);
-        scopes.as_ref().is_none_or(|scopes| scopes.contains(scope))
+        self.scopes.carries(scope)
     }
 
     fn dial(
@@ -113,7 +109,7 @@ impl Driver for Lan {
         _scope: &ScopeId,
         to: NodeId,
         addr: &NodeAddr,
-        _relay_token: Option<String>,
+        _via: DialVia,
     ) -> BoxFuture<'static, Result<Arc<dyn Connection>, DialError>> {
         Box::pin(dial::dial(self.commands.clone(), to, addr.direct.clone()))
     }

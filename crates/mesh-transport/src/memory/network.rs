@@ -13,7 +13,7 @@ use tokio_util::task::TaskTracker;
 
 use super::connection::{End, MemoryConnection, Shared};
 use crate::{
-    connection::{Connection, Driver},
+    connection::{Connection, DialVia, Driver},
     error::{CloseCode, ClosedWhy, DialError},
 };
 
@@ -238,7 +238,7 @@ impl Driver for MemoryDriver {
         _scope: &ScopeId,
         to: NodeId,
         _addr: &NodeAddr,
-        _relay_token: Option<String>,
+        _via: DialVia,
     ) -> BoxFuture<'static, Result<Arc<dyn Connection>, DialError>> {
         Box::pin(self.network.clone().dial(self.me, to))
     }

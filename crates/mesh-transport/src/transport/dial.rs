@@ -17,7 +17,7 @@ use super::{
     serve,
 };
 use crate::{
-    connection::{Connection, Driver},
+    connection::{Connection, DialVia, Driver},
     error::DialError,
     peer::Peer,
     proto::hello::Shown,
@@ -97,7 +97,7 @@ impl Dial {
         let credential = credential.ok_or_else(|| DialError::NoCredential(self.scope.short()))?;
         let permit = connection_permit(inner)?;
         let addr = inner.book.to_dial(&self.scope, &self.node);
-        let conn = connect(inner, &self.scope, self.node, &addr, None).await?;
+        let conn = connect(inner, &self.scope, self.node, &addr, DialVia::default()).await?;
         let shown = Shown::Grant(Box::new((*credential).clone()));
         let closer = CloseOnDrop(Some(conn.clone()));
         let linked = match hello::as_dialer(inner, &conn, self.scope, &shown, None).await {
@@ -128,7 +128,7 @@ pub(super) async fn connect(
     scope: &ScopeId,
     node: NodeId,
     addr: &NodeAddr,
-    relay_token: Option<String>,
+    via: DialVia,
 ) -> Result<Arc<dyn Connection>, DialError> {
     let after = inner.config.dial_timeout;
     let mut waiting = inner.drivers_for(scope).into_iter();
@@ -137,7 +137,7 @@ pub(super) async fn connect(
     loop {
         if dials.is_empty() {
             match waiting.next() {
-                Some(driver) => dials.push(dial_by(driver, *scope, node, addr, relay_token.clone(), after)),
+                Some(driver) => dials.push(dial_by(driver, *scope, node, addr, via.clone(), after)),
                 None => return Err(telling.unwrap_or(DialError::NoAddress(node))),
             }
         }
@@ -146,7 +146,7 @@ pub(super) async fn connect(
             Some(dialed) = dials.next() => dialed,
             () = tokio::time::sleep(HEAD_START), if waiting.len() > 0 => {
                 let next = waiting.next().expect("one is left");
-                dials.push(dial_by(next, *scope, node, addr, relay_token.clone(), after));
+                dials.push(dial_by(next, *scope, node, addr, via.clone(), after));
                 continue;
             }
         };
@@ -167,10 +167,10 @@ async fn dial_by(
     scope: ScopeId,
     node: NodeId,
     addr: &NodeAddr,
-    relay_token: Option<String>,
+    via: DialVia,
     after: Duration,
 ) -> Result<Arc<dyn Connection>, DialError> {
-    let dial = driver.dial(&scope, node, addr, relay_token);
+    let dial = driver.dial(&scope, node, addr, via);
     tokio::time::timeout(after, dial).await.unwrap_or(Err(DialError::TimedOut { node, after }))
 }
 

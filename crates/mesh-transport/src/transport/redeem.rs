@@ -10,6 +10,7 @@ use super::{
     hello::{self, HelloFailure},
 };
 use crate::{
+    connection::DialVia,
     error::{CloseCode, DialError, RedeemError, Refusal},
     proto::hello::Shown,
 };
@@ -48,7 +49,8 @@ async fn attempt(inner: &Inner, invite: &Invite, request: AdmissionRequest) -> R
     }
     let _permit = connection_permit(inner).map_err(RedeemError::Unreachable)?;
     let (scope, hints) = (invite.grant().scope, invite.grant().hints.clone());
-    let conn = connect(inner, &scope, issuer, &hints, Some(invite.relay_token())).await;
+    let via = DialVia { relay_token: Some(invite.relay_token()), direct_only: false };
+    let conn = connect(inner, &scope, issuer, &hints, via).await;
     let conn = conn.map_err(RedeemError::Unreachable)?;
     let _closer = CloseOnDrop(Some(conn.clone()));
     let shown = Shown::Invite(Box::new(request));

@@ -4,7 +4,8 @@ use std::{sync::Arc, time::Duration};
 
 use mesh_identity::{NodeAddr, NodeKey, NodeName, Permissions, Revoked, ScopeId, UnixTime};
 use mesh_transport::{
-    CloseCode, ClosedWhy, Config, Connection, DialError, Driver, Protocol, Refusal, StreamFault, handler_fn,
+    CloseCode, ClosedWhy, Config, Connection, DialError, DialVia, Driver, Protocol, Refusal, StreamFault,
+    handler_fn,
     memory::Network,
     testing::{Mesh, Site, until},
 };
@@ -22,7 +23,7 @@ async fn victim_and_stranger(site: Arc<dyn Site>) -> (Mesh, Arc<dyn Driver>, Arc
     let mesh = Mesh::start(site.clone(), 1, Config::default()).await;
     let stranger = site.driver(&NodeKey::from_seed([9; 32])).await;
     let addr = mesh[0].transport.local_addr(&mesh.scope());
-    let conn = stranger.dial(&mesh.scope(), mesh[0].id(), &addr, None).await.unwrap();
+    let conn = stranger.dial(&mesh.scope(), mesh[0].id(), &addr, DialVia::default()).await.unwrap();
     (mesh, stranger, conn)
 }
 
@@ -125,7 +126,7 @@ async fn thousands_of_silent_connections_are_capped_and_members_get_in_afterward
         seed[..4].copy_from_slice(&number.to_be_bytes());
         let driver = network.driver(&NodeKey::from_seed(seed));
         // The backlog is bounded too; let the victim's accept loop run now and then.
-        if let Ok(conn) = driver.dial(&mesh.scope(), victim, &NodeAddr::default(), None).await {
+        if let Ok(conn) = driver.dial(&mesh.scope(), victim, &NodeAddr::default(), DialVia::default()).await {
             silent.push(conn);
         }
         drivers.push(driver);

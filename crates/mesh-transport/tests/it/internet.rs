@@ -4,7 +4,7 @@ use std::{net::UdpSocket, sync::Arc, time::Duration};
 
 use mesh_identity::{Expiry, NodeKey, ScopeId};
 use mesh_transport::{
-    CloseCode, ClosedWhy, DialError, Driver, PathKind,
+    CloseCode, ClosedWhy, DialError, DialVia, Driver, PathKind,
     internet::{Bind, BindError, Config, Endpoints, EndpointsError, Internet, Relay, Relays},
     relay::AccessList,
 };
@@ -60,9 +60,10 @@ async fn another_key_behind_the_address_is_told() {
     );
     let (a, b) = (a.unwrap(), b.unwrap());
     let addr = b.local_addr(&scope());
-    let error = a.dial(&scope(), key(3).node_id(), &addr, None).await.err().unwrap();
+    let error = a.dial(&scope(), key(3).node_id(), &addr, DialVia::default()).await.err().unwrap();
     assert!(matches!(error, DialError::WrongIdentity(node) if node == key(3).node_id()), "{error:?}");
-    let error = a.dial(&scope(), key(3).node_id(), &Default::default(), None).await.err().unwrap();
+    let error =
+        a.dial(&scope(), key(3).node_id(), &Default::default(), DialVia::default()).await.err().unwrap();
     assert!(matches!(error, DialError::NoAddress(_)), "{error:?}");
     a.shutdown().await;
     b.shutdown().await;
@@ -86,7 +87,7 @@ fn a_peer_that_vanished_is_noticed() {
     let a = ours.block_on(Internet::bind(&key(1), config.clone())).unwrap();
     let b = theirs.block_on(Internet::bind(&key(2), config)).unwrap();
     let addr = b.local_addr(&scope());
-    let conn = ours.block_on(a.dial(&scope(), key(2).node_id(), &addr, None)).unwrap();
+    let conn = ours.block_on(a.dial(&scope(), key(2).node_id(), &addr, DialVia::default())).unwrap();
     assert_eq!(conn.path().kind, PathKind::Direct);
     let _their_side = theirs.block_on(b.accept()).unwrap();
     // As after kill -9: nothing runs any more, nothing is said.
@@ -120,9 +121,11 @@ async fn a_relay_lets_in_members_and_tokens_and_nobody_else() {
 
     let addr = member.local_addr(&scope());
     assert_eq!(addr.relay.as_deref(), Some(server.url()));
+    let straight = joiner.dial(&scope(), key(1).node_id(), &addr, DialVia::direct()).await.err().unwrap();
+    assert!(matches!(straight, DialError::NoAddress(_)), "a relay is not straight: {straight}");
     let accepting = member.clone();
     let accepted = tokio::spawn(async move { accepting.accept().await.unwrap() });
-    let conn = joiner.dial(&scope(), key(1).node_id(), &addr, None).await.unwrap();
+    let conn = joiner.dial(&scope(), key(1).node_id(), &addr, DialVia::default()).await.unwrap();
     assert_eq!(conn.path().kind, PathKind::Relayed);
     assert_eq!(accepted.await.unwrap().peer(), key(2).node_id());
     conn.close(CloseCode::Done, "done");
@@ -144,7 +147,8 @@ async fn a_joiner_that_knows_no_relay_joins_through_the_invites_one() {
     let joiner = relayed(&key(2), Relays::Custom(Vec::new())).await;
     let accepting = issuer.clone();
     let accepted = tokio::spawn(async move { accepting.accept().await.unwrap() });
-    let dial = joiner.dial(&scope(), key(1).node_id(), &addr, Some("from the invite".into()));
+    let via = DialVia { relay_token: Some("from the invite".into()), direct_only: false };
+    let dial = joiner.dial(&scope(), key(1).node_id(), &addr, via);
     let conn = tokio::time::timeout(Duration::from_secs(10), dial).await.unwrap().unwrap();
     assert_eq!(accepted.await.unwrap().peer(), key(2).node_id());
     // The token is not asked for again once the node is a member.

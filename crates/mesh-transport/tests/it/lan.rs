@@ -9,7 +9,7 @@ use std::{
 use futures_util::stream::{FuturesUnordered, StreamExt};
 use mesh_identity::{NodeAddr, NodeKey, ScopeId};
 use mesh_transport::{
-    CloseCode, ClosedWhy, Connection, DialError, Driver, PathKind, TransportKind,
+    CloseCode, ClosedWhy, Connection, DialError, DialVia, Driver, PathKind, TransportKind,
     lan::{BindError, Config, Lan},
     testing::until,
 };
@@ -41,7 +41,7 @@ fn listening_on(addr: &str) -> Config {
 /// A connection from `a` to `b`: both ends. The acceptor has it with the first stream.
 async fn connected(a: &Lan, b: &Lan, b_seed: u8) -> (Arc<dyn Connection>, Arc<dyn Connection>) {
     let addr = b.local_addr(&scope());
-    let ours = a.dial(&scope(), key(b_seed).node_id(), &addr, None).await.unwrap();
+    let ours = a.dial(&scope(), key(b_seed).node_id(), &addr, DialVia::default()).await.unwrap();
     let (stream, theirs) = tokio::join!(ours.open(), b.accept());
     drop(stream.unwrap());
     (ours, theirs.unwrap())
@@ -98,9 +98,10 @@ async fn all_interfaces_have_addresses_from_the_start() {
 async fn another_key_behind_the_address_is_told() {
     let (a, b) = (bind(1).await, bind(2).await);
     let addr = b.local_addr(&scope());
-    let error = a.dial(&scope(), key(3).node_id(), &addr, None).await.err().unwrap();
+    let error = a.dial(&scope(), key(3).node_id(), &addr, DialVia::default()).await.err().unwrap();
     assert!(matches!(error, DialError::WrongIdentity(node) if node == key(3).node_id()), "{error:?}");
-    let error = a.dial(&scope(), key(3).node_id(), &NodeAddr::default(), None).await.err().unwrap();
+    let error =
+        a.dial(&scope(), key(3).node_id(), &NodeAddr::default(), DialVia::default()).await.err().unwrap();
     assert!(matches!(error, DialError::NoAddress(_)), "{error:?}");
     a.shutdown().await;
     b.shutdown().await;
@@ -113,11 +114,17 @@ async fn an_address_that_somebody_else_took_over_hides_no_other() {
     let (b, squatter) = (bind(2).await, bind(3).await);
     let gone = TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap();
     let direct = vec![squatter.listening()[0], gone, b.listening()[0]];
-    let conn = a.dial(&scope(), key(2).node_id(), &NodeAddr { direct, relay: None }, None).await.unwrap();
+    let conn = a
+        .dial(&scope(), key(2).node_id(), &NodeAddr { direct, relay: None }, DialVia::default())
+        .await
+        .unwrap();
     assert_eq!(conn.peer(), key(2).node_id());
     let direct = vec![gone];
-    let error =
-        a.dial(&scope(), key(2).node_id(), &NodeAddr { direct, relay: None }, None).await.err().unwrap();
+    let error = a
+        .dial(&scope(), key(2).node_id(), &NodeAddr { direct, relay: None }, DialVia::default())
+        .await
+        .err()
+        .unwrap();
     let DialError::Unreachable { detail, .. } = &error else { panic!("{error:?}") };
     assert!(detail.contains(&gone.port().to_string()) && detail.contains("refused"), "{detail}");
     for node in [a, b, squatter] {
@@ -185,7 +192,7 @@ async fn a_peer_that_froze_is_noticed() {
     let b = tokio::task::spawn_blocking(move || node.recv().unwrap()).await.unwrap();
     let (ping_every, idle) = (Duration::from_millis(50), Duration::from_millis(800));
     let a = Lan::bind(&key(1), Config { ping_every, idle, ..Config::loopback() }).await.unwrap();
-    let conn = a.dial(&scope(), key(2).node_id(), &b.local_addr(&scope()), None).await.unwrap();
+    let conn = a.dial(&scope(), key(2).node_id(), &b.local_addr(&scope()), DialVia::default()).await.unwrap();
     let _stream = conn.open().await.unwrap();
     until("the peer answers", || async { conn.path().rtt.is_some() }).await;
     frozen.freeze.send(()).unwrap();
@@ -218,11 +225,11 @@ async fn silent_handshakes_are_few_at_once() {
         let refused = tokio::time::timeout(Duration::from_secs(10), silent.next()).await.unwrap();
         assert_eq!(refused, Some(true));
     }
-    let error = other.dial(&scope(), key(1).node_id(), &addr, None).await.err().unwrap();
+    let error = other.dial(&scope(), key(1).node_id(), &addr, DialVia::default()).await.err().unwrap();
     assert!(matches!(error, DialError::Unreachable { .. }), "{error:?}");
     drop(silent);
     until("there is room again", || async {
-        other.dial(&scope(), key(1).node_id(), &addr, None).await.is_ok()
+        other.dial(&scope(), key(1).node_id(), &addr, DialVia::default()).await.is_ok()
     })
     .await;
     other.shutdown().await;

@@ -4,7 +4,7 @@ use std::{collections::BTreeSet, process::Command, sync::Arc, time::Duration};
 
 use mesh_identity::{NodeId, NodeKey, Permissions, ScopeId};
 use mesh_transport::{
-    Config as TransportConfig, Driver, Found, Transport,
+    Config as TransportConfig, DialVia, Driver, Found, Transport,
     lan::{BindError, Config, Discovery, Lan},
     testing::{Mesh, TestAdmission, until},
 };
@@ -41,7 +41,10 @@ async fn a_peer_known_by_address_is_tried_until_it_is_there_and_shows_its_id() {
     let impatient = Config { handshake_timeout: Duration::from_millis(300), ..named };
     let node = Lan::bind(&key(1), impatient).await.unwrap();
     // It has been refused at least once by then, as its first try starts with it.
-    node.dial(&scope(), key(2).node_id(), &at_addr(at), None).await.err().expect("nobody is there");
+    node.dial(&scope(), key(2).node_id(), &at_addr(at), DialVia::default())
+        .await
+        .err()
+        .expect("nobody is there");
     let listen = ["tcp/", "udp/"].map(|part| format!("/ip4/127.0.0.1/{part}{}", at.port()));
     let listen = vec![listen[0].parse().unwrap(), format!("{}/quic-v1", listen[1]).parse().unwrap()];
     let peer = Lan::bind(&key(3), Config { listen, ..Config::loopback() }).await.unwrap();
@@ -174,7 +177,7 @@ async fn nodes_of_one_network_find_each_other_through_noise() {
     let told = by_second.last().unwrap();
     assert!(told.addr.direct.iter().all(|addr| addr.ip().to_string() == "10.77.0.1"), "{told:?}");
     assert!(by_first.iter().all(|found| found.node == ids[1]), "{by_first:?}");
-    let conn = second.dial(&scope(), ids[0], &told.addr, None).await.unwrap();
+    let conn = second.dial(&scope(), ids[0], &told.addr, DialVia::default()).await.unwrap();
     assert_eq!(conn.peer(), ids[0]);
     // Whoever is not to be found is not announced either.
     let hidden = Lan::bind(&key(3), Config { discovery: Discovery::None, ..config.clone() }).await.unwrap();
@@ -206,7 +209,7 @@ async fn nodes_that_know_one_node_find_each_other_through_it() {
     let (_, by_second, by_third) =
         tokio::join!(finds(&first, &ids[1..]), finds(&second, &for_second), finds(&third, &ids[..2]));
     let told = by_second.iter().rev().find(|found| found.node == ids[2]).unwrap();
-    let conn = second.dial(&scope(), ids[2], &told.addr, None).await.unwrap();
+    let conn = second.dial(&scope(), ids[2], &told.addr, DialVia::default()).await.unwrap();
     assert_eq!(conn.peer(), ids[2]);
     assert!(by_third.iter().all(|found| found.addr.direct.iter().all(|addr| !addr.ip().is_loopback())));
     for node in [first, second, third] {
