@@ -110,7 +110,7 @@ async fn before_hello_no_protocol_is_served() {
     let addr = victim.node.transport().local_addr(&scope);
     for (number, name) in (1..).zip(PROTOCOLS) {
         let raw = Internet::bind(&NodeKey::generate(), InternetConfig::default()).await.unwrap();
-        let conn = raw.dial(&scope, victim.node.id(), &addr, None).await.unwrap();
+        let conn = raw.dial(&scope, victim.node.id(), &addr, DialVia::default()).await.unwrap();
         let mut stream = conn.open().await.unwrap();
         let mut header = vec![u8::try_from(name.len()).unwrap()];
         header.extend_from_slice(name.as_bytes());
