@@ -11,7 +11,8 @@ use mesh_identity::{
 };
 use mesh_transport::internet::{Config as InternetConfig, Internet};
 use mesh_transport::{
-    Admission, CloseCode, ClosedWhy, Config, DialError, Driver, OpenError, Protocol, Refusal, Transport,
+    Admission, CloseCode, ClosedWhy, Config, DialError, DialVia, Driver, OpenError, Protocol, Refusal,
+    Transport,
 };
 use qmt_node::store::Store;
 use tokio::io::AsyncWriteExt;
