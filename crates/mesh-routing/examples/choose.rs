@@ -11,7 +11,12 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let router = Router::new(Config::default(), now);
     for (name, relayed) in [("desktop", false), ("laptop", false), ("cloud", true)] {
         let mut facts = PeerFacts::new(NodeName::new(name)?);
-        facts.link = Some(LinkFacts { relayed, network: Network::Lan, rtt: Some(Duration::from_millis(1)) });
+        facts.link = Some(LinkFacts {
+            relayed,
+            network: Network::Lan,
+            rtt: Some(Duration::from_millis(1)),
+            loss: None,
+        });
         facts.offers.push(Offer::ready("qwen3-8b"));
         router.update(|table| {
             table.set_scope(scope, Role::Member);

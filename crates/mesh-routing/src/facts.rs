@@ -125,6 +125,8 @@ pub struct LinkFacts {
     pub network: Network,
     /// Its round trip, where measured.
     pub rtt: Option<Duration>,
+    /// Packets lost of a thousand, where measured.
+    pub loss: Option<u16>,
 }
 
 /// This node.

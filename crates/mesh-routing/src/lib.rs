@@ -48,7 +48,7 @@ pub use facts::{
 };
 pub use fallback::{Attempt, Exhausted, FallbackChain};
 pub use gauge::{Health, Outcome};
-pub use path::{PathMemory, PathRank, PeerRoute, order_routes};
+pub use path::{Before, PathMemory, PathRank, PeerRoute, order_routes};
 pub use policy::{Names, ProviderTarget, ResolveError, RoutingPolicy};
 pub use router::{InFlight, Router};
 pub use snapshot::{Model, Snapshot};

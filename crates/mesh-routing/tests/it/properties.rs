@@ -49,7 +49,7 @@ fn any_peer() -> impl Strategy<Value = PeerFacts> {
     let network = prop_oneof![Just(Network::Lan), Just(Network::Internet)];
     let link =
         (any::<bool>(), network, proptest::option::of(0..300_u64)).prop_map(|(relayed, network, rtt)| {
-            LinkFacts { relayed, network, rtt: rtt.map(Duration::from_millis) }
+            LinkFacts { relayed, network, rtt: rtt.map(Duration::from_millis), loss: None }
         });
     (liveness, proptest::option::of(link), proptest::collection::vec(any_offer(), 0..3)).prop_map(
         |(liveness, link, offers)| PeerFacts {

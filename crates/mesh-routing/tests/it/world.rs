@@ -22,11 +22,21 @@ pub(crate) fn peer(number: u8) -> Target {
 }
 
 pub(crate) fn lan(ms: u64) -> Option<LinkFacts> {
-    Some(LinkFacts { relayed: false, network: Network::Lan, rtt: Some(Duration::from_millis(ms)) })
+    Some(LinkFacts {
+        relayed: false,
+        network: Network::Lan,
+        rtt: Some(Duration::from_millis(ms)),
+        loss: None,
+    })
 }
 
 pub(crate) fn relayed() -> Option<LinkFacts> {
-    Some(LinkFacts { relayed: true, network: Network::Internet, rtt: Some(Duration::from_millis(1)) })
+    Some(LinkFacts {
+        relayed: true,
+        network: Network::Internet,
+        rtt: Some(Duration::from_millis(1)),
+        loss: None,
+    })
 }
 
 /// A peer named `peer-<number>` on the LAN with this offer.
