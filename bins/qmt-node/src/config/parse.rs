@@ -109,6 +109,9 @@ fn transports(document: &Document<'_>, mesh: &mut Mesh) {
         });
         mesh.enabled = mesh.enabled.or(Some(true));
     }
+    if lan_on {
+        mesh.enabled = mesh.enabled.or(Some(true));
+    }
     let by_tables = lan_on || iroh_on.is_some();
     let simple_lan = !by_tables && mesh.scopes.is_empty() && transport != Some("iroh");
     let listen = lan_listen(document, &lan).or_else(|| lan_listen(document, &table));

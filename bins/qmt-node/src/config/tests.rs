@@ -550,3 +550,11 @@ fn peers_that_cannot_be_told_from_strangers_are_named() {
     let text = text.replace("tcp/9000", &format!("tcp/9000/p2p/{PEER_ID}"));
     assert_eq!(faults(&text, &[]), Vec::<String>::new());
 }
+
+#[test]
+fn the_lan_table_alone_turns_the_mesh_on_and_a_spoken_no_keeps_it_off() {
+    let config = read("[mesh.lan]\nenabled = true\n", &[]).expect("loads");
+    assert!(config.mesh.enabled == Some(true) && config.mesh.lan.is_some());
+    let config = read("[mesh]\nenabled = false\n[mesh.lan]\nenabled = true\n", &[]).expect("loads");
+    assert!(config.mesh.enabled == Some(false) && config.mesh.lan.is_none());
+}
