@@ -6,5 +6,6 @@
 
 mod faults;
 mod laboratory;
+mod meet;
 mod mesh;
 mod paths;

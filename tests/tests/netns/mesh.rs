@@ -118,6 +118,10 @@ impl Node {
         }
     }
 
+    pub(crate) fn name(&self) -> &'static str {
+        self.name
+    }
+
     /// A token that admits so many nodes.
     pub(crate) fn invite(&self, uses: u32) -> String {
         let invite = self.ask(&["invite", "--uses", &uses.to_string()]).unwrap();

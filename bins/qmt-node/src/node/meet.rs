@@ -19,8 +19,9 @@ const DIALS_PER_MACHINE_MAX: usize = 2;
 /// The wait after the first dial that failed; it doubles up to the longest.
 const RETRY_FIRST: Duration = Duration::from_millis(500);
 const RETRY_LONGEST: Duration = Duration::from_secs(60);
-/// Whoever does not want us here is asked again after that, or when it moves.
-const REFUSED: Duration = Duration::from_secs(600);
+/// The longest wait before a node is asked again that did not want us here: perhaps it was only starting, perhaps it has
+/// another pre-shared key for ever.
+const REFUSED_LONGEST: Duration = Duration::from_secs(600);
 /// How often it is looked whether a node that was met is still linked: gossip redials its members by itself.
 const LOOK_AGAIN: Duration = Duration::from_secs(30);
 
@@ -100,10 +101,10 @@ impl Meetings {
         }
         let wait = match how {
             Met::Linked => LOOK_AGAIN,
-            Met::Refused => REFUSED,
-            Met::Failed => RETRY_FIRST.saturating_mul(1 << meeting.tries.min(16)).min(RETRY_LONGEST),
+            Met::Refused => waited(meeting.tries, REFUSED_LONGEST),
+            Met::Failed => waited(meeting.tries, RETRY_LONGEST),
         };
-        meeting.tries = if how == Met::Failed { meeting.tries.saturating_add(1) } else { 0 };
+        meeting.tries = if how == Met::Linked { 0 } else { meeting.tries.saturating_add(1) };
         meeting.due = now + wait.mul_f64(0.5 + 0.5 * chance);
     }
 
@@ -145,6 +146,10 @@ impl Node {
             }
         }
     }
+}
+
+fn waited(tries: u32, longest: Duration) -> Duration {
+    RETRY_FIRST.saturating_mul(1 << tries.min(16)).min(longest)
 }
 
 fn met<T>(linked: Result<T, DialError>) -> Met {
@@ -213,6 +218,16 @@ mod tests {
     }
 
     #[test]
+    fn a_node_that_was_only_starting_is_asked_again_at_once() {
+        let now = Instant::now();
+        let mut meetings = Meetings::default();
+        meetings.take(&BTreeMap::from([(node(1), at([192, 0, 2, 1]))]), now);
+        assert_eq!(meetings.next(now), Some(node(1)));
+        meetings.met(&node(1), Met::Refused, 1.0, now);
+        assert_eq!(meetings.next_due(), Some(now + RETRY_FIRST));
+    }
+
+    #[test]
     fn waits_grow_a_refusal_lasts_and_a_move_is_a_new_start() {
         let mut now = Instant::now();
         let mut meetings = Meetings::default();
@@ -229,7 +244,7 @@ mod tests {
         assert_eq!(waits, [500, 1000, 2000, 4000, 8000, 16_000, 32_000, 60_000, 60_000, 60_000]);
         assert_eq!(meetings.next(now), Some(node(1)));
         meetings.met(&node(1), Met::Refused, 1.0, now);
-        assert_eq!(meetings.next_due(), Some(now + REFUSED));
+        assert_eq!(meetings.next_due(), Some(now + Duration::from_secs(512)));
         assert_eq!(meetings.next(now), None);
         meetings.take(&BTreeMap::from([(node(1), at([192, 0, 2, 5]))]), now);
         assert_eq!(meetings.next(now), Some(node(1)));
