@@ -102,10 +102,11 @@ pub(crate) enum Command {
         #[arg(long)]
         node: Option<String>,
     },
-    /// Show where requests would go, and why.
+    /// Show where requests would go, and why; or by which ways a node is reached.
     Routes {
-        /// One model only.
-        model: Option<String>,
+        /// A model (all of them without it), or a node: its name, its id or a unique prefix of it.
+        #[arg(value_name = "MODEL|NODE")]
+        of: Option<String>,
     },
     /// Talk to a model of the mesh: one answer to PROMPT, or a conversation.
     ///

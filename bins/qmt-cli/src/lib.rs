@@ -11,6 +11,7 @@ mod invites;
 mod models;
 mod nodes;
 mod ping;
+mod routes;
 mod screen;
 mod setup;
 mod table;
@@ -80,7 +81,7 @@ async fn perform(client: &Client, home: &Path, screen: &Screen, command: Command
         Command::Load { model, no_wait } => models::load(client, screen, model, !no_wait).await,
         Command::Unload { model } => models::unload(client, screen, model).await,
         Command::Drop { model, node } => models::drop(client, screen, model, node).await,
-        Command::Routes { model } => nodes::routes(client, screen, model).await,
+        Command::Routes { of } => routes::show(client, screen, of).await,
         Command::Chat(args) => chat::chat(client, screen, args).await,
         Command::Doctor => doctor::doctor(client, home, screen).await,
         Command::Setup(args) => setup::setup(screen, args).await,

@@ -1,6 +1,6 @@
-//! The node, the nodes around it, and where requests go: `status`, `nodes`, `routes`.
+//! The node, and the nodes around it: `status`, `nodes`.
 
-use mesh_control::{Client, NodeState, NodeView, PathKind, RouteTarget, RouteView, Status};
+use mesh_control::{Client, NodeState, NodeView, PathKind, Status};
 use mesh_identity::{NodeId, UnixTime};
 
 use crate::failure::Failure;
@@ -80,7 +80,7 @@ fn listing(nodes: &[NodeView], now: u64) -> String {
             node.role.to_string(),
             node.state.to_string(),
             if node.since == 0 { String::new() } else { units::duration(now.saturating_sub(node.since)) },
-            path(node.path),
+            path(node.transport.as_deref(), node.path),
             node.rtt_ms.map_or_else(String::new, units::milliseconds),
             node.memory.map_or_else(String::new, |memory| units::bytes(memory.free_bytes)),
             node.models.join(", "),
@@ -90,51 +90,17 @@ fn listing(nodes: &[NodeView], now: u64) -> String {
 }
 
 /// The form of an id that every command takes and that fits a table.
-fn short(id: &str) -> String {
+pub(crate) fn short(id: &str) -> String {
     id.parse::<NodeId>().map_or_else(|_| id.to_owned(), |id| id.short())
 }
 
-fn path(path: PathKind) -> String {
-    match path {
-        PathKind::None => String::new(),
-        path => path.to_string(),
+/// What carries a link and how: `lan direct`, `internet relayed`; nothing while there is none.
+pub(crate) fn path(transport: Option<&str>, path: PathKind) -> String {
+    match (transport, path) {
+        (_, PathKind::None) => String::new(),
+        (Some(transport), path) => format!("{transport} {path}"),
+        (None, path) => path.to_string(),
     }
-}
-
-pub(crate) async fn routes(client: &Client, screen: &Screen, model: Option<String>) -> Result<(), Failure> {
-    let routes = client.routes(model.as_deref()).await?;
-    screen.show(&routes, |routes| routes_listing(routes))?;
-    if routes.is_empty() {
-        screen.note(
-            "no routes: no node that this one knows serves a model; `qmt-cli load MODEL` serves one here",
-        );
-    }
-    Ok(())
-}
-
-fn routes_listing(routes: &[RouteView]) -> String {
-    if routes.is_empty() {
-        return String::new();
-    }
-    let mut table = Table::new(&["MODEL", "RANK", "NODE", "STATE", "PATH", "RTT", "WHY"]);
-    for route in routes {
-        let target = match &route.target {
-            RouteTarget::Local => "this node".to_owned(),
-            RouteTarget::Peer { name, node, .. } if name.is_empty() => short(node),
-            RouteTarget::Peer { name, .. } => name.clone(),
-            RouteTarget::Unknown => "unknown".to_owned(),
-        };
-        table.row([
-            route.model.clone(),
-            (route.rank + 1).to_string(),
-            target,
-            route.state.to_string(),
-            path(route.path),
-            route.rtt_ms.map_or_else(String::new, units::milliseconds),
-            route.why.clone(),
-        ]);
-    }
-    table.to_string()
 }
 
 #[cfg(test)]

@@ -29,7 +29,7 @@ use crate::types::invite::{
 };
 use crate::types::model::{DropRequest, Dropped, LoadRequest, ModelView};
 use crate::types::node::{NodeView, PingRequest, Pong};
-use crate::types::route::RouteView;
+use crate::types::route::{PeerRouteView, RouteView};
 use crate::types::status::Status;
 
 /// Longest answer that the client reads, bytes; the same bound as for one event, since a snapshot is the longest of both.
@@ -246,6 +246,12 @@ impl Client {
     pub async fn routes(&self, model: Option<&str>) -> Result<Vec<RouteView>, ClientError> {
         let path = Endpoint::Routes.path();
         let uri = model.map_or_else(|| path.to_owned(), |model| with_query(path, "model", model));
+        self.get(Endpoint::Routes, &uri, self.deadlines.answer).await
+    }
+
+    /// The ways to a node, by its name, its id or a unique prefix of it; the one in use first.
+    pub async fn routes_for_peer(&self, node: &str) -> Result<Vec<PeerRouteView>, ClientError> {
+        let uri = with_query(Endpoint::Routes.path(), "node", node);
         self.get(Endpoint::Routes, &uri, self.deadlines.answer).await
     }
 

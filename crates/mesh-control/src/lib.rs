@@ -18,6 +18,7 @@
 //! | `POST /api/models/load` | [`LoadRequest`] | [`ModelView`] |
 //! | `POST /api/models/drop` | [`DropRequest`] | [`Dropped`] |
 //! | `GET /api/routes?model=` | - | [`RouteView`]s |
+//! | `GET /api/routes?node=` | - | [`PeerRouteView`]s |
 //! | `GET /api/doctor` | - | [`Finding`]s |
 //! | `GET /api/events` | - | [`Event`]s as server-sent events, a snapshot first |
 //!
@@ -56,5 +57,5 @@ pub use types::model::{
     DropRequest, Dropped, LoadRequest, ModelState, ModelView, ProviderKind, ProviderView,
 };
 pub use types::node::{MemoryView, NodeState, NodeView, PathKind, PingRequest, Pong, Role};
-pub use types::route::{RouteTarget, RouteView};
+pub use types::route::{PeerRouteView, RouteTarget, RouteView};
 pub use types::status::{LinkCounts, ScopeStatus, Status};

@@ -23,7 +23,7 @@ pub enum Endpoint {
     Load,
     /// `POST /api/models/drop`
     Drop,
-    /// `GET /api/routes?model=`
+    /// `GET /api/routes?model=`, and `GET /api/routes?node=`
     Routes,
     /// `GET /api/doctor`
     Doctor,

@@ -76,7 +76,7 @@ impl AddressBook {
     }
 
     /// Where to dial the node in this scope: what is known there, then what was found.
-    pub(crate) fn to_dial(&self, scope: &ScopeId, node: &NodeId) -> NodeAddr {
+    pub fn to_dial(&self, scope: &ScopeId, node: &NodeId) -> NodeAddr {
         let mut addr = self.get(scope, node).unwrap_or_default();
         if let Some(found) = self.found.borrow().get(node) {
             let new: Vec<_> = found.direct.iter().filter(|one| !addr.direct.contains(one)).copied().collect();

@@ -83,6 +83,12 @@ pub trait Connection: Send + Sync + 'static {
     /// The path in use now.
     fn path(&self) -> PathFacts;
 
+    /// Packets lost of a thousand on the path in use, lately; `None` where the transport does not tell, or too little was
+    /// sent.
+    fn loss(&self) -> Option<u16> {
+        None
+    }
+
     /// Changes of the path's kind; the value is the latest. `rtt` there may be old: ask [`Connection::path`].
     fn path_changes(&self) -> watch::Receiver<PathFacts>;
 

@@ -146,3 +146,20 @@ async fn an_invite_comes_by_argument_link_or_environment_and_a_refusal_says_why(
     desk.stop().await;
     lap.stop().await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_way_to_a_node_is_shown_with_its_reason() {
+    let (desk, lap) = (Running::start("desk", "").await, Running::start("lap", "").await);
+    let token = invite(&desk, &[]).await;
+    assert_eq!(lap.cli(&["join", &token]).run().await.code, 0);
+    until_seen(&desk, "lap", "alive").await;
+    let ran = desk.cli(&["routes", "lap"]).run().await;
+    said(&ran, "internet direct");
+    said(&ran, "straight over the internet transport");
+    said(&ran, "\naddresses known: ");
+    let ways = desk.cli(&["routes", "lap", "--json"]).run().await.ok_json();
+    assert_eq!((&ways[0]["name"], &ways[0]["path"]), (&"lap".into(), &"direct".into()), "{ways}");
+    refused(&desk.cli(&["routes", "nowhere", "--json"]).run().await, "unknown_model");
+    desk.stop().await;
+    lap.stop().await;
+}

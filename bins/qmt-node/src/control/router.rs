@@ -61,10 +61,18 @@ async fn models(State(node): State<Node>) -> Response {
 #[derive(Deserialize)]
 struct RouteQuery {
     model: Option<String>,
+    node: Option<String>,
 }
 
 async fn routes(State(node): State<Node>, Query(query): Query<RouteQuery>) -> Response {
-    answer(node.routes(query.model.as_deref()))
+    match (query.model, query.node) {
+        (model, None) => answer(node.routes(model.as_deref())),
+        (None, Some(peer)) => answer(node.routes_for_peer(&peer)),
+        (Some(_), Some(_)) => failure(&ApiError::new(
+            ErrorCode::BadRequest,
+            "routes are for a model or for a node, not for both",
+        )),
+    }
 }
 
 async fn doctor(State(node): State<Node>) -> Response {

@@ -349,6 +349,7 @@ fn peer_facts(member: &Member, link: Option<&TransportLink>) -> PeerFacts {
             TransportKind::Internet => Network::Internet,
         },
         rtt: link.path.rtt,
+        loss: link.loss,
     });
     facts
 }

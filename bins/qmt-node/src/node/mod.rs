@@ -18,6 +18,7 @@ mod scopes;
 mod start;
 mod uninvited;
 mod views;
+mod ways;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;

@@ -13,7 +13,7 @@ use mesh_transport::{LinkFacts, PathKind};
 
 use super::offers::{NODE_KEY, NodeFacts, OfferFacts, OfferState};
 use super::scopes::Scope;
-use super::{Node, facts};
+use super::{Node, facts, ways};
 
 impl Node {
     /// The node at this moment.
@@ -127,6 +127,7 @@ impl Node {
                 State::Down => NodeState::Down,
             },
             path: link.map_or(PathView::None, |link| path_view(link.path.kind)),
+            transport: link.map(|link| ways::transport(link.path.transport).to_owned()),
             rtt_ms: link.and_then(|link| link.path.rtt).map(|rtt| rtt.as_secs_f64() * 1e3),
             addresses: addresses(&member.addr),
             models: facts::offers_of(member)

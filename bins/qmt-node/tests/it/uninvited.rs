@@ -193,3 +193,33 @@ async fn an_invite_into_the_scope_of_the_uninvited_is_refused() {
     assert_eq!(api_error(host.client.invite(&named).await).code, ErrorCode::BadRequest);
     host.stop().await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_ways_to_a_peer_of_two_scopes_are_told_in_order_and_with_reasons() {
+    let first = Place::new("first").start_with(|config| on_lan(config, Trust::Client, None)).await;
+    let second = Place::new("second")
+        .start_with(|config| {
+            on_lan(config, Trust::Client, None);
+            dials(config, &first);
+        })
+        .await;
+    second.join(&first.invite().await.token).await;
+    let id = second.id();
+    let ways = until("there are two ways", || async {
+        let ways = first.client.routes_for_peer(&id).await.unwrap();
+        let both = ways.iter().filter(|way| way.transport.as_deref() == Some("lan")).count() == 2;
+        (both && ways.iter().all(|way| way.rtt_ms.is_some())).then_some(ways)
+    })
+    .await;
+    let mut scopes: Vec<&str> = ways.iter().map(|way| way.scope_name.as_str()).collect();
+    scopes.sort_unstable();
+    assert_eq!(scopes, ["home", "lan"]);
+    assert!(ways[0].why.starts_with("straight over the local network; first of 2: it "), "{ways:?}");
+    assert!(ways[1].why.starts_with("straight over the local network; the one above "), "{ways:?}");
+    assert!(ways.iter().all(|way| way.node == id && !way.addresses.is_empty()), "{ways:?}");
+    let itself = first.client.routes_for_peer(&first.id()).await.unwrap();
+    assert_eq!((itself.len(), itself[0].why.as_str()), (1, "it is this node itself"));
+    assert_eq!(api_error(first.client.routes_for_peer("nobody").await).code, ErrorCode::UnknownNode);
+    second.stop().await;
+    first.stop().await;
+}

@@ -21,6 +21,9 @@ pub struct NodeView {
     /// How a link to it runs, if one is open.
     #[serde(default)]
     pub path: PathKind,
+    /// What carries that link: `lan` or `internet`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub transport: Option<String>,
     /// Round trip of the open link in milliseconds.
     #[serde(default)]
     pub rtt_ms: Option<f64>,

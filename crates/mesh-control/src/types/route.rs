@@ -28,6 +28,45 @@ pub struct RouteView {
     pub why: String,
 }
 
+/// One way to a node: a scope that both are in, and the link there. In order, the one that is used first.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct PeerRouteView {
+    /// Id of the node.
+    pub node: String,
+    /// Its name.
+    #[serde(default)]
+    pub name: String,
+    /// Id of the scope, 64 hex digits.
+    pub scope: String,
+    /// Name of the scope; may be empty.
+    #[serde(default)]
+    pub scope_name: String,
+    /// What carries the link: `lan`, `internet`; none while no link is open.
+    #[serde(default)]
+    pub transport: Option<String>,
+    /// How the bytes travel.
+    #[serde(default)]
+    pub path: PathKind,
+    /// Round trip in milliseconds; none when unknown.
+    #[serde(default)]
+    pub rtt_ms: Option<f64>,
+    /// Packets lost of a thousand; none when unknown.
+    #[serde(default)]
+    pub loss_per_mille: Option<u16>,
+    /// Since when the link stands, Unix seconds; none while no link is open.
+    #[serde(default)]
+    pub since: Option<u64>,
+    /// Whether the answering node dialed it.
+    #[serde(default)]
+    pub dialed_here: bool,
+    /// Where the node can be dialed: `IP:PORT` and relay URLs, in the order in which they are tried.
+    #[serde(default)]
+    pub addresses: Vec<String>,
+    /// Why it stands at this place, for a reader.
+    #[serde(default)]
+    pub why: String,
+}
+
 /// Where a request goes.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "type", rename_all = "lowercase")]

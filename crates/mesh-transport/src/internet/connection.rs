@@ -3,7 +3,7 @@
 use std::{
     io,
     pin::Pin,
-    sync::OnceLock,
+    sync::{Mutex, OnceLock, PoisonError},
     task::{Context, Poll, ready},
 };
 
@@ -16,7 +16,7 @@ use tokio::{
 };
 use tokio_util::task::AbortOnDropHandle;
 
-use super::quic;
+use super::{loss::LossMeter, quic};
 use crate::{
     connection::{Connection, Origin, PathFacts, PathKind, TransportKind},
     error::{CloseCode, ClosedWhy, ConnectionLost, ResetCode, StreamFault},
@@ -31,6 +31,7 @@ pub(super) struct IrohConnection {
     streams_max: u32,
     closed_with: OnceLock<CloseCode>,
     path: watch::Sender<PathFacts>,
+    loss: Mutex<LossMeter<noq::PathId>>,
     _path_task: AbortOnDropHandle<()>,
 }
 
@@ -44,7 +45,16 @@ impl IrohConnection {
         let path = watch::Sender::new(path_of(&conn));
         let task = tokio::spawn(watch_path(conn.clone(), path.clone()));
         let _path_task = AbortOnDropHandle::new(task);
-        Self { conn, peer, origin, streams_max, closed_with: OnceLock::new(), path, _path_task }
+        Self {
+            conn,
+            peer,
+            origin,
+            streams_max,
+            closed_with: OnceLock::new(),
+            path,
+            loss: Mutex::default(),
+            _path_task,
+        }
     }
 
     fn why(&self, error: ConnectionError) -> ClosedWhy {
@@ -140,6 +150,14 @@ impl Connection for IrohConnection {
 
     fn path(&self) -> PathFacts {
         if self.conn.close_reason().is_some() { *self.path.borrow() } else { path_of(&self.conn) }
+    }
+
+    fn loss(&self) -> Option<u16> {
+        let paths = self.conn.paths();
+        let path = paths.iter().find(|path| path.is_selected())?;
+        let stats = path.stats();
+        let mut loss = self.loss.lock().unwrap_or_else(PoisonError::into_inner);
+        loss.measure(path.id(), stats.sent_packets, stats.lost_packets)
     }
 
     fn path_changes(&self) -> watch::Receiver<PathFacts> {

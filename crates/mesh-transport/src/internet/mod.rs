@@ -8,6 +8,7 @@ mod addr;
 mod connection;
 mod driver;
 mod endpoints;
+mod loss;
 mod quic;
 
 use std::{net::SocketAddr, time::Duration};

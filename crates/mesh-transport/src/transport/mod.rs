@@ -66,6 +66,8 @@ pub struct LinkFacts {
     pub peer: Peer,
     /// How its bytes travel now.
     pub path: PathFacts,
+    /// Packets lost of a thousand lately, where the transport tells.
+    pub loss: Option<u16>,
     /// When it came up.
     pub since: SystemTime,
     /// Whether this node dialed it.
@@ -363,6 +365,7 @@ impl LinkConn {
         LinkFacts {
             peer: self.peer.clone(),
             path: self.path(),
+            loss: self.conn.loss(),
             since: self.since,
             opened_by_us: self.dialed_by_us,
             streams: self.streams.alive(),
