@@ -9,3 +9,4 @@ mod laboratory;
 mod meet;
 mod mesh;
 mod paths;
+mod samples;

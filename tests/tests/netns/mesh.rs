@@ -79,35 +79,55 @@ pub(crate) fn seen<T>(patience: Duration, mut look: impl FnMut() -> Option<T>) -
 pub(crate) struct Node {
     name: &'static str,
     folder: TempDir,
-    cli: PathBuf,
+    programs: Programs,
     process: Process,
 }
 
 impl Node {
     /// Starts it in a host with these lines of configuration, and waits until it answers.
     pub(crate) fn start(programs: &Programs, host: &Host, name: &'static str, configuration: &str) -> Self {
-        let folder = tempfile::tempdir().unwrap();
-        let home = home(folder.path());
-        std::fs::create_dir(&home).unwrap();
         let text = format!("inference.model_dirs = []\nmesh.node_name = \"{name}\"\n{configuration}");
-        std::fs::write(home.join("config.toml"), text).unwrap();
-        let log = File::create(log(folder.path())).unwrap();
-        let mut command = host.command(&programs.node);
-        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(log);
-        command.env("QMT_HOME", &home).env("HOME", folder.path()).env("NO_COLOR", "1");
-        command.env_remove("QMT_EPHEMERAL_KEY").env_remove("RUST_LOG");
-        let process = Process::start(&mut command);
-        let mut node = Self { name, folder, cli: programs.cli.clone(), process };
-        until(&format!("{name} answers"), || {
-            assert!(node.process.ended().is_none(), "{name} ended at once: {}", node.log());
-            node.ask(&["status"]).ok()
+        Self::start_as_written(programs, host, name, &text, &[])
+    }
+
+    /// Starts it with this configuration file and these variables, and waits until it answers.
+    pub(crate) fn start_as_written(
+        programs: &Programs,
+        host: &Host,
+        name: &'static str,
+        configuration: &str,
+        variables: &[(String, String)],
+    ) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        std::fs::create_dir(home(folder.path())).unwrap();
+        let process = run(&programs.node, host, folder.path(), configuration, variables);
+        let programs = Programs { node: programs.node.clone(), cli: programs.cli.clone() };
+        Self { name, folder, programs, process }.once_it_answers()
+    }
+
+    /// Kills it, and starts it again in its home with another file.
+    pub(crate) fn restart_as_written(
+        mut self,
+        host: &Host,
+        configuration: &str,
+        variables: &[(String, String)],
+    ) -> Self {
+        self.process.kill();
+        self.process = run(&self.programs.node, host, self.folder.path(), configuration, variables);
+        self.once_it_answers()
+    }
+
+    fn once_it_answers(mut self) -> Self {
+        until(&format!("{} answers", self.name), || {
+            assert!(self.process.ended().is_none(), "{} ended at once: {}", self.name, self.log());
+            self.ask(&["status"]).ok()
         });
-        node
+        self
     }
 
     /// What `qmt-cli` prints as JSON, or how it fails.
     pub(crate) fn ask(&self, arguments: &[&str]) -> Result<Value, String> {
-        let mut command = Command::new(&self.cli);
+        let mut command = Command::new(&self.programs.cli);
         command.arg("--json").args(arguments).env("QMT_HOME", home(self.folder.path()));
         let output = command.output().unwrap();
         let said = String::from_utf8_lossy(&output.stdout);
@@ -168,6 +188,23 @@ impl Drop for Node {
             println!("---- log of {}:\n{}", self.name, self.log());
         }
     }
+}
+
+fn run(
+    program: &Path,
+    host: &Host,
+    folder: &Path,
+    configuration: &str,
+    variables: &[(String, String)],
+) -> Process {
+    let home = home(folder);
+    std::fs::write(home.join("config.toml"), configuration).unwrap();
+    let log = File::create(log(folder)).unwrap();
+    let mut command = host.command(program);
+    command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(log);
+    command.env("QMT_HOME", &home).env("HOME", folder).env("NO_COLOR", "1");
+    command.env_remove("QMT_EPHEMERAL_KEY").env_remove("RUST_LOG").envs(variables.iter().cloned());
+    Process::start(&mut command)
 }
 
 fn home(folder: &Path) -> PathBuf {
