@@ -24,11 +24,13 @@ mod plug;
 mod router;
 mod rules;
 mod tool;
+mod wire;
 
 pub use host::{Host, Process};
 pub use plug::{Cut, Plug};
 pub use router::Router;
 pub use rules::Nat;
+pub use wire::{Wire, Wired};
 
 use std::net::Ipv4Addr;
 use std::path::Path;
@@ -49,6 +51,8 @@ pub struct Lab {
     name: String,
     namespaces: Vec<String>,
     lans: Vec<LanState>,
+    /// Made so far.
+    wires: usize,
 }
 
 /// A network that hosts and routers are plugged into: a bridge.
@@ -95,7 +99,7 @@ impl Lab {
         sweep();
         let number = LABS.fetch_add(1, Ordering::Relaxed);
         let name = format!("{PREFIX}-{}-{number}", std::process::id());
-        let mut lab = Self { name, namespaces: Vec::new(), lans: Vec::new() };
+        let mut lab = Self { name, namespaces: Vec::new(), lans: Vec::new(), wires: 0 };
         lab.check_kernel()?;
         Ok(lab)
     }

@@ -31,7 +31,7 @@ const EDGES: &[(&str, &[&str])] = &[
     ("qmt-cli", &["mesh-identity", "mesh-control"]),
 ];
 
-/// Members that see everything and that nothing depends on: tests, examples, benchmarks.
+/// Members that see everything and that nothing but each other depends on: tests, examples, benchmarks.
 const OUTSIDE: &[&str] = &["qmt-tests", "qmt-examples", "qmt-bench"];
 
 /// The only crate that names what carries a link.

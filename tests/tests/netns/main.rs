@@ -4,10 +4,10 @@
 #![cfg(target_os = "linux")]
 #![allow(missing_docs, clippy::unwrap_used, reason = "tests")]
 
-mod circuits;
 mod faults;
 mod laboratory;
 mod meet;
 mod mesh;
 mod paths;
 mod samples;
+mod wire;
