@@ -25,6 +25,7 @@
 //! ```
 
 mod admission;
+pub mod bare;
 pub mod contract;
 mod mesh;
 

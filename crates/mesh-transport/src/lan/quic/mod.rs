@@ -3,10 +3,7 @@
 //! libp2p's own QUIC brings a second TLS provider and no way to bound a stranger's window; this one is not
 //! interoperable with it, and need not be: only nodes of ours answer here.
 
-#[cfg(test)]
-pub(super) mod bare;
 mod muxer;
-mod punch;
 mod tls;
 mod transport;
 
@@ -87,4 +84,13 @@ fn transport_config(config: &Config) -> TransportConfig {
         .stream_receive_window(VarInt::from_u32(STREAM_WINDOW_BYTES))
         .datagram_receive_buffer_size(None);
     transport
+}
+
+/// Both sides' parameters with nothing said but whose keys: the library as it comes, to measure ours beside it.
+#[cfg(feature = "testing")]
+pub(crate) fn default_configs(
+    key: &NodeKey,
+) -> Result<(noq::ClientConfig, noq::ServerConfig), rustls::Error> {
+    let (client, server) = tls::configs(key)?;
+    Ok((noq::ClientConfig::new(Arc::new(client)), noq::ServerConfig::with_crypto(Arc::new(server))))
 }
