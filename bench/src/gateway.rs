@@ -80,7 +80,7 @@ const CONNECTIONS: usize = 32;
 pub(crate) fn run(options: &Options) -> Result<bool> {
     let effort = Effort::new(options.quick);
     machine::check_open_files(FILES)?;
-    let facts = machine::facts(&options.nginx)?;
+    let facts = machine::facts(Some(&options.nginx))?;
     let folder = tempfile::tempdir()?;
     let (_stub, stub) = processes::stub()?;
     let (_nginx, nginx) = processes::nginx(&options.nginx, &folder.path().join("nginx"), &stub)?;
@@ -104,6 +104,9 @@ pub(crate) fn run(options: &Options) -> Result<bool> {
     starts(&mut report, options, folder.path(), &effort)?;
     invite_size(&mut report)?;
 
+    report.note(
+        "a figure is the median over rounds unless it is named otherwise; exact ones have no interval.",
+    );
     report.note(format!(
         "added latency: {} rounds; in each, {} requests go one by one directly, through nginx, through the local gateway and over the mesh, \
          in changing order; what is added is the difference to the direct path in the same round. The interval is the 95 % interval of the \

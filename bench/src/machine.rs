@@ -28,7 +28,8 @@ fn open_files(limits: &str) -> Option<u64> {
 }
 
 /// Facts for the report, one line each, taken before anything is measured.
-pub(crate) fn facts(nginx: &Path) -> Result<Vec<String>> {
+/// With `nginx` its version too.
+pub(crate) fn facts(nginx: Option<&Path>) -> Result<Vec<String>> {
     let cpus = fs::read_to_string("/proc/cpuinfo").context("no /proc/cpuinfo")?;
     let model = field(&cpus, "model name").unwrap_or("unknown processor").to_owned();
     let cores = std::thread::available_parallelism()?;
@@ -39,16 +40,15 @@ pub(crate) fn facts(nginx: &Path) -> Result<Vec<String>> {
     let load = fs::read_to_string("/proc/loadavg").context("no /proc/loadavg")?;
     let load = load.split_whitespace().next().unwrap_or("?").to_owned();
     let stat = fs::read_to_string("/proc/self/stat").context("no /proc/self/stat")?;
+    let mut software = format!("Linux {}", said(Command::new("uname").arg("-r"))?);
+    if let Some(nginx) = nginx {
+        let version = said(Command::new(nginx).arg("-v"))?;
+        software = format!("{software}, {}", version.trim_start_matches("nginx version: "));
+    }
     Ok(vec![
+        format!("machine: {model}, {cores} cores, {:.1} GB of memory, {software}", kib * 1024.0 / 1e9),
         format!(
-            "machine: {model}, {cores} cores, {:.1} GB of memory, Linux {}, {}",
-            kib * 1024.0 / 1e9,
-            said(Command::new("uname").arg("-r"))?,
-            said(Command::new(nginx).arg("-v"))?.trim_start_matches("nginx version: ")
-        ),
-        format!(
-            "begun {}; load average before the run {load}; niceness {}.",
-            said(Command::new("date").args(["-u", "+%Y-%m-%d %H:%M UTC"]))?,
+            "load average before the run {load} (1 for each busy core); niceness {}.",
             niceness(&stat).context("no niceness in /proc/self/stat")?
         ),
     ])

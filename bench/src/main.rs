@@ -8,6 +8,8 @@ mod processes;
 mod report;
 mod stats;
 mod stub;
+#[cfg(target_os = "linux")]
+mod transport;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -38,6 +40,23 @@ enum Command {
         #[arg(long)]
         report: Option<PathBuf>,
     },
+    /// Links: throughput and round trips beside the bare libraries; real nodes that find each other, behind NATs, on
+    /// networks that change.
+    #[cfg(target_os = "linux")]
+    Transport {
+        /// Fewer rounds: enough to see that it runs, too few to rely on.
+        #[arg(long)]
+        quick: bool,
+        /// Measure this alone; no report is written then.
+        #[arg(long, conflicts_with = "report")]
+        part: Option<transport::Part>,
+        /// Folder with qmt-node.
+        #[arg(long)]
+        bin_dir: PathBuf,
+        /// Where to write the report.
+        #[arg(long)]
+        report: Option<PathBuf>,
+    },
     /// The backend that the benchmarks measure against: answers at once, or streams chunks that carry their send time.
     Stub,
 }
@@ -46,6 +65,10 @@ fn main() -> ExitCode {
     let done = match Arguments::parse().command {
         Command::Gateway { quick, bin_dir, nginx, report } => {
             gateway::run(&gateway::Options { quick, bin_dir, nginx, report })
+        }
+        #[cfg(target_os = "linux")]
+        Command::Transport { quick, part, bin_dir, report } => {
+            transport::run(&transport::Options { quick, part, bin_dir, report })
         }
         Command::Stub => stub::run().map(|()| true),
     };

@@ -25,12 +25,16 @@ pub(crate) fn exit_code<E>(all_met: &Result<bool, E>) -> u8 {
     }
 }
 
+/// From this line on a page is written by hand, and a new run keeps it.
+const BY_HAND: &str = "<!-- From here on written by hand; a new run keeps it. -->";
+
 #[derive(Debug)]
 struct Row {
     what: String,
     unit: &'static str,
     goal: Goal,
-    figure: Estimate,
+    /// None where it was not measured; a note says why.
+    figure: Option<Estimate>,
 }
 
 #[derive(Debug)]
@@ -46,7 +50,15 @@ impl Report {
     }
 
     pub(crate) fn row(&mut self, what: impl Into<String>, unit: &'static str, goal: Goal, figure: Estimate) {
-        let row = Row { what: what.into(), unit, goal, figure };
+        self.push(Row { what: what.into(), unit, goal, figure: Some(figure) });
+    }
+
+    /// A figure that this run does not have. Its goal counts as one that is not met.
+    pub(crate) fn not_measured(&mut self, what: impl Into<String>, unit: &'static str, goal: Goal) {
+        self.push(Row { what: what.into(), unit, goal, figure: None });
+    }
+
+    fn push(&mut self, row: Row) {
         println!("{}", row.line());
         self.rows.push(row);
     }
@@ -67,7 +79,9 @@ impl Report {
             write(page, &self.page(command, met, goals.len()))
                 .with_context(|| format!("cannot write {}", page.display()))?;
         }
-        println!("{}: met {met} of {}", self.name, goals.len());
+        let missing = self.rows.iter().filter(|row| row.figure.is_none()).count();
+        let missing = if missing > 0 { format!(", {missing} figures not measured") } else { String::new() };
+        println!("{}: met {met} of {}{missing}", self.name, goals.len());
         Ok(met == goals.len())
     }
 
@@ -76,18 +90,15 @@ impl Report {
             "# Benchmark `{}`\n\nMet {met} of {goals} goals. Written by `{command}`, which repeats it.\n\n",
             self.name
         );
-        text.push_str("| what | goal | figure (median) | 95 % interval | met |\n|---|---|---|---|---|\n");
+        text.push_str("| what | goal | figure | 95 % interval | met |\n|---|---|---|---|---|\n");
         for row in &self.rows {
-            let met = row.is_met().map_or("-", |met| if met { "yes" } else { "**no**" });
-            let _ = writeln!(
-                text,
-                "| {} | {} | {} {} | {} | {met} |",
-                row.what,
-                row.goal_text(),
-                number(row.figure.median),
-                row.unit,
-                row.interval_text()
-            );
+            let met = match (row.figure, row.is_met()) {
+                (Some(_), Some(true)) => "yes",
+                (Some(_), Some(false)) => "**no**",
+                (_, None) | (None, _) => "-",
+            };
+            let (figure, interval) = (row.figure_text(), row.interval_text());
+            let _ = writeln!(text, "| {} | {} | {figure} | {interval} | {met} |", row.what, row.goal_text());
         }
         text.push('\n');
         for note in &self.notes {
@@ -99,11 +110,19 @@ impl Report {
 
 impl Row {
     fn is_met(&self) -> Option<bool> {
+        let reaches = |holds: &dyn Fn(Estimate) -> bool| Some(self.figure.is_some_and(holds));
         match self.goal {
-            Goal::AtMost(goal) => Some(self.figure.low <= goal),
-            Goal::AtLeast(goal) => Some(self.figure.high >= goal),
+            Goal::AtMost(goal) => reaches(&|figure| figure.low <= goal),
+            Goal::AtLeast(goal) => reaches(&|figure| figure.high >= goal),
             Goal::None => None,
         }
+    }
+
+    fn figure_text(&self) -> String {
+        self.figure.map_or_else(
+            || "not measured".to_owned(),
+            |figure| format!("{} {}", number(figure.median), self.unit),
+        )
     }
 
     fn goal_text(&self) -> String {
@@ -115,34 +134,42 @@ impl Row {
     }
 
     fn interval_text(&self) -> String {
-        if self.figure.low == self.figure.high {
-            return "-".to_owned();
+        match self.figure {
+            Some(figure) if figure.low != figure.high => {
+                format!("{} .. {}", number(figure.low), number(figure.high))
+            }
+            Some(_) | None => "-".to_owned(),
         }
-        format!("{} .. {}", number(self.figure.low), number(self.figure.high))
     }
 
     fn line(&self) -> String {
         let met = match self.is_met() {
+            Some(_) if self.figure.is_none() => "",
             Some(true) => "met",
             Some(false) => "NOT MET",
             None => "",
         };
         format!(
-            "{:<64} goal {:<12} figure {:>9} {:<5} [{}] {met}",
+            "{:<64} goal {:<12} figure {:>15} [{}] {met}",
             self.what,
             self.goal_text(),
-            number(self.figure.median),
-            self.unit,
+            self.figure_text(),
             self.interval_text()
         )
     }
 }
 
+/// Writes the page anew but for what was written there by hand.
 fn write(page: &Path, text: &str) -> std::io::Result<()> {
     if let Some(folder) = page.parent() {
         std::fs::create_dir_all(folder)?;
     }
-    std::fs::write(page, text)
+    let old = match std::fs::read_to_string(page) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(error),
+        old => old.unwrap_or_default(),
+    };
+    let by_hand = old.find(BY_HAND).map_or(BY_HAND, |at| old[at..].trim_end());
+    std::fs::write(page, format!("{text}\n{by_hand}\n"))
 }
 
 fn number(value: f64) -> String {
@@ -163,7 +190,7 @@ mod tests {
             what: String::new(),
             unit: "ms",
             goal,
-            figure: Estimate { median: 1.0, low, high },
+            figure: Some(Estimate { median: 1.0, low, high }),
         };
         assert_eq!(row(Goal::AtMost(0.6), 0.5, 1.5).is_met(), Some(true));
         assert_eq!(row(Goal::AtMost(0.6), 0.7, 1.5).is_met(), Some(false));
@@ -171,6 +198,7 @@ mod tests {
         assert_eq!(row(Goal::AtLeast(0.6), 0.1, 0.6).is_met(), Some(true));
         assert_eq!(row(Goal::None, 0.1, 0.6).is_met(), None);
     }
+
     fn report(low: f64) -> Report {
         let mut report = Report::new("sample");
         report.row("added", "ms", Goal::AtMost(0.6), Estimate { median: 0.71, low, high: 0.9 });
@@ -200,13 +228,47 @@ mod tests {
         let text = std::fs::read_to_string(&page)?;
         let expected = "# Benchmark `sample`\n\n\
             Met 1 of 2 goals. Written by `scripts/bench sample`, which repeats it.\n\n\
-            | what | goal | figure (median) | 95 % interval | met |\n\
+            | what | goal | figure | 95 % interval | met |\n\
             |---|---|---|---|---|\n\
             | added | <= 0.600 ms | 0.710 ms | 0.700 .. 0.900 | **no** |\n\
             | rate | >= 100 req/s | 150 req/s | 140 .. 163 | yes |\n\
             | seen | - | 12.3 MB | - | - |\n\n\
-            - one thing to know.\n";
+            - one thing to know.\n\n\
+            <!-- From here on written by hand; a new run keeps it. -->\n";
         assert_eq!(text, expected);
+        Ok(())
+    }
+
+    #[test]
+    fn a_goal_without_a_figure_is_not_met_and_said_to_be_not_measured() -> Result<()> {
+        let folder = tempfile::tempdir()?;
+        let page = folder.path().join("sample.md");
+        let mut some = report(0.5);
+        some.not_measured("seen far", "ms", Goal::AtMost(7.0));
+        assert!(!some.finish(Some(&page), "x")?);
+        let text = std::fs::read_to_string(&page)?;
+        assert!(text.contains("| seen far | <= 7.000 ms | not measured | - | - |\n"), "{text}");
+        assert!(text.contains("Met 2 of 3 goals."), "{text}");
+        Ok(())
+    }
+
+    #[test]
+    fn what_was_written_by_hand_outlives_a_run() -> Result<()> {
+        let folder = tempfile::tempdir()?;
+        let page = folder.path().join("sample.md");
+        report(0.5).finish(Some(&page), "first")?;
+        let mut text = std::fs::read_to_string(&page)?;
+        text.push_str("\n## Where the time goes\n\nHere.\n");
+        std::fs::write(&page, text)?;
+        for run in ["second", "third"] {
+            report(0.7).finish(Some(&page), run)?;
+        }
+        let text = std::fs::read_to_string(&page)?;
+        assert!(text.contains("`third`") && !text.contains("`second`"), "{text}");
+        assert!(
+            text.ends_with("by hand; a new run keeps it. -->\n\n## Where the time goes\n\nHere.\n"),
+            "{text}"
+        );
         Ok(())
     }
 }

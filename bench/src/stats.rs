@@ -35,6 +35,15 @@ pub(crate) fn estimate(rounds: &[f64]) -> Estimate {
     bootstrap(rounds.len(), |sample| median(&pick(rounds, sample)))
 }
 
+/// The percentile `part` of `rounds` with its interval. Of a few rounds a high one is their maximum.
+pub(crate) fn estimate_at(rounds: &[f64], part: f64) -> Estimate {
+    bootstrap(rounds.len(), |sample| {
+        let mut sample = pick(rounds, sample);
+        sort(&mut sample);
+        percentile(&sample, part)
+    })
+}
+
 /// The median of `above` over the median of `below`, two measurements of the same rounds, with its interval: rounds are
 /// resampled as pairs, so that what disturbed both in one round does not widen it.
 pub(crate) fn ratio(above: &[f64], below: &[f64]) -> Estimate {
@@ -106,6 +115,14 @@ mod tests {
             })
             .count();
         assert!((900..=985).contains(&held), "{held} of 1000");
+    }
+
+    #[test]
+    fn a_high_percentile_lies_high() {
+        let rounds: Vec<f64> = (1..=101).map(f64::from).collect();
+        let found = estimate_at(&rounds, 0.95);
+        assert_eq!(found.median, 96.0);
+        assert!((85.0..96.0).contains(&found.low) && (96.0..=101.0).contains(&found.high), "{found:?}");
     }
 
     #[test]

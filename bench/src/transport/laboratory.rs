@@ -1,0 +1,98 @@
+//! What is measured between real nodes in a lab of networks, where this machine can have one.
+
+use std::any::Any;
+use std::panic::AssertUnwindSafe;
+use std::path::Path;
+
+use anyhow::{Result, anyhow};
+use futures_util::FutureExt;
+
+use super::nat::Matrix;
+use super::stall::{Carried, Change};
+use super::{Effort, Lacking, found, found::How, stall, wired};
+use crate::report::Report;
+
+pub(super) async fn discovery(report: &mut Report, effort: &Effort, bin_dir: &Path) {
+    for how in [How::Multicast, How::StaticPeer] {
+        match guarded(found::measure(bin_dir, how, effort.starts)).await {
+            Ok(times) => found::tell(report, how, &times),
+            Err(error) => lack(report, how.lacking(), &error),
+        }
+    }
+}
+
+pub(super) async fn nats(report: &mut Report, effort: &Effort, bin_dir: &Path) {
+    match guarded(Matrix::measure(bin_dir, effort.punches, effort.quick)).await {
+        Ok(matrix) => matrix.tell(report),
+        Err(error) => lack(report, Matrix::lacking(), &error),
+    }
+}
+
+pub(super) async fn changes(report: &mut Report, effort: &Effort, bin_dir: &Path) {
+    let all = [Change::Address, Change::Interface, Change::Frozen];
+    // The others take half a minute each, which is too long for a look.
+    let changes = if effort.quick { &all[..1] } else { &all };
+    for carried in [Carried::Lan, Carried::Internet] {
+        match guarded(stall::measure(bin_dir, carried, changes, effort.changes)).await {
+            Ok(stalls) => stall::tell(report, carried, changes, &stalls),
+            Err(error) => lack(report, stall::lacking(carried, changes), &error),
+        }
+    }
+}
+
+pub(super) async fn wire(report: &mut Report, effort: &Effort) {
+    for loss_per_mille in if effort.quick { vec![5] } else { vec![0, 5] } {
+        match guarded(wired::measure(loss_per_mille, effort.wire_time)).await {
+            Ok(rates) => wired::tell(report, loss_per_mille, &rates),
+            Err(error) => lack(report, wired::lacking(loss_per_mille), &error),
+        }
+    }
+}
+
+/// A lab that cannot be built panics, as its tests want it; here the other figures are still wanted.
+pub(super) async fn guarded<T>(measuring: impl Future<Output = Result<T>>) -> Result<T> {
+    let done = AssertUnwindSafe(measuring).catch_unwind().await;
+    done.unwrap_or_else(|panic| Err(anyhow!("{}", words(&*panic))))
+}
+
+fn words(panic: &(dyn Any + Send)) -> &str {
+    let text = panic.downcast_ref::<String>().map(String::as_str);
+    text.or_else(|| panic.downcast_ref::<&str>().copied()).unwrap_or("a panic without words")
+}
+
+pub(super) fn lack(report: &mut Report, figures: Lacking, error: &anyhow::Error) {
+    let names: Vec<_> = figures.iter().map(|(what, ..)| format!("\"{what}\"")).collect();
+    eprintln!("not measured: {error:#}");
+    report.note(format!("not measured: {}: {}.", names.join(", "), first_line(&format!("{error:#}"))));
+    for (what, unit, goal) in figures {
+        report.not_measured(what, unit, goal);
+    }
+}
+
+/// A page has no room for a node's whole log.
+fn first_line(text: &str) -> &str {
+    text.lines().next().unwrap_or_default().trim_end_matches('.')
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::report::Goal;
+
+    #[tokio::test]
+    async fn what_panics_is_not_measured_and_the_rest_goes_on() -> Result<()> {
+        let error = guarded(async { if true { panic!("no bridge") } else { Ok(()) } }).await;
+        let error = error.expect_err("a panic");
+        assert_eq!(error.to_string(), "no bridge");
+        assert_eq!(guarded(async { Ok(7) }).await?, 7);
+        let folder = tempfile::tempdir()?;
+        let page = folder.path().join("page.md");
+        let mut report = Report::new("sample");
+        lack(&mut report, vec![("a stall".to_owned(), "s", Goal::AtMost(1.0))], &error);
+        assert!(!report.finish(Some(&page), "x")?);
+        let text = std::fs::read_to_string(&page)?;
+        assert!(text.contains("| a stall | <= 1.000 s | not measured |"), "{text}");
+        assert!(text.contains("- not measured: \"a stall\": no bridge.\n"), "{text}");
+        Ok(())
+    }
+}
