@@ -77,7 +77,11 @@ impl AddressBook {
 
     /// Where to dial the node in this scope: what is known there, then what was found.
     pub fn to_dial(&self, scope: &ScopeId, node: &NodeId) -> NodeAddr {
-        let mut addr = self.get(scope, node).unwrap_or_default();
+        self.with_found(node, self.get(scope, node).unwrap_or_default())
+    }
+
+    /// The address, and behind it what drivers have found of the node.
+    pub(crate) fn with_found(&self, node: &NodeId, mut addr: NodeAddr) -> NodeAddr {
         if let Some(found) = self.found.borrow().get(node) {
             let new: Vec<_> = found.direct.iter().filter(|one| !addr.direct.contains(one)).copied().collect();
             addr.direct.extend(new);

@@ -4,6 +4,7 @@
 #![cfg(target_os = "linux")]
 #![allow(missing_docs, clippy::unwrap_used, reason = "tests")]
 
+mod circuits;
 mod faults;
 mod laboratory;
 mod meet;

@@ -10,11 +10,13 @@ use multiaddr::{Multiaddr, Protocol};
 use crate::config::{self, Mesh, StaticPeer};
 
 /// Starts the LAN transport where the configuration asks for it. Peers to dial ask for it too: then it listens where the
-/// system chooses, and looks for nobody else. `external` are the announced addresses of this node.
+/// system chooses, and looks for nobody else. `external` are the announced addresses of this node; it is to serve circuits
+/// where it runs a relay.
 pub(super) async fn start(
     key: &NodeKey,
     mesh: &Mesh,
     external: &[SocketAddr],
+    serve_circuits: bool,
 ) -> Result<Option<Arc<Lan>>, BindError> {
     let peers: Vec<Multiaddr> = mesh.peers.iter().filter_map(dialable).collect();
     if mesh.enabled == Some(false) || (mesh.lan.is_none() && peers.is_empty()) {
@@ -29,6 +31,7 @@ pub(super) async fn start(
         discovery,
         peers,
         external_addrs: external.to_vec(),
+        serve_circuits,
         ..DriverConfig::default()
     };
     let lan = Lan::bind(key, config).await?;

@@ -106,7 +106,7 @@ impl Node {
         };
         let relays = relay::defaults(&config.mesh.internet.relays, relay.as_ref());
         let internet = InternetConfig { bind, external_addrs: external.clone(), ..InternetConfig::default() };
-        let on_lan = lan::start(&key, &config.mesh, &external).await?;
+        let on_lan = lan::start(&key, &config.mesh, &external, config.relay.is_some()).await?;
         let drivers = on_lan.into_iter().map(|lan| lan as Arc<dyn Driver>).collect();
         let transport = Transport::start(key.clone(), drivers, scopes.clone(), TransportConfig::default());
         let endpoints = Endpoints::new(key.clone(), internet);

@@ -5,6 +5,7 @@ use std::{
     convert::Infallible,
     io,
     task::{Context, Poll},
+    time::Duration,
 };
 
 use libp2p::{
@@ -15,6 +16,7 @@ use libp2p::{
         FromSwarm, ListenFailure, NetworkBehaviour, THandlerInEvent, THandlerOutEvent, ToSwarm,
     },
 };
+use tokio::time::Instant;
 use tokio_util::task::TaskTracker;
 
 use super::{
@@ -36,6 +38,9 @@ const SILENT_MAX: usize = 128;
 /// Of these, from one IP address.
 const SILENT_PER_ADDRESS_MAX: usize = 32;
 
+/// How long a connection may be open for circuits before its peer is linked: time for hello.
+const LEFT_OVER: Duration = Duration::from_secs(30);
+
 /// Carries our streams on the connections of a swarm.
 pub(super) struct Behaviour {
     gates: Gates,
@@ -50,6 +55,9 @@ pub(super) struct Behaviour {
 }
 
 struct Entry {
+    remote: Multiaddr,
+    is_inbound: bool,
+    since: Instant,
     shared: std::sync::Arc<Shared>,
     /// Until the connection is handed out.
     arrived: Option<tokio::sync::mpsc::Receiver<(libp2p::Stream, tokio::sync::OwnedSemaphorePermit)>>,
@@ -93,6 +101,36 @@ impl Behaviour {
         self.connections.get(&id).map(|entry| &*entry.shared)
     }
 
+    /// Where a connection leads.
+    pub(super) fn remote(&self, id: ConnectionId) -> Option<&Multiaddr> {
+        self.connections.get(&id).map(|entry| &entry.remote)
+    }
+
+    /// An address that this node may have outside; libp2p asks others whether they reach it there.
+    pub(super) fn suggest(&mut self, addr: Multiaddr) {
+        self.to_swarm.push_back(ToSwarm::NewExternalAddrCandidate(addr));
+    }
+
+    /// The peer is linked and has a reservation here: its connections are no stranger's any more.
+    pub(super) fn vouch(&mut self, peer: &PeerId) {
+        let node = convert::node_of_peer(peer);
+        let theirs = self.connections.iter().filter(|(_, entry)| Some(entry.shared.peer) == node);
+        for id in theirs.map(|(id, _)| *id).collect::<Vec<_>>() {
+            self.silent.leave(id);
+        }
+    }
+
+    /// Connections that others have kept open for circuits, and whose peers are linked here no more.
+    pub(super) fn left_over(&self, gates: &Gates) -> Vec<ConnectionId> {
+        let is_over = |entry: &Entry| {
+            entry.is_inbound
+                && !entry.shared.is_used()
+                && entry.since.elapsed() > LEFT_OVER
+                && !gates.is_linked(&convert::peer_id(&entry.shared.peer))
+        };
+        self.connections.iter().filter(|(_, entry)| is_over(entry)).map(|(id, _)| *id).collect()
+    }
+
     pub(super) fn is_empty(&self) -> bool {
         self.connections.is_empty()
     }
@@ -107,10 +145,9 @@ impl Behaviour {
         id: ConnectionId,
         peer: PeerId,
         addr: &Multiaddr,
-        inbound: bool,
+        (inbound, relayed): (bool, bool),
     ) -> Result<Handler, ConnectionDenied> {
         let node = convert::node_of_peer(&peer).ok_or_else(|| ConnectionDenied::new(Denied::ForeignKey))?;
-        let relayed = addr::is_relayed(addr);
         let origin = match addr::ip(addr) {
             Some(ip) if inbound && !relayed => Origin::Ip(ip),
             _ => Origin::Node(node),
@@ -120,7 +157,14 @@ impl Behaviour {
         let gate = self.gates.of(peer);
         let (shared, queues) = Shared::new(node, origin, path, gate, self.streams_max, self.tasks.clone());
         let Queues { opens, arrived } = queues;
-        self.connections.insert(id, Entry { shared: shared.clone(), arrived: Some(arrived) });
+        let entry = Entry {
+            remote: addr.clone(),
+            is_inbound: inbound,
+            since: Instant::now(),
+            shared: shared.clone(),
+            arrived: Some(arrived),
+        };
+        self.connections.insert(id, entry);
         Ok(Handler::new(shared, opens))
     }
 
@@ -153,12 +197,13 @@ impl NetworkBehaviour for Behaviour {
         &mut self,
         id: ConnectionId,
         peer: PeerId,
-        _local: &Multiaddr,
+        local: &Multiaddr,
         remote: &Multiaddr,
     ) -> Result<Handler, ConnectionDenied> {
         self.handshakes.leave(id);
         match self.silent.enter(id, addr::ip(remote)) {
-            true => self.handler(id, peer, remote, true),
+            // The address of one who comes by a circuit names it alone.
+            true => self.handler(id, peer, remote, (true, addr::is_relayed(local))),
             false => Err(ConnectionDenied::new(Denied::Silent)),
         }
     }
@@ -171,7 +216,7 @@ impl NetworkBehaviour for Behaviour {
         _role: Endpoint,
         _port: PortUse,
     ) -> Result<Handler, ConnectionDenied> {
-        self.handler(id, peer, addr, false)
+        self.handler(id, peer, addr, (false, addr::is_relayed(addr)))
     }
 
     fn on_swarm_event(&mut self, event: FromSwarm<'_>) {

@@ -173,6 +173,14 @@ impl Shared {
     }
 }
 
+impl Drop for Shared {
+    fn drop(&mut self) {
+        if *self.admitted.get_mut() {
+            self.gate.leave();
+        }
+    }
+}
+
 /// The connection as the transport holds it; dropped, it is closed.
 pub(super) struct LanConnection {
     shared: Arc<Shared>,
@@ -186,6 +194,20 @@ impl LanConnection {
     ) -> Self {
         shared.used.store(true, Ordering::SeqCst);
         Self { shared, arrived: tokio::sync::Mutex::new(arrived) }
+    }
+
+    /// A stream of the library's, without anything of ours on it.
+    #[cfg(test)]
+    pub(super) async fn open_bare(&self) -> libp2p::Stream {
+        let (opened, stream) = oneshot::channel();
+        self.shared.opens.send(opened).await.expect("is there");
+        stream.await.expect("is there").expect("opens")
+    }
+
+    /// The other end of one.
+    #[cfg(test)]
+    pub(super) async fn accept_bare(&self) -> libp2p::Stream {
+        self.arrived.lock().await.recv().await.expect("arrives").0
     }
 
     async fn open_stream(&self) -> Result<Stream, ConnectionLost> {

@@ -3,7 +3,7 @@
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use futures_util::stream::{FuturesUnordered, StreamExt};
-use libp2p::{Multiaddr, PeerId};
+use libp2p::{Multiaddr, PeerId, multiaddr::Protocol};
 use mesh_identity::NodeId;
 use tokio::sync::{mpsc, oneshot};
 
@@ -17,10 +17,85 @@ use crate::{connection::Connection, convert, error::DialError};
 /// How long TCP is tried alone: on a LAN it answers in well under that, and carries bulk better.
 const HEAD_START: Duration = Duration::from_millis(200);
 
-/// Tries every address, by TCP first and soon by QUIC too; the first at which the node answers. Others that succeed
-/// later are closed by being dropped. Cancel safe.
+/// How long a node is looked for at its own addresses alone before circuits are tried beside them.
+const DIRECT_ALONE: Duration = Duration::from_secs(1);
+
+/// Tries every address, and circuits where these do not answer and may be used. Cancel safe.
 pub(super) async fn dial(
     commands: mpsc::Sender<Command>,
+    node: NodeId,
+    addrs: Vec<SocketAddr>,
+    direct_only: bool,
+) -> Result<Arc<dyn Connection>, DialError> {
+    let direct = direct(&commands, node, addrs);
+    if direct_only {
+        return direct.await;
+    }
+    tokio::pin!(direct);
+    let failed = match tokio::time::timeout(DIRECT_ALONE, &mut direct).await {
+        Ok(Ok(conn)) => return Ok(conn),
+        Ok(Err(DialError::Closed)) => return Err(DialError::Closed),
+        Ok(Err(error)) => Some(error),
+        Err(_) => None,
+    };
+    let circuit = by_circuit(&commands, node);
+    let Some(failed) = failed else {
+        tokio::pin!(circuit);
+        return tokio::select! {
+            done = &mut direct => match done {
+                Ok(conn) => Ok(conn),
+                Err(error) => circuit.await.map_err(|more| both(node, error, more)),
+            },
+            done = &mut circuit => match done {
+                Ok(conn) => Ok(conn),
+                Err(more) => direct.await.map_err(|error| both(node, error, more)),
+            },
+        };
+    };
+    circuit.await.map_err(|more| both(node, failed, more))
+}
+
+/// What to say where neither gave a connection.
+fn both(node: NodeId, direct: DialError, circuits: Vec<String>) -> DialError {
+    match direct {
+        _ if circuits.is_empty() => direct,
+        DialError::Unreachable { detail, .. } => {
+            DialError::Unreachable { node, detail: format!("{detail}, {}", circuits.join(", ")) }
+        }
+        DialError::NoAddress(_) => DialError::Unreachable { node, detail: circuits.join(", ") },
+        other => other,
+    }
+}
+
+/// Through every node that serves circuits for this one; the first at which the node lets itself be reached.
+async fn by_circuit(
+    commands: &mpsc::Sender<Command>,
+    node: NodeId,
+) -> Result<Arc<dyn Connection>, Vec<String>> {
+    let (reply, answer) = oneshot::channel();
+    if commands.send(Command::Circuits { reply }).await.is_err() {
+        return Err(Vec::new());
+    }
+    let to = convert::peer_id(&node);
+    let through = answer.await.unwrap_or_default().into_iter();
+    let mut attempts: FuturesUnordered<_> =
+        through.map(|relay| connect(commands.clone(), to, relay.with(Protocol::P2p(to)))).collect();
+    let mut details = Vec::new();
+    while let Some(attempt) = attempts.next().await {
+        match attempt {
+            Some(Ok(conn)) => return Ok(Arc::new(conn)),
+            Some(Err(ConnectError::Failed(detail))) => details.push(detail),
+            Some(Err(ConnectError::WrongPeer)) => details.push("another node answers by a circuit".into()),
+            None => {}
+        }
+    }
+    Err(details)
+}
+
+/// Tries every address, by TCP first and soon by QUIC too; the first at which the node answers. Others that succeed
+/// later are closed by being dropped. Cancel safe.
+async fn direct(
+    commands: &mpsc::Sender<Command>,
     node: NodeId,
     addrs: Vec<SocketAddr>,
 ) -> Result<Arc<dyn Connection>, DialError> {
@@ -65,7 +140,7 @@ pub(super) async fn dial(
     Err(DialError::Unreachable { node, detail: details.join(", ") })
 }
 
-async fn connect(
+pub(super) async fn connect(
     commands: mpsc::Sender<Command>,
     to: PeerId,
     addr: Multiaddr,

@@ -6,7 +6,7 @@ use std::{
 };
 
 use futures_util::future::BoxFuture;
-use mesh_identity::{NodeAddr, NodeId, NodeKey, ScopeId};
+use mesh_identity::{DIRECT_ADDRS_MAX, NodeAddr, NodeId, NodeKey, ScopeId};
 use tokio::sync::{Mutex, mpsc};
 use tokio_util::{
     sync::{CancellationToken, DropGuard},
@@ -14,7 +14,9 @@ use tokio_util::{
 };
 
 use super::{
-    BindError, Config, Discovery, dial,
+    BindError, Config, Discovery,
+    connection::LanConnection,
+    dial,
     peers::{self, StaticPeer},
     swarm::{Command, Listening, Task},
 };
@@ -35,9 +37,10 @@ const FOUND: usize = 4096;
 /// Links on the local network, by one libp2p swarm for all scopes.
 pub struct Lan {
     commands: mpsc::Sender<Command>,
-    incoming: Mutex<mpsc::Receiver<Arc<dyn Connection>>>,
+    incoming: Mutex<mpsc::Receiver<LanConnection>>,
     found: Mutex<mpsc::Receiver<Found>>,
     listening: Listening,
+    confirmed: Listening,
     external_addrs: Vec<SocketAddr>,
     scopes: Carried,
     /// Ends the search for static peers.
@@ -65,7 +68,7 @@ impl Lan {
         let peers: Vec<_> = peers.collect::<Result<_, BindError>>()?;
         let (tasks, stop) = (TaskTracker::new(), CancellationToken::new());
         let task = Task::start(key, &config, queue, accepted, found_sender, tasks.clone()).await?;
-        let listening = task.listening();
+        let (listening, confirmed) = (task.listening(), task.confirmed());
         tasks.spawn(task.run());
         for (peer, given) in peers {
             let watch = peers::watch(peer, given, commands.clone());
@@ -76,6 +79,7 @@ impl Lan {
             incoming: Mutex::new(incoming),
             found: Mutex::new(found),
             listening,
+            confirmed,
             external_addrs: config.external_addrs,
             scopes: Carried::default(),
             _last_handle: stop.clone().drop_guard(),
@@ -95,6 +99,19 @@ impl Lan {
     }
 }
 
+#[cfg(test)]
+impl Lan {
+    /// A connection to one address, as it is inside.
+    pub(super) async fn dial_at(&self, node: NodeId, addr: libp2p::Multiaddr) -> Option<LanConnection> {
+        dial::connect(self.commands.clone(), crate::convert::peer_id(&node), addr).await?.ok()
+    }
+
+    /// The next connection, as it is inside.
+    pub(super) async fn accept_inside(&self) -> Option<LanConnection> {
+        self.incoming.lock().await.recv().await
+    }
+}
+
 impl Driver for Lan {
     fn name(&self) -> &'static str {
         "lan"
@@ -109,13 +126,16 @@ impl Driver for Lan {
         _scope: &ScopeId,
         to: NodeId,
         addr: &NodeAddr,
-        _via: DialVia,
+        via: DialVia,
     ) -> BoxFuture<'static, Result<Arc<dyn Connection>, DialError>> {
-        Box::pin(dial::dial(self.commands.clone(), to, addr.direct.clone()))
+        Box::pin(dial::dial(self.commands.clone(), to, addr.direct.clone(), via.direct_only))
     }
 
     fn accept(&self) -> BoxFuture<'_, Option<Arc<dyn Connection>>> {
-        Box::pin(async { self.incoming.lock().await.recv().await })
+        Box::pin(async {
+            let conn = self.incoming.lock().await.recv().await?;
+            Some(Arc::new(conn) as Arc<dyn Connection>)
+        })
     }
 
     fn found(&self) -> BoxFuture<'_, Option<Found>> {
@@ -123,8 +143,15 @@ impl Driver for Lan {
     }
 
     fn local_addr(&self, _scope: &ScopeId) -> NodeAddr {
-        let direct = self.external_addrs.iter().copied().chain(self.listening());
-        NodeAddr { direct: internet::best_first(direct), relay: None }
+        let confirmed = self.confirmed.read().unwrap_or_else(PoisonError::into_inner).clone();
+        let mut direct = self.external_addrs.clone();
+        for addr in internet::best_first(confirmed.into_iter().chain(self.listening())) {
+            if !direct.contains(&addr) {
+                direct.push(addr);
+            }
+        }
+        direct.truncate(DIRECT_ADDRS_MAX);
+        NodeAddr { direct, relay: None }
     }
 
     fn shutdown(&self) -> BoxFuture<'_, ()> {

@@ -26,13 +26,19 @@ struct Entry {
     addrs: Vec<SocketAddr>,
     /// From the configuration: never forgotten, and first.
     fixed: Vec<SocketAddr>,
+    /// Behind the hole that was punched last.
+    punched: Option<SocketAddr>,
     since: u64,
 }
 
 impl Entry {
     fn told(&self, node: NodeId) -> Found {
-        let others = self.addrs.iter().filter(|addr| !self.fixed.contains(addr));
-        let direct = self.fixed.iter().chain(others).copied().take(DIRECT_ADDRS_MAX).collect();
+        let mut direct: Vec<SocketAddr> = Vec::new();
+        for addr in self.punched.iter().chain(&self.fixed).chain(&self.addrs) {
+            if !direct.contains(addr) && direct.len() < DIRECT_ADDRS_MAX {
+                direct.push(*addr);
+            }
+        }
         Found { node, addr: NodeAddr { direct, relay: None } }
     }
 }
@@ -43,19 +49,40 @@ impl Table {
         if !is_plausible(addr) {
             return Vec::new();
         }
-        let mut told = Vec::new();
-        if !self.nodes.contains_key(&node) && self.nodes.len() >= NODES_MAX {
-            told.extend(self.make_room());
-        }
-        let since = self.next;
-        let entry = self.nodes.entry(node).or_insert_with(|| Entry { since, ..Entry::default() });
-        self.next += 1;
+        let (entry, mut told) = self.entry(node);
         if entry.addrs.contains(&addr) || entry.addrs.len() >= DIRECT_ADDRS_MAX {
             return told;
         }
         entry.addrs.push(addr);
         told.push(entry.told(node));
         told
+    }
+
+    /// Notes that a hole was punched to the node there, in place of an earlier one.
+    pub(super) fn punched(&mut self, node: NodeId, addr: SocketAddr) -> Vec<Found> {
+        if !is_plausible(addr) {
+            return Vec::new();
+        }
+        let (entry, mut told) = self.entry(node);
+        if entry.punched.replace(addr) != Some(addr) {
+            told.push(entry.told(node));
+        }
+        told
+    }
+
+    /// Where the configuration says that the node is.
+    pub(super) fn fixed(&self, node: &NodeId) -> &[SocketAddr] {
+        self.nodes.get(node).map_or(&[], |entry| &entry.fixed)
+    }
+
+    /// The node's entry, and what is to be told of the node that made room for it.
+    fn entry(&mut self, node: NodeId) -> (&mut Entry, Vec<Found>) {
+        let full = !self.nodes.contains_key(&node) && self.nodes.len() >= NODES_MAX;
+        let told = if full { self.make_room() } else { None };
+        let since = self.next;
+        self.next += 1;
+        let entry = self.nodes.entry(node).or_insert_with(|| Entry { since, ..Entry::default() });
+        (entry, told.into_iter().collect())
     }
 
     /// Notes that it is no longer said to be there.
@@ -155,6 +182,18 @@ mod tests {
             table.seen(node(0), (real.ip(), port).into());
         }
         assert_eq!(table.nodes[&node(0)].addrs.len(), DIRECT_ADDRS_MAX);
+    }
+
+    #[test]
+    fn the_last_hole_comes_first_and_there_is_one() {
+        let mut table = Table::default();
+        let (heard, one, two) = (addr("192.168.1.2:9"), addr("198.18.0.1:1"), addr("198.18.0.1:2"));
+        table.seen(node(1), heard);
+        assert_eq!(table.punched(node(1), one), [found(node(1), &[one, heard])]);
+        assert_eq!(table.punched(node(1), one), []);
+        assert_eq!(table.punched(node(1), two), [found(node(1), &[two, heard])]);
+        assert_eq!(table.punched(node(1), addr("127.0.0.1:1")), []);
+        assert_eq!(table.punched(node(2), one), [found(node(2), &[one])]);
     }
 
     #[test]

@@ -2,7 +2,10 @@
 
 use std::{
     collections::HashMap,
-    sync::{Arc, Mutex, PoisonError, Weak},
+    sync::{
+        Arc, Mutex, PoisonError, Weak,
+        atomic::{AtomicUsize, Ordering},
+    },
 };
 
 use libp2p::PeerId;
@@ -15,6 +18,8 @@ pub(super) struct Gates(Arc<Mutex<HashMap<PeerId, Weak<Gate>>>>);
 /// Opens once, when a hello has proved that the peer may be here.
 pub(super) struct Gate {
     open: watch::Sender<bool>,
+    /// Connections of the peer that have passed hello and are not over.
+    links: AtomicUsize,
 }
 
 impl Gates {
@@ -25,15 +30,28 @@ impl Gates {
             return gate;
         }
         gates.retain(|_, gate| gate.strong_count() > 0);
-        let gate = Arc::new(Gate { open: watch::Sender::new(false) });
+        let gate = Arc::new(Gate { open: watch::Sender::new(false), links: AtomicUsize::new(0) });
         gates.insert(peer, Arc::downgrade(&gate));
         gate
+    }
+
+    /// Whether the peer has passed hello on a connection that is still there.
+    pub(super) fn is_linked(&self, peer: &PeerId) -> bool {
+        let gates = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        gates.get(peer).and_then(Weak::upgrade).is_some_and(|gate| gate.links.load(Ordering::SeqCst) > 0)
     }
 }
 
 impl Gate {
+    /// A connection of the peer has passed hello.
     pub(super) fn open(&self) {
+        self.links.fetch_add(1, Ordering::SeqCst);
         self.open.send_replace(true);
+    }
+
+    /// A connection that had passed hello is over.
+    pub(super) fn leave(&self) {
+        self.links.fetch_sub(1, Ordering::SeqCst);
     }
 
     pub(super) fn is_open(&self) -> bool {
@@ -59,6 +77,9 @@ mod tests {
         let (first, second) = (gates.of(peer), gates.of(peer));
         first.open();
         assert!(second.is_open() && !gates.of(other).is_open());
+        assert!(gates.is_linked(&peer) && !gates.is_linked(&other));
+        first.leave();
+        assert!(second.is_open() && !gates.is_linked(&peer), "open for good, and linked no more");
         drop((first, second));
         assert!(!gates.of(peer).is_open());
     }

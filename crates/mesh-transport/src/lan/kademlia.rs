@@ -6,7 +6,6 @@ use std::{net::SocketAddr, time::Duration};
 
 use libp2p::{
     Multiaddr, PeerId, StreamProtocol, identify,
-    identity::PublicKey,
     kad::{self, store::MemoryStore},
     swarm::{NetworkBehaviour, behaviour::toggle::Toggle},
 };
@@ -24,20 +23,18 @@ const QUERY_TIMEOUT: Duration = Duration::from_secs(10);
 /// How often the network is looked over again.
 const LOOK_AGAIN_EVERY: Duration = Duration::from_secs(60);
 
-/// Kademlia, and identification, without which it learns no addresses.
+/// Kademlia, where it is asked for.
 #[derive(NetworkBehaviour)]
 pub(super) struct Kademlia {
     kad: Toggle<kad::Behaviour<MemoryStore>>,
-    identify: Toggle<identify::Behaviour>,
 }
 
 impl Kademlia {
     pub(super) fn off() -> Self {
-        Self { kad: None.into(), identify: None.into() }
+        Self { kad: None.into() }
     }
 
-    pub(super) fn new(key: PublicKey) -> Self {
-        let me = key.to_peer_id();
+    pub(super) fn new(me: PeerId) -> Self {
         let mut config = kad::Config::new(PROTOCOL);
         config
             .set_query_timeout(QUERY_TIMEOUT)
@@ -46,8 +43,7 @@ impl Kademlia {
         let mut kad = kad::Behaviour::with_config(me, MemoryStore::new(me), config);
         // On a network of one's own every node answers.
         kad.set_mode(Some(kad::Mode::Server));
-        let identify = identify::Behaviour::new(identify::Config::new("/qmt/1".into(), key));
-        Self { kad: Some(kad).into(), identify: Some(identify).into() }
+        Self { kad: Some(kad).into() }
     }
 
     /// Begins at a node that the configuration names.
@@ -66,10 +62,6 @@ impl Kademlia {
     /// What an event says of nodes and their addresses.
     pub(super) fn learn(&mut self, event: KademliaEvent) -> Vec<(NodeId, SocketAddr)> {
         match event {
-            KademliaEvent::Identify(identify::Event::Received { peer_id, info, .. }) => {
-                self.identified(peer_id, &info);
-                Vec::new()
-            }
             KademliaEvent::Kad(kad::Event::RoutingUpdated { peer, addresses, .. }) => {
                 let Some(node) = convert::node_of_peer(&peer) else { return Vec::new() };
                 plausible(addresses.iter()).map(|(_, socket)| (node, socket)).collect()
@@ -79,7 +71,7 @@ impl Kademlia {
     }
 
     /// A connected peer says where it listens: a claim, about itself alone.
-    fn identified(&mut self, peer: PeerId, info: &identify::Info) {
+    pub(super) fn identified(&mut self, peer: PeerId, info: &identify::Info) {
         let Some(kad) = self.kad.as_mut() else { return };
         if info.protocols.contains(&PROTOCOL) && convert::node_of_peer(&peer).is_some() {
             for (addr, _) in plausible(info.listen_addrs.iter()).take(DIRECT_ADDRS_MAX) {

@@ -1,10 +1,11 @@
-//! Links on the local network: libp2p, with no relay and no third party.
+//! Links by libp2p: on the local network, and beyond it through nodes that both ends know.
 //!
 //! One swarm serves every scope. A libp2p connection is one connection of ours; streams on it speak
 //! `/qmt/stream/1` and nothing else, scopes are named in hello. `docs/protocols/lan.md` says what travels.
 
 mod addr;
 mod behaviour;
+mod circuits;
 mod connection;
 mod dial;
 mod driver;
@@ -13,12 +14,15 @@ mod gate;
 mod handler;
 mod kademlia;
 mod muxer;
+mod parts;
 mod peers;
 mod places;
 mod quic;
 mod record;
 mod stream;
 mod swarm;
+#[cfg(test)]
+mod throughput;
 
 use std::{
     net::{IpAddr, SocketAddr},
@@ -64,6 +68,9 @@ pub struct Config {
     /// `/p2p/ID` behind it. Without an id whoever answers first is taken to be meant, and held to its key from then on;
     /// until somebody answers it is tried for ever.
     pub peers: Vec<Multiaddr>,
+    /// Carries circuits between linked nodes that do not reach each other (no). For a node that everybody reaches: it looks
+    /// for no such node itself.
+    pub serve_circuits: bool,
     /// Inbound handshakes at once (64); more are refused.
     pub handshakes_max: usize,
     /// Of these, from one remote IP address (16).
@@ -85,6 +92,7 @@ impl Default for Config {
             external_addrs: Vec::new(),
             discovery: Discovery::default(),
             peers: Vec::new(),
+            serve_circuits: false,
             handshakes_max: 64,
             handshakes_per_address_max: 16,
             handshake_timeout: Duration::from_secs(5),

@@ -14,6 +14,9 @@ use crate::{backoff, convert};
 
 /// The wait before the second try.
 const RETRY_FIRST: Duration = Duration::from_millis(200);
+/// How long one try to learn who is there may take: a closed port of QUIC says nothing, and a peer that starts meanwhile
+/// is to be met soon. Three round trips to anywhere on earth.
+const LEARN_TIMEOUT: Duration = Duration::from_secs(2);
 /// The longest wait between two tries; there is no last one.
 const RETRY_LONGEST: Duration = Duration::from_secs(30);
 /// How often a name is looked up again once its node is known.
@@ -126,7 +129,8 @@ async fn learn(addr: Multiaddr, commands: &mpsc::Sender<Command>) -> Result<Peer
     let (reply, answer) = oneshot::channel();
     let gone = || ConnectError::Failed("the driver has ended".into());
     commands.send(Command::Learn { addr, reply }).await.map_err(|_| gone())?;
-    answer.await.map_err(|_| gone())?
+    let silent = |_| ConnectError::Failed("nobody answers".into());
+    tokio::time::timeout(LEARN_TIMEOUT, answer).await.map_err(silent)?.map_err(|_| gone())?
 }
 
 #[cfg(test)]

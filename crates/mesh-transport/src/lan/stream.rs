@@ -13,7 +13,7 @@ use std::{
     time::Duration,
 };
 
-use bytes::{Buf, Bytes, BytesMut};
+use bytes::{Buf, BufMut, Bytes, BytesMut};
 use futures_util::future::BoxFuture;
 use tokio::{
     io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf},
@@ -34,8 +34,10 @@ use crate::{
 const OUT_BYTES_MAX: usize = 2 * record::DATA_BYTES_MAX;
 /// Bytes read from the wire ahead of the reader, as large as yamux's own window of a stream at its start.
 const IN_BYTES_MAX: usize = 256 * 1024;
-/// The most that is read from the wire at once.
-const READ_BYTES: usize = 64 * 1024;
+/// The most that is read from the wire at once: a frame of yamux, since so much is zeroed before each read.
+const READ_BYTES: usize = 16 * 1024;
+/// What is allocated to read into, several reads at a time.
+const ROOM_BYTES: usize = 64 * 1024;
 /// How long an abandoned stream may take to tell its codes; then it is dropped, and the peer sees "cancelled".
 const ABANDONED_FOR: Duration = Duration::from_secs(2);
 /// How long after a stream fell silent its connection may take to say that it has ended.
@@ -203,8 +205,10 @@ impl Pipe {
     async fn read_wire(&self, io: &mut (impl AsyncRead + Unpin)) -> io::Result<()> {
         let (mut reader, mut read) = (Reader::default(), BytesMut::new());
         while poll_fn(|cx| self.poll_room(cx)).await {
-            read.reserve(READ_BYTES);
-            if io.read_buf(&mut read).await? == 0 {
+            if read.capacity() - read.len() < READ_BYTES {
+                read.reserve(ROOM_BYTES);
+            }
+            if io.read_buf(&mut (&mut read).limit(READ_BYTES)).await? == 0 {
                 return Err(io::ErrorKind::UnexpectedEof.into());
             }
             self.conn.hear();

@@ -1,6 +1,6 @@
 //! How nodes of the local network find each other: by address from the configuration, and by multicast.
 
-use std::{collections::BTreeSet, process::Command, sync::Arc, time::Duration};
+use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
 use mesh_identity::{NodeId, NodeKey, Permissions, ScopeId};
 use mesh_transport::{
@@ -10,7 +10,10 @@ use mesh_transport::{
 };
 use tokio::net::UdpSocket;
 
-use crate::sites::LanLoopback;
+use crate::{
+    network::{is_in_a_network_of_its_own, runs_in_a_network_of_its_own},
+    sites::LanLoopback,
+};
 
 fn key(seed: u8) -> NodeKey {
     NodeKey::from_seed([seed; 32])
@@ -105,46 +108,6 @@ async fn what_a_driver_finds_is_dialed_in_every_scope_without_any_other_address(
     mesh.shutdown().await;
 }
 
-/// Set in a process that has a network of its own.
-const INSIDE: &str = "QMT_TEST_OWN_NETWORK";
-
-/// Runs a test of this program again, alone, in a network namespace with one interface; `false` where that cannot be.
-async fn runs_in_a_network_of_its_own(test: &str) -> bool {
-    let exe = std::env::current_exe().unwrap();
-    let set_up = "ip link set lo up && ip link add lan0 type veth peer name lan1 && ip addr add 10.77.0.1/24 dev lan0 \
-                  && ip link set lan0 up && ip link set lan1 up && ip route add 224.0.0.0/4 dev lan0";
-    let probe = Command::new("unshare").args(["--map-root-user", "--net", "sh", "-c", set_up]).output();
-    match probe {
-        Ok(output) if output.status.success() => {}
-        Ok(output) => {
-            eprintln!(
-                "skipped: no network namespace here ({})",
-                String::from_utf8_lossy(&output.stderr).trim()
-            );
-            return false;
-        }
-        Err(error) => {
-            eprintln!("skipped: no unshare here ({error})");
-            return false;
-        }
-    }
-    let script = format!("{set_up} && exec \"$0\" --exact {test} --nocapture");
-    let mut command = tokio::process::Command::new("unshare");
-    command
-        .args(["--map-root-user", "--net", "sh", "-c", &script])
-        .arg(exe)
-        .env(INSIDE, "1")
-        .kill_on_drop(true);
-    let output = tokio::time::timeout(Duration::from_secs(60), command.output()).await.unwrap().unwrap();
-    let said = String::from_utf8_lossy(&output.stdout);
-    assert!(
-        output.status.success() && said.contains("1 passed"),
-        "{said}{}",
-        String::from_utf8_lossy(&output.stderr)
-    );
-    true
-}
-
 async fn finds(node: &Lan, others: &[NodeId]) -> Vec<Found> {
     let (mut missing, mut all) = (others.iter().copied().collect::<BTreeSet<_>>(), Vec::new());
     while !missing.is_empty() {
@@ -157,7 +120,7 @@ async fn finds(node: &Lan, others: &[NodeId]) -> Vec<Found> {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn nodes_of_one_network_find_each_other_through_noise() {
-    if std::env::var_os(INSIDE).is_none() {
+    if !is_in_a_network_of_its_own() {
         runs_in_a_network_of_its_own("lan_peers::nodes_of_one_network_find_each_other_through_noise").await;
         return;
     }
@@ -191,7 +154,7 @@ async fn nodes_of_one_network_find_each_other_through_noise() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn nodes_that_know_one_node_find_each_other_through_it() {
-    if std::env::var_os(INSIDE).is_none() {
+    if !is_in_a_network_of_its_own() {
         runs_in_a_network_of_its_own("lan_peers::nodes_that_know_one_node_find_each_other_through_it").await;
         return;
     }

@@ -3,7 +3,10 @@
 //! libp2p's own QUIC brings a second TLS provider and no way to bound a stranger's window; this one is not
 //! interoperable with it, and need not be: only nodes of ours answer here.
 
+#[cfg(test)]
+pub(super) mod bare;
 mod muxer;
+mod punch;
 mod tls;
 mod transport;
 

@@ -13,12 +13,20 @@ use futures_util::{FutureExt, future::BoxFuture};
 use if_watch::{IfEvent, tokio::IfWatcher};
 use libp2p::{
     Multiaddr, PeerId, Transport,
-    core::transport::{DialOpts, ListenerId, TransportError, TransportEvent},
+    core::{
+        Endpoint as Role,
+        transport::{DialOpts, ListenerId, PortUse, TransportError, TransportEvent},
+    },
 };
 use mesh_identity::NodeKey;
 use noq::{Endpoint, EndpointConfig, Incoming, TokioRuntime};
 
-use super::{Error, Settings, muxer::Muxer, tls};
+use super::{
+    Error, Settings,
+    muxer::Muxer,
+    punch::{self, Holes},
+    tls,
+};
 use crate::lan::{
     Config,
     addr::{Carrier, multiaddr, socket},
@@ -38,12 +46,15 @@ pub(in crate::lan) struct Quic {
     listeners: Vec<Listener>,
     /// Sockets for dials that no listener's socket suits, IPv4 and IPv6.
     dialers: [Option<Endpoint>; 2],
+    holes: Holes,
     waker: Option<Waker>,
 }
 
 struct Listener {
     id: ListenerId,
     endpoint: Endpoint,
+    /// The same socket, for packets that open the way for a peer's.
+    raw: UdpSocket,
     addr: SocketAddr,
     /// For a socket on all interfaces.
     interfaces: Option<IfWatcher>,
@@ -55,16 +66,29 @@ struct Listener {
 impl Quic {
     pub(in crate::lan) fn new(key: &NodeKey, config: &Config, gates: Gates) -> Result<Self, rustls::Error> {
         let settings = Arc::new(Settings::new(key, config)?);
-        Ok(Self { settings, gates, listeners: Vec::new(), dialers: [None, None], waker: None })
+        Ok(Self {
+            settings,
+            gates,
+            listeners: Vec::new(),
+            dialers: [None, None],
+            holes: Holes::default(),
+            waker: None,
+        })
     }
 
-    /// The socket to dial from: a listener's if it can reach that far, so that one port does for both.
-    fn endpoint_for(&mut self, to: SocketAddr) -> io::Result<Endpoint> {
+    /// A listener whose socket reaches that far.
+    fn listener_for(&self, to: SocketAddr) -> Option<&Listener> {
         let suits = |from: &SocketAddr| {
             from.is_ipv4() == to.is_ipv4()
                 && (from.ip().is_unspecified() || from.ip().is_loopback() == to.ip().is_loopback())
         };
-        if let Some(listener) = self.listeners.iter().find(|one| !one.closed && suits(&one.addr)) {
+        self.listeners.iter().find(|one| !one.closed && suits(&one.addr))
+    }
+
+    /// The socket to dial from: a listener's, so that one port does for both, unless another port is asked for: whether this
+    /// node reaches an address is to be tried from where it never spoke to anybody.
+    fn endpoint_for(&mut self, to: SocketAddr, port: PortUse) -> io::Result<Endpoint> {
+        if let (PortUse::Reuse, Some(listener)) = (port, self.listener_for(to)) {
             return Ok(listener.endpoint.clone());
         }
         let any = match to {
@@ -74,17 +98,44 @@ impl Quic {
         let dialer = &mut self.dialers[usize::from(to.is_ipv6())];
         match dialer {
             Some(endpoint) => Ok(endpoint.clone()),
-            None => Ok(dialer.insert(endpoint((any, 0).into(), None)?).clone()),
+            None => Ok(dialer.insert(endpoint(socket_at((any, 0).into())?, None)?).clone()),
         }
+    }
+
+    /// Lets a peer come in from there, which a NAT between allows only if this node has sent something that way: the role
+    /// of the one who listens when a hole is punched.
+    fn punch(&self, to: SocketAddr) -> io::Result<Upgrade> {
+        let listener = self.listener_for(to).ok_or(io::ErrorKind::AddrNotAvailable)?;
+        let opening = punch::send(listener.raw.try_clone()?, to);
+        let (settings, gates) = (self.settings.clone(), self.gates.clone());
+        let arrival = self.holes.expect(to);
+        Ok(async move {
+            let waiting = async {
+                tokio::select! {
+                    biased;
+                    incoming = arrival => incoming,
+                    error = opening => return Err(Error::Io(error)),
+                }
+                .ok_or(Error::TimedOut(settings.handshake_timeout))
+            };
+            let after = settings.handshake_timeout;
+            let incoming =
+                tokio::time::timeout(after, waiting).await.map_err(|_| Error::TimedOut(after))??;
+            finish(async move { incoming.accept()?.await }, settings, gates).await
+        }
+        .boxed())
     }
 }
 
-fn endpoint(addr: SocketAddr, server: Option<noq::ServerConfig>) -> io::Result<Endpoint> {
-    let socket = match addr {
-        SocketAddr::V4(_) => UdpSocket::bind(addr)?,
-        SocketAddr::V6(_) => v6_socket(addr)?,
-    };
+fn endpoint(socket: UdpSocket, server: Option<noq::ServerConfig>) -> io::Result<Endpoint> {
     Endpoint::new(EndpointConfig::default(), server, socket, Arc::new(TokioRuntime))
+}
+
+fn socket_at(addr: SocketAddr) -> io::Result<UdpSocket> {
+    match addr {
+        SocketAddr::V4(_) => UdpSocket::bind(addr),
+        SocketAddr::V6(_) => v6_socket(addr),
+    }
 }
 
 /// For IPv6 alone, so that the IPv4 socket of the same port is not in its way.
@@ -112,7 +163,9 @@ async fn next_incoming(endpoint: Endpoint) -> Option<Incoming> {
 
 impl Listener {
     fn new(id: ListenerId, addr: SocketAddr, settings: &Settings) -> io::Result<Self> {
-        let endpoint = endpoint(addr, Some(settings.server.clone()))?;
+        let socket = socket_at(addr)?;
+        let raw = socket.try_clone()?;
+        let endpoint = endpoint(socket, Some(settings.server.clone()))?;
         let addr = endpoint.local_addr()?;
         let mut events = VecDeque::new();
         let interfaces = if addr.ip().is_unspecified() { Some(IfWatcher::new()?) } else { None };
@@ -121,7 +174,7 @@ impl Listener {
             events.push_back(TransportEvent::NewAddress { listener_id: id, listen_addr });
         }
         let incoming = next_incoming(endpoint.clone()).boxed();
-        Ok(Self { id, endpoint, addr, interfaces, incoming, events, closed: false })
+        Ok(Self { id, endpoint, raw, addr, interfaces, incoming, events, closed: false })
     }
 
     fn close(&mut self, reason: Result<(), Error>) {
@@ -129,7 +182,13 @@ impl Listener {
         self.events.push_back(TransportEvent::ListenerClosed { listener_id: self.id, reason });
     }
 
-    fn poll(&mut self, cx: &mut Context<'_>, settings: &Arc<Settings>, gates: &Gates) -> Poll<Event> {
+    fn poll(
+        &mut self,
+        cx: &mut Context<'_>,
+        settings: &Arc<Settings>,
+        gates: &Gates,
+        holes: &Holes,
+    ) -> Poll<Event> {
         loop {
             if let Some(event) = self.events.pop_front() {
                 return Poll::Ready(event);
@@ -152,7 +211,7 @@ impl Listener {
                 continue;
             };
             self.incoming = next_incoming(self.endpoint.clone()).boxed();
-            self.handle_incoming(incoming, settings, gates);
+            self.handle_incoming(incoming, settings, gates, holes);
         }
     }
 
@@ -169,13 +228,20 @@ impl Listener {
         });
     }
 
-    fn handle_incoming(&mut self, incoming: Incoming, settings: &Arc<Settings>, gates: &Gates) {
+    fn handle_incoming(
+        &mut self,
+        incoming: Incoming,
+        settings: &Arc<Settings>,
+        gates: &Gates,
+        holes: &Holes,
+    ) {
         // A forged address never answers the retry, and so never counts against anybody.
         if !incoming.remote_address_validated() {
             drop(incoming.retry());
             return;
         }
         let from = incoming.remote_address();
+        let Some(incoming) = holes.arrived(from, incoming) else { return };
         let local = SocketAddr::new(incoming.local_ip().unwrap_or(self.addr.ip()), self.addr.port());
         let (settings, gates) = (settings.clone(), gates.clone());
         // Accepted only when it is polled: a swarm at its limit drops this, which refuses.
@@ -226,12 +292,16 @@ impl Transport for Quic {
         false
     }
 
-    fn dial(&mut self, addr: Multiaddr, _opts: DialOpts) -> Result<Upgrade, TransportError<Error>> {
+    fn dial(&mut self, addr: Multiaddr, opts: DialOpts) -> Result<Upgrade, TransportError<Error>> {
         let to = quic_socket(addr)?;
         if to.port() == 0 || to.ip().is_unspecified() {
             return Err(TransportError::MultiaddrNotSupported(multiaddr(to, Carrier::Quic)));
         }
-        let endpoint = self.endpoint_for(to).map_err(|error| TransportError::Other(error.into()))?;
+        if opts.role == Role::Listener {
+            return self.punch(to).map_err(|error| TransportError::Other(error.into()));
+        }
+        let endpoint =
+            self.endpoint_for(to, opts.port_use).map_err(|error| TransportError::Other(error.into()))?;
         let client = self.settings.client.clone();
         let connecting = endpoint.connect_with(client, to, SERVER_NAME);
         let connecting = connecting.map_err(|error| TransportError::Other(error.into()))?;
@@ -239,9 +309,9 @@ impl Transport for Quic {
     }
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Event> {
-        let Self { settings, gates, listeners, waker, .. } = &mut *self;
+        let Self { settings, gates, listeners, holes, waker, .. } = &mut *self;
         for listener in listeners.iter_mut() {
-            if let Poll::Ready(event) = listener.poll(cx, settings, gates) {
+            if let Poll::Ready(event) = listener.poll(cx, settings, gates, holes) {
                 return Poll::Ready(event);
             }
         }

@@ -1,5 +1,8 @@
 //! The one task that owns the swarm.
 
+mod multicast;
+mod reach;
+
 use std::{
     collections::{BTreeSet, HashMap},
     io,
@@ -8,24 +11,16 @@ use std::{
     time::Duration,
 };
 
-use futures_util::{StreamExt, future::Either};
+use futures_util::StreamExt;
 use libp2p::{
-    Multiaddr, PeerId, Swarm, Transport as _,
-    core::{
-        ConnectedPoint,
-        muxing::StreamMuxerBox,
-        transport::{Boxed, OrTransport, TransportError},
-        upgrade::Version,
-    },
-    mdns,
+    Multiaddr, PeerId, Swarm,
+    core::transport::TransportError,
     multiaddr::Protocol,
-    noise, ping,
+    ping,
     swarm::{
-        self, ConnectionId, NetworkBehaviour, SwarmEvent,
-        behaviour::toggle::Toggle,
+        self, ConnectionId, SwarmEvent,
         dial_opts::{DialOpts, PeerCondition},
     },
-    tcp, yamux,
 };
 use mesh_identity::{NodeId, NodeKey};
 use rustix::io::Errno;
@@ -36,29 +31,22 @@ use tokio::{
 use tokio_util::task::TaskTracker;
 
 use super::{
-    BindError, Config, Discovery, addr, behaviour, connection::LanConnection, found::Table, gate::Gates,
-    kademlia::Kademlia, muxer::Gated, quic::Quic,
+    BindError, Config,
+    addr::{self, Carrier},
+    behaviour,
+    circuits::Relays,
+    connection::LanConnection,
+    found::Table,
+    gate::Gates,
+    parts::{self, Parts, PartsEvent},
 };
 use crate::{
     connection::{Connection, Found, PathFacts},
-    convert,
     error::{CloseCode, ClosedWhy},
 };
 
-/// Inbound streams whose protocol is not yet agreed upon, of one connection; more wait in the peer.
-const NEGOTIATING_MAX: usize = 64;
-/// Streams beyond ours that one connection may have: pings, identification, discovery, goodbyes.
-const OTHER_STREAMS: usize = 32;
 /// How long `start` waits for the first own address of each listener.
 const FIRST_ADDR: Duration = Duration::from_secs(2);
-/// How long a connection may be there for libp2p's own protocols alone.
-const UNUSED: Duration = Duration::from_secs(10);
-/// What multicast may name at once, in libp2p's list: as many as fit our table, with two addresses each.
-const HEARD_MAX: usize = 2048;
-/// How long an announcement of ours holds.
-const HEARD_FOR: Duration = Duration::from_secs(60);
-/// How often a quiet network is asked who is there; a node that starts asks at once.
-const ASK_EVERY: Duration = Duration::from_secs(20);
 /// How often silence is looked for while it may last.
 const CHECKS: u32 = 8;
 /// How long `shutdown` lets connections say goodbye.
@@ -70,6 +58,8 @@ pub(super) enum Command {
     Connect { to: PeerId, addr: Multiaddr, reply: oneshot::Sender<Result<LanConnection, ConnectError>> },
     /// Connects to one address and says who answers there.
     Learn { addr: Multiaddr, reply: oneshot::Sender<Result<PeerId, ConnectError>> },
+    /// Says where circuits may begin.
+    Circuits { reply: oneshot::Sender<Vec<Multiaddr>> },
     /// The configuration says where this node is.
     Fix { node: NodeId, addrs: Vec<SocketAddr> },
     /// Closes everything and ends.
@@ -103,24 +93,21 @@ pub(super) enum ConnectError {
 /// The socket addresses that the swarm listens on, as it learns them.
 pub(super) type Listening = Arc<RwLock<BTreeSet<SocketAddr>>>;
 
-/// The parts of the swarm.
-#[derive(NetworkBehaviour)]
-pub(super) struct Parts {
-    carrier: behaviour::Behaviour,
-    ping: ping::Behaviour,
-    mdns: Toggle<mdns::tokio::Behaviour>,
-    kademlia: Kademlia,
-}
-
 /// The swarm and what waits for it.
 pub(super) struct Task {
     swarm: Swarm<Parts>,
     commands: mpsc::Receiver<Command>,
-    accepted: mpsc::Sender<Arc<dyn Connection>>,
+    accepted: mpsc::Sender<LanConnection>,
     listening: Listening,
     dials: HashMap<ConnectionId, Waiting>,
     table: Table,
     found: mpsc::Sender<Found>,
+    gates: Gates,
+    relays: Relays,
+    /// Addresses of this node that others have reached, beside those that it listens on.
+    confirmed: Listening,
+    /// Whether this node carries circuits for others, and is therefore reached by them.
+    serves_circuits: bool,
     idle: Duration,
     /// When silence was last looked for.
     checked: Instant,
@@ -132,15 +119,32 @@ impl Task {
         key: &NodeKey,
         config: &Config,
         commands: mpsc::Receiver<Command>,
-        accepted: mpsc::Sender<Arc<dyn Connection>>,
+        accepted: mpsc::Sender<LanConnection>,
         found: mpsc::Sender<Found>,
         tasks: TaskTracker,
     ) -> Result<Self, BindError> {
-        let swarm = swarm(key, config, tasks)?;
-        let listening = Listening::default();
-        let (dials, table) = (HashMap::new(), Table::default());
-        let (idle, checked) = (config.idle.max(Duration::from_millis(10)), Instant::now());
-        let mut task = Self { swarm, commands, accepted, listening, dials, table, found, idle, checked };
+        let gates = Gates::default();
+        let swarm = parts::swarm(key, config, &gates, tasks)?;
+        let mut task = Self {
+            swarm,
+            commands,
+            accepted,
+            listening: Listening::default(),
+            dials: HashMap::new(),
+            table: Table::default(),
+            found,
+            gates,
+            relays: Relays::default(),
+            confirmed: Listening::default(),
+            serves_circuits: config.serve_circuits,
+            idle: config.idle.max(Duration::from_millis(10)),
+            checked: Instant::now(),
+        };
+        for addr in config.external_addrs.iter().filter(|_| config.serve_circuits) {
+            for carrier in [Carrier::Tcp, Carrier::Quic] {
+                task.swarm.add_external_address(addr::multiaddr(*addr, carrier));
+            }
+        }
         let is_tcp = |addr: &&Multiaddr| addr.iter().any(|part| matches!(part, Protocol::Tcp(_)));
         for addr in config.listen.iter().filter(is_tcp) {
             task.listen(addr).await?;
@@ -173,6 +177,10 @@ impl Task {
 
     pub(super) fn listening(&self) -> Listening {
         self.listening.clone()
+    }
+
+    pub(super) fn confirmed(&self) -> Listening {
+        self.confirmed.clone()
     }
 
     async fn listen(&mut self, addr: &Multiaddr) -> Result<(), BindError> {
@@ -218,10 +226,17 @@ impl Task {
         loop {
             tokio::select! {
                 biased;
-                _ = checks.tick() => self.check_silence(),
+                _ = checks.tick() => {
+                    self.check_silence();
+                    self.tend_relays();
+                }
                 command = self.commands.recv() => match command {
                     Some(Command::Connect { to, addr, reply }) => self.connect(to, addr, reply),
                     Some(Command::Learn { addr, reply }) => self.learn(addr, reply),
+                    Some(Command::Circuits { reply }) => {
+                        // Whoever asked may have gone.
+                        drop(reply.send(self.relays.circuits(|peer| self.gates.is_linked(peer))));
+                    }
                     Some(Command::Fix { node, addrs }) => {
                         self.swarm.behaviour_mut().kademlia.begin_at(&node, &addrs);
                         let told = self.table.fix(node, addrs);
@@ -254,14 +269,18 @@ impl Task {
         addr: Multiaddr,
         reply: oneshot::Sender<Result<LanConnection, ConnectError>>,
     ) {
-        let dial = DialOpts::peer_id(to).condition(PeerCondition::Always).addresses(vec![addr]);
-        // A port of its own for each connection: two of them between the same two listeners' ports cannot be.
-        self.dial(dial.allocate_new_port().build(), Waiting::Connect(reply));
+        let dial = DialOpts::peer_id(to).condition(PeerCondition::Always);
+        let own_port = has_own_port(&addr);
+        let dial = dial.addresses(vec![addr]);
+        let dial = if own_port { dial.allocate_new_port() } else { dial };
+        self.dial(dial.build(), Waiting::Connect(reply));
     }
 
     fn learn(&mut self, addr: Multiaddr, reply: oneshot::Sender<Result<PeerId, ConnectError>>) {
+        let own_port = has_own_port(&addr);
         let dial = DialOpts::unknown_peer_id().address(addr);
-        self.dial(dial.allocate_new_port().build(), Waiting::Learn(reply));
+        let dial = if own_port { dial.allocate_new_port() } else { dial };
+        self.dial(dial.build(), Waiting::Learn(reply));
     }
 
     fn dial(&mut self, dial: DialOpts, waiting: Waiting) {
@@ -274,10 +293,15 @@ impl Task {
 
     fn handle_event(&mut self, event: SwarmEvent<PartsEvent>) {
         match event {
-            SwarmEvent::ConnectionEstablished { connection_id, peer_id, .. } => {
+            SwarmEvent::ConnectionEstablished { connection_id, peer_id, endpoint, .. } => {
+                self.relays.connected(connection_id, endpoint.get_remote_address());
                 self.established(connection_id, peer_id);
             }
+            SwarmEvent::ConnectionClosed { connection_id, .. } => {
+                self.relays.gone(connection_id, Instant::now());
+            }
             SwarmEvent::OutgoingConnectionError { connection_id, error, .. } => {
+                self.relays.gone(connection_id, Instant::now());
                 if let Some(waiting) = self.dials.remove(&connection_id) {
                     waiting.fail(connect_error(&error));
                 }
@@ -288,11 +312,23 @@ impl Task {
             SwarmEvent::NewListenAddr { address, .. } => {
                 if let Some((socket, _)) = addr::socket(&address) {
                     self.listening.write().unwrap_or_else(PoisonError::into_inner).insert(socket);
+                    if self.serves_circuits {
+                        // What others are told to reach it at with a reservation.
+                        self.swarm.add_external_address(address);
+                    }
                 }
             }
+            SwarmEvent::ListenerClosed { listener_id, .. } => {
+                if let Some(anchor) = self.relays.refused(listener_id) {
+                    self.swarm.close_connection(anchor);
+                }
+            }
+            SwarmEvent::ExternalAddrConfirmed { address } => self.confirm(&address, true),
+            SwarmEvent::ExternalAddrExpired { address } => self.confirm(&address, false),
             SwarmEvent::ExpiredListenAddr { address, .. } => {
                 if let Some((socket, _)) = addr::socket(&address) {
                     self.listening.write().unwrap_or_else(PoisonError::into_inner).remove(&socket);
+                    self.swarm.remove_external_address(&address);
                 }
             }
             SwarmEvent::ListenerError { error, .. } => {
@@ -310,6 +346,7 @@ impl Task {
                     self.tell(told);
                 }
             }
+            SwarmEvent::Behaviour(PartsEvent::Circuits(event)) => self.handle_circuits(event),
             _ => {}
         }
     }
@@ -332,7 +369,7 @@ impl Task {
 
     fn arrived(&mut self, id: ConnectionId) {
         let Some(conn) = self.swarm.behaviour_mut().carrier.take(id) else { return };
-        if let Err(full) = self.accepted.try_send(Arc::new(conn)) {
+        if let Err(full) = self.accepted.try_send(conn) {
             full.into_inner().close(CloseCode::Busy, "at the limit, try later");
         }
     }
@@ -366,42 +403,6 @@ impl Task {
         }
     }
 
-    fn heard(&mut self, event: mdns::Event) {
-        match event {
-            mdns::Event::Discovered(said) => {
-                for (node, addr) in said.iter().filter_map(node_at) {
-                    let told = self.table.seen(node, addr);
-                    self.tell(told);
-                }
-            }
-            mdns::Event::Expired(said) => {
-                for (node, addr) in said.iter().filter_map(node_at) {
-                    let told = self.table.gone(node, addr);
-                    self.tell(told);
-                }
-            }
-        }
-        self.bound_mdns();
-    }
-
-    /// libp2p keeps all that it hears for as long as the speaker likes. When that is too much it starts anew, and asks
-    /// again who is there.
-    fn bound_mdns(&mut self) {
-        let me = *self.swarm.local_peer_id();
-        let heard = self.swarm.behaviour().mdns.as_ref().map_or(0, |mdns| mdns.discovered_nodes().len());
-        if heard <= HEARD_MAX {
-            return;
-        }
-        tracing::warn!(heard, "too many nodes are announced on the local network; listening anew");
-        match multicast(me) {
-            Ok(mdns) => self.swarm.behaviour_mut().mdns = Some(mdns).into(),
-            Err(error) => {
-                tracing::warn!(error = &error as &dyn std::error::Error, "cannot listen anew");
-                self.swarm.behaviour_mut().mdns = None.into();
-            }
-        }
-    }
-
     fn tell(&self, told: impl IntoIterator<Item = Found>) {
         for found in told {
             if self.found.try_send(found).is_err() {
@@ -411,14 +412,10 @@ impl Task {
     }
 }
 
-/// A node of ours at a socket address, out of what multicast said.
-fn node_at((peer, addr): &(PeerId, Multiaddr)) -> Option<(NodeId, SocketAddr)> {
-    Some((convert::node_of_peer(peer)?, addr::socket(addr)?.0))
-}
-
-fn multicast(me: PeerId) -> io::Result<mdns::tokio::Behaviour> {
-    let config = mdns::Config { ttl: HEARD_FOR, query_interval: ASK_EVERY, enable_ipv6: false };
-    mdns::tokio::Behaviour::new(config, me)
+/// TCP takes a port of its own for each connection: two of them between the same two listeners' ports cannot be. QUIC and
+/// circuits have the port that others know.
+fn has_own_port(addr: &Multiaddr) -> bool {
+    addr::socket(addr).is_some_and(|(_, carrier)| carrier == Carrier::Tcp)
 }
 
 fn connect_error(error: &swarm::DialError) -> ConnectError {
@@ -441,50 +438,4 @@ fn innermost(error: &dyn std::error::Error) -> String {
         error = source;
     }
     error.to_string()
-}
-
-fn swarm(key: &NodeKey, config: &Config, tasks: TaskTracker) -> Result<Swarm<Parts>, BindError> {
-    let gates = Gates::default();
-    let keypair = convert::libp2p_key(key);
-    let failed = |error: &dyn std::error::Error| BindError::Swarm(error.to_string());
-    let noise = noise::Config::new(&keypair).map_err(|error| failed(&error))?;
-    let quic = Quic::new(key, config, gates.clone()).map_err(|error| failed(&error))?;
-    let transport = OrTransport::new(quic, tcp(noise, config, gates.clone()));
-    let transport = transport.map(|connection, _| match connection {
-        Either::Left((peer, muxer)) => (peer, StreamMuxerBox::new(muxer)),
-        Either::Right((peer, muxer)) => (peer, muxer),
-    });
-    let ping = ping::Config::new().with_interval(config.ping_every).with_timeout(config.idle);
-    let carrier = behaviour::Behaviour::new(config, gates, tasks);
-    let me = keypair.public().to_peer_id();
-    let mdns = match config.discovery {
-        Discovery::Mdns => Some(multicast(me).map_err(|error| failed(&error))?),
-        Discovery::Kademlia { .. } | Discovery::None => None,
-    };
-    let kademlia = match config.discovery {
-        Discovery::Kademlia { .. } => Kademlia::new(keypair.public()),
-        Discovery::Mdns | Discovery::None => Kademlia::off(),
-    };
-    let parts = Parts { carrier, ping: ping::Behaviour::new(ping), mdns: mdns.into(), kademlia };
-    let settings = swarm::Config::with_tokio_executor()
-        .with_max_negotiating_inbound_streams(NEGOTIATING_MAX)
-        .with_idle_connection_timeout(UNUSED);
-    Ok(Swarm::new(transport.boxed(), parts, me, settings))
-}
-
-fn tcp(noise: noise::Config, config: &Config, gates: Gates) -> Boxed<(PeerId, StreamMuxerBox)> {
-    let mut yamux = yamux::Config::default();
-    // Beyond its limit yamux ends the connection, so it lies above what both sides open by their own limits.
-    yamux.set_max_num_streams(2 * config.streams_max + OTHER_STREAMS);
-    tcp::tokio::Transport::new(tcp::Config::default().nodelay(true))
-        .upgrade(Version::V1Lazy)
-        .authenticate(noise)
-        .multiplex(yamux)
-        .timeout(config.handshake_timeout)
-        .map(move |(peer, muxer), point| match point {
-            // Whom we dial we trust with a little memory until its hello.
-            ConnectedPoint::Dialer { .. } => (peer, StreamMuxerBox::new(muxer)),
-            ConnectedPoint::Listener { .. } => (peer, StreamMuxerBox::new(Gated::new(muxer, gates.of(peer)))),
-        })
-        .boxed()
 }
