@@ -22,11 +22,18 @@ pub struct AddressBook {
     entries: Mutex<BTreeMap<(ScopeId, NodeId), NodeAddr>>,
     entries_max: usize,
     found: watch::Sender<BTreeMap<NodeId, NodeAddr>>,
+    /// Counts changes of `entries`.
+    changes: watch::Sender<u64>,
 }
 
 impl AddressBook {
     pub(crate) fn new(entries_max: usize) -> Self {
-        Self { entries: Mutex::default(), entries_max, found: watch::Sender::default() }
+        Self {
+            entries: Mutex::default(),
+            entries_max,
+            found: watch::Sender::default(),
+            changes: watch::Sender::default(),
+        }
     }
 
     /// Remembers the address, in place of an older one. `false` if the book is full and the node is new in it.
@@ -35,7 +42,9 @@ impl AddressBook {
         if entries.len() >= self.entries_max && !entries.contains_key(&(scope, node)) {
             return false;
         }
-        entries.insert((scope, node), addr);
+        if entries.insert((scope, node), addr.clone()) != Some(addr) {
+            self.changes.send_modify(|changes| *changes += 1);
+        }
         true
     }
 
@@ -63,6 +72,16 @@ impl AddressBook {
     /// proved before a link is.
     pub fn found(&self) -> watch::Receiver<BTreeMap<NodeId, NodeAddr>> {
         self.found.subscribe()
+    }
+
+    /// Counts the changes of what is known in scopes.
+    pub(crate) fn changes(&self) -> watch::Receiver<u64> {
+        self.changes.subscribe()
+    }
+
+    /// Whether a driver has found the node.
+    pub(crate) fn is_found(&self, node: &NodeId) -> bool {
+        self.found.borrow().contains_key(node)
     }
 
     pub(crate) fn set_found(&self, Found { node, addr }: Found) {

@@ -95,6 +95,16 @@ pub trait Connection: Send + Sync + 'static {
     /// Where limits count this connection.
     fn origin(&self) -> Origin;
 
+    /// Where the other end is, in words for a human: an address or a relay. `None` if there is no such thing.
+    fn remote(&self) -> Option<String> {
+        None
+    }
+
+    /// The address of this machine without which the connection cannot live; `None` if it can move to another one.
+    fn bound_to(&self) -> Option<IpAddr> {
+        None
+    }
+
     /// Hello is done: lift the tight bounds that a stranger's connection has.
     fn admitted(&self) {}
 }
@@ -149,6 +159,9 @@ impl Carried {
 
 /// Makes and takes connections for one kind of transport.
 pub trait Driver: Send + Sync + 'static {
+    /// What its connections say of themselves in [`PathFacts`].
+    fn transport(&self) -> TransportKind;
+
     /// A short fixed name for logs and errors, such as `internet`.
     fn name(&self) -> &'static str;
 

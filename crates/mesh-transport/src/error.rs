@@ -40,6 +40,10 @@ pub enum CloseCode {
     ScopeClosed,
     /// The connection has done what it was for, such as redeeming an invite (9).
     Done,
+    /// Two nodes use one key, and this is one of them (10).
+    KeyInUseTwice,
+    /// The address of the machine that the connection was bound to is gone (11).
+    AddressGone,
     /// A code of a later version.
     Other(u32),
 }
@@ -58,6 +62,8 @@ impl CloseCode {
             Self::Expired => 7,
             Self::ScopeClosed => 8,
             Self::Done => 9,
+            Self::KeyInUseTwice => 10,
+            Self::AddressGone => 11,
             Self::Other(code) => code,
         }
     }
@@ -75,6 +81,8 @@ impl CloseCode {
             7 => Self::Expired,
             8 => Self::ScopeClosed,
             9 => Self::Done,
+            10 => Self::KeyInUseTwice,
+            11 => Self::AddressGone,
             other => Self::Other(other),
         }
     }
@@ -93,6 +101,8 @@ impl fmt::Display for CloseCode {
             Self::Expired => "grant expired",
             Self::ScopeClosed => "left the scope",
             Self::Done => "done",
+            Self::KeyInUseTwice => "two nodes use one key",
+            Self::AddressGone => "the address of this machine is gone",
             Self::Other(code) => return write!(f, "code {code}"),
         })
     }

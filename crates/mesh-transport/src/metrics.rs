@@ -25,6 +25,10 @@ counters! {
     dials_linked,
     /// `mesh_transport_dials_total{outcome="failed"}`: dials that did not.
     dials_failed,
+    /// `mesh_transport_links_improved_total`: links that a better connection was dialed for.
+    links_improved,
+    /// `mesh_transport_network_changes_total`: changes of the machine's network that were noticed.
+    network_changes,
     /// `mesh_transport_hellos_total{outcome="welcomed"}`: inbound hellos that were answered with welcome.
     hellos_welcomed,
     /// `mesh_transport_hellos_total{outcome="refused"}`: inbound hellos answered with a refusal.

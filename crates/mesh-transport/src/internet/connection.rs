@@ -8,7 +8,10 @@ use std::{
 };
 
 use futures_util::{StreamExt, future::BoxFuture};
-use iroh::endpoint::{ConnectionError, ReadError, RecvStream, SendStream, VarInt, WriteError};
+use iroh::{
+    TransportAddr,
+    endpoint::{ConnectionError, ReadError, RecvStream, SendStream, VarInt, WriteError},
+};
 use mesh_identity::NodeId;
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
@@ -166,6 +169,16 @@ impl Connection for IrohConnection {
 
     fn origin(&self) -> Origin {
         self.origin
+    }
+
+    fn remote(&self) -> Option<String> {
+        let paths = self.conn.paths();
+        let path = paths.iter().find(|path| path.is_selected()).or_else(|| paths.iter().next())?;
+        Some(match path.remote_addr() {
+            TransportAddr::Ip(addr) => addr.to_string(),
+            TransportAddr::Relay(url) => format!("behind the relay {url}"),
+            other => other.to_string(),
+        })
     }
 
     fn admitted(&self) {

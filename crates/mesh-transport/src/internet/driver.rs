@@ -27,7 +27,7 @@ use tokio_util::task::AbortOnDropHandle;
 
 use super::{ALPN, Bind, BindError, Config, Relay, Relays, addr, connection::IrohConnection, quic};
 use crate::{
-    connection::{Carried, Connection, DialVia, Driver, Origin},
+    connection::{Carried, Connection, DialVia, Driver, Origin, TransportKind},
     convert,
     error::{self, DialError},
 };
@@ -242,6 +242,10 @@ async fn handshake(incoming: Incoming, origin: Origin, streams_max: u32) -> Opti
 }
 
 impl Driver for Internet {
+    fn transport(&self) -> TransportKind {
+        TransportKind::Internet
+    }
+
     fn name(&self) -> &'static str {
         "internet"
     }

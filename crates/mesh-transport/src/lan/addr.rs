@@ -1,6 +1,6 @@
 //! Between libp2p's addresses and ours.
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
 
 use libp2p::{Multiaddr, multiaddr::Protocol};
 
@@ -50,6 +50,15 @@ pub(super) fn ip(addr: &Multiaddr) -> Option<IpAddr> {
         Protocol::Ip6(ip) => Some(IpAddr::V6(ip).to_canonical()),
         _ => None,
     }
+}
+
+/// The address of this machine from which it speaks to that one now.
+pub(super) fn own_ip_towards(ip: IpAddr) -> Option<IpAddr> {
+    let any: IpAddr = if ip.is_ipv4() { Ipv4Addr::UNSPECIFIED.into() } else { Ipv6Addr::UNSPECIFIED.into() };
+    // Nothing is sent: this only asks the system for the way. The port does not matter.
+    let socket = UdpSocket::bind((any, 0)).ok()?;
+    socket.connect((ip, 9)).ok()?;
+    Some(socket.local_addr().ok()?.ip().to_canonical())
 }
 
 /// Whether the address leads through a relay.

@@ -21,7 +21,7 @@ use tokio_util::task::TaskTracker;
 
 use super::{
     Config, addr,
-    connection::{LanConnection, Queues, Shared},
+    connection::{Ends, LanConnection, Queues, Shared},
     gate::Gates,
     handler::{Handler, Told},
     places::Places,
@@ -145,21 +145,26 @@ impl Behaviour {
         id: ConnectionId,
         peer: PeerId,
         addr: &Multiaddr,
-        (inbound, relayed): (bool, bool),
+        inbound_at: Option<&Multiaddr>,
+        relayed: bool,
     ) -> Result<Handler, ConnectionDenied> {
         let node = convert::node_of_peer(&peer).ok_or_else(|| ConnectionDenied::new(Denied::ForeignKey))?;
         let origin = match addr::ip(addr) {
-            Some(ip) if inbound && !relayed => Origin::Ip(ip),
+            Some(ip) if inbound_at.is_some() && !relayed => Origin::Ip(ip),
             _ => Origin::Node(node),
         };
         let kind = if relayed { PathKind::Relayed } else { PathKind::Direct };
         let path = PathFacts { kind, rtt: None, transport: TransportKind::Lan };
         let gate = self.gates.of(peer);
-        let (shared, queues) = Shared::new(node, origin, path, gate, self.streams_max, self.tasks.clone());
+        let listening = inbound_at.and_then(addr::ip).filter(|ip| !ip.is_unspecified());
+        let here = listening.or_else(|| addr::own_ip_towards(addr::ip(addr)?)).filter(|_| !relayed);
+        let ends = Ends { here, there: addr.clone() };
+        let (shared, queues) =
+            Shared::new(node, origin, ends, path, gate, self.streams_max, self.tasks.clone());
         let Queues { opens, arrived } = queues;
         let entry = Entry {
             remote: addr.clone(),
-            is_inbound: inbound,
+            is_inbound: inbound_at.is_some(),
             since: Instant::now(),
             shared: shared.clone(),
             arrived: Some(arrived),
@@ -203,7 +208,7 @@ impl NetworkBehaviour for Behaviour {
         self.handshakes.leave(id);
         match self.silent.enter(id, addr::ip(remote)) {
             // The address of one who comes by a circuit names it alone.
-            true => self.handler(id, peer, remote, (true, addr::is_relayed(local))),
+            true => self.handler(id, peer, remote, Some(local), addr::is_relayed(local)),
             false => Err(ConnectionDenied::new(Denied::Silent)),
         }
     }
@@ -216,7 +221,7 @@ impl NetworkBehaviour for Behaviour {
         _role: Endpoint,
         _port: PortUse,
     ) -> Result<Handler, ConnectionDenied> {
-        self.handler(id, peer, addr, (false, addr::is_relayed(addr)))
+        self.handler(id, peer, addr, None, addr::is_relayed(addr))
     }
 
     fn on_swarm_event(&mut self, event: FromSwarm<'_>) {

@@ -1,6 +1,7 @@
 //! A libp2p connection as one of ours.
 
 use std::{
+    net::IpAddr,
     sync::{
         Arc, Mutex, PoisonError,
         atomic::{AtomicBool, AtomicU64, Ordering},
@@ -9,6 +10,7 @@ use std::{
 };
 
 use futures_util::future::BoxFuture;
+use libp2p::Multiaddr;
 use mesh_identity::NodeId;
 use tokio::{
     sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot, watch},
@@ -16,7 +18,7 @@ use tokio::{
 };
 use tokio_util::task::TaskTracker;
 
-use super::{gate::Gate, stream};
+use super::{addr, gate::Gate, stream};
 use crate::{
     connection::{Connection, Origin, PathFacts},
     error::{CloseCode, ClosedWhy, ConnectionLost},
@@ -34,6 +36,7 @@ pub(super) type Opened = Result<libp2p::Stream, String>;
 pub(super) struct Shared {
     pub(super) peer: NodeId,
     pub(super) origin: Origin,
+    ends: Ends,
     pub(super) tasks: TaskTracker,
     /// How it ended; only the first cause counts.
     closed: watch::Sender<Option<ClosedWhy>>,
@@ -55,6 +58,13 @@ pub(super) struct Shared {
     arrived: mpsc::Sender<(libp2p::Stream, OwnedSemaphorePermit)>,
 }
 
+/// Where the two ends of a connection are.
+pub(super) struct Ends {
+    /// The machine's own address that it needs; none where another node lies between.
+    pub(super) here: Option<IpAddr>,
+    pub(super) there: Multiaddr,
+}
+
 /// What only one side of [`Shared`] reads from.
 pub(super) struct Queues {
     /// For the handler: streams to open.
@@ -67,6 +77,7 @@ impl Shared {
     pub(super) fn new(
         peer: NodeId,
         origin: Origin,
+        ends: Ends,
         path: PathFacts,
         gate: Arc<Gate>,
         streams_max: usize,
@@ -77,6 +88,7 @@ impl Shared {
         let shared = Self {
             peer,
             origin,
+            ends,
             tasks,
             closed: watch::Sender::new(None),
             goodbye: Mutex::default(),
@@ -272,6 +284,17 @@ impl Connection for LanConnection {
 
     fn origin(&self) -> Origin {
         self.shared.origin
+    }
+
+    fn remote(&self) -> Option<String> {
+        Some(match addr::socket(&self.shared.ends.there) {
+            Some((socket, _)) => socket.to_string(),
+            None => self.shared.ends.there.to_string(),
+        })
+    }
+
+    fn bound_to(&self) -> Option<IpAddr> {
+        self.shared.ends.here
     }
 
     fn admitted(&self) {

@@ -21,7 +21,7 @@ use super::{
     swarm::{Command, Listening, Task},
 };
 use crate::{
-    connection::{Carried, Connection, DialVia, Driver, Found},
+    connection::{Carried, Connection, DialVia, Driver, Found, TransportKind},
     error::DialError,
     internet,
 };
@@ -113,6 +113,10 @@ impl Lan {
 }
 
 impl Driver for Lan {
+    fn transport(&self) -> TransportKind {
+        TransportKind::Lan
+    }
+
     fn name(&self) -> &'static str {
         "lan"
     }

@@ -56,6 +56,7 @@ impl End {
 /// What both ends have in common.
 pub(super) struct Shared {
     pub(super) nodes: [NodeId; 2],
+    plays: (TransportKind, PathKind),
     conditions: Conditions,
     stalled: AtomicBool,
     random: Mutex<u64>,
@@ -75,12 +76,14 @@ struct EndState {
 impl Shared {
     pub(super) fn new(
         nodes: [NodeId; 2],
+        plays: (TransportKind, PathKind),
         conditions: Conditions,
         seed: u64,
         tasks: TaskTracker,
     ) -> Arc<Self> {
         Arc::new(Self {
             nodes,
+            plays,
             conditions,
             stalled: AtomicBool::new(false),
             random: Mutex::new(seed),
@@ -272,7 +275,8 @@ pub(super) struct MemoryConnection {
 impl MemoryConnection {
     pub(super) fn new(shared: Arc<Shared>, end: End) -> Self {
         let rtt = Some(2 * shared.conditions.latency);
-        let facts = PathFacts { kind: PathKind::Memory, rtt, transport: TransportKind::Memory };
+        let (transport, kind) = shared.plays;
+        let facts = PathFacts { kind, rtt, transport };
         Self { shared, end, path: watch::Sender::new(facts) }
     }
 }

@@ -13,7 +13,7 @@ use tokio_util::task::TaskTracker;
 
 use super::connection::{End, MemoryConnection, Shared};
 use crate::{
-    connection::{Connection, DialVia, Driver},
+    connection::{Connection, DialVia, Driver, Found, PathKind, TransportKind},
     error::{CloseCode, ClosedWhy, DialError},
 };
 
@@ -48,6 +48,7 @@ pub struct Network {
 
 struct Inner {
     seed: u64,
+    plays: (TransportKind, PathKind),
     state: Mutex<State>,
     tasks: TaskTracker,
 }
@@ -64,7 +65,13 @@ struct State {
 impl Network {
     /// An empty, perfect network. The seed fixes jitter and loss.
     pub fn new(seed: u64) -> Self {
-        Self { inner: Arc::new(Inner { seed, state: Mutex::default(), tasks: TaskTracker::new() }) }
+        Self::playing(seed, TransportKind::Memory, PathKind::Memory)
+    }
+
+    /// The same, whose connections pass for those of another driver: for tests of which one is preferred.
+    pub fn playing(seed: u64, transport: TransportKind, kind: PathKind) -> Self {
+        let (plays, state, tasks) = ((transport, kind), Mutex::default(), TaskTracker::new());
+        Self { inner: Arc::new(Inner { seed, plays, state, tasks }) }
     }
 
     /// What connections made from now on suffer.
@@ -76,12 +83,15 @@ impl Network {
     pub fn driver(&self, key: &NodeKey) -> Arc<MemoryDriver> {
         let me = key.node_id();
         let (sender, incoming) = mpsc::channel(BACKLOG);
+        let (finder, found) = mpsc::channel(BACKLOG);
         self.lock().nodes.insert(me, sender.clone());
         Arc::new(MemoryDriver {
             me,
             network: self.clone(),
             sender,
             incoming: tokio::sync::Mutex::new(incoming),
+            finder,
+            found: tokio::sync::Mutex::new(found),
         })
     }
 
@@ -161,7 +171,8 @@ impl Network {
             let acceptor = state.nodes.get(&to).cloned().ok_or_else(unreachable)?;
             state.dialed += 1;
             let seed = self.inner.seed.wrapping_mul(0x2545_f491_4f6c_dd1d).wrapping_add(state.dialed);
-            let shared = Shared::new([from, to], conditions, seed, self.inner.tasks.clone());
+            let shared =
+                Shared::new([from, to], self.inner.plays, conditions, seed, self.inner.tasks.clone());
             state.connections.retain(|connection| connection.strong_count() > 0);
             state.connections.push(Arc::downgrade(&shared));
             if state.cuts.contains(&pair(from, to)) {
@@ -194,9 +205,16 @@ pub struct MemoryDriver {
     network: Network,
     sender: mpsc::Sender<Arc<dyn Connection>>,
     incoming: tokio::sync::Mutex<mpsc::Receiver<Arc<dyn Connection>>>,
+    finder: mpsc::Sender<Found>,
+    found: tokio::sync::Mutex<mpsc::Receiver<Found>>,
 }
 
 impl MemoryDriver {
+    /// The driver finds a node by itself, or loses it. Lost when nobody takes up what was found before.
+    pub fn find(&self, found: Found) {
+        drop(self.finder.try_send(found));
+    }
+
     /// The node vanishes as if its machine lost power: no goodbye, its connections fall silent.
     pub fn vanish(&self) {
         self.leave();
@@ -225,6 +243,10 @@ impl MemoryDriver {
 }
 
 impl Driver for MemoryDriver {
+    fn transport(&self) -> TransportKind {
+        self.network.inner.plays.0
+    }
+
     fn name(&self) -> &'static str {
         "memory"
     }
@@ -238,13 +260,20 @@ impl Driver for MemoryDriver {
         _scope: &ScopeId,
         to: NodeId,
         _addr: &NodeAddr,
-        _via: DialVia,
+        via: DialVia,
     ) -> BoxFuture<'static, Result<Arc<dyn Connection>, DialError>> {
+        if via.direct_only && self.network.inner.plays.1 == PathKind::Relayed {
+            return Box::pin(std::future::ready(Err(DialError::NoAddress(to))));
+        }
         Box::pin(self.network.clone().dial(self.me, to))
     }
 
     fn accept(&self) -> BoxFuture<'_, Option<Arc<dyn Connection>>> {
         Box::pin(async { self.incoming.lock().await.recv().await })
+    }
+
+    fn found(&self) -> BoxFuture<'_, Option<Found>> {
+        Box::pin(async { self.found.lock().await.recv().await })
     }
 
     fn local_addr(&self, _scope: &ScopeId) -> NodeAddr {

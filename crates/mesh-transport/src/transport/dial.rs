@@ -13,7 +13,8 @@ use tracing::Instrument;
 use super::{
     Inner,
     hello::{self, Linked, Proof},
-    links::{Claim, DialResult, DialWatch, LinkConn, StreamCount},
+    links::{Claim, DialResult, DialWatch, LinkConn, Marks, StreamCount},
+    rule::Class,
     serve,
 };
 use crate::{
@@ -31,9 +32,9 @@ pub(super) async fn link(inner: &Arc<Inner>, scope: &ScopeId, node: &NodeId) -> 
     if inner.is_closing() {
         return Err(DialError::Closed);
     }
-    match inner.links.claim(scope, node) {
-        Claim::Linked(conn) => Ok(conn),
-        Claim::Wait(watch) => wait(watch).await,
+    let watch = match inner.links.claim(scope, node) {
+        Claim::Linked(conn) => return Ok(conn),
+        Claim::Wait(watch) => watch,
         Claim::Dial(number, watch) => {
             let dial = Dial {
                 inner: inner.clone(),
@@ -44,9 +45,11 @@ pub(super) async fn link(inner: &Arc<Inner>, scope: &ScopeId, node: &NodeId) -> 
             };
             let span = tracing::debug_span!("transport.dial", peer = %node.short());
             inner.tasks.spawn(dial.run().instrument(span));
-            wait(watch).await
+            watch
         }
-    }
+    };
+    // A link that owes an answer is better than none.
+    wait(watch).await.or_else(|error| inner.links.linked(scope, node).ok_or(error))
 }
 
 async fn wait(mut watch: DialWatch) -> DialResult {
@@ -76,10 +79,16 @@ impl Drop for Dial {
 impl Dial {
     async fn run(mut self) {
         let inner = self.inner.clone();
-        let result = tokio::select! {
-            biased;
-            () = inner.stop_accepting.cancelled() => Err(DialError::Closed),
-            result = self.dial() => result,
+        let mut network = inner.network.subscribe();
+        let mut restarts = 0..RESTARTS_MAX;
+        let result = loop {
+            tokio::select! {
+                biased;
+                () = inner.stop_accepting.cancelled() => break Err(DialError::Closed),
+                result = self.dial() => break result,
+                // What was sent into the old network is not answered any more.
+                Ok(()) = network.changed(), if !restarts.is_empty() => drop(restarts.next()),
+            }
         };
         match &result {
             Ok(_) => inner.metrics.dials_linked.add(),
@@ -92,31 +101,46 @@ impl Dial {
     }
 
     async fn dial(&self) -> DialResult {
-        let inner = &self.inner;
-        let credential = inner.admission.credential(&self.scope);
-        let credential = credential.ok_or_else(|| DialError::NoCredential(self.scope.short()))?;
-        let permit = connection_permit(inner)?;
-        let addr = inner.book.to_dial(&self.scope, &self.node);
-        let conn = connect(inner, &self.scope, self.node, &addr, DialVia::default()).await?;
-        let shown = Shown::Grant(Box::new((*credential).clone()));
-        let closer = CloseOnDrop(Some(conn.clone()));
-        let linked = match hello::as_dialer(inner, &conn, self.scope, &shown, None).await {
-            Ok(linked) => linked,
-            Err(failure) => {
-                conn.close(failure.close_code(), "hello failed");
-                return Err(failure.into_dial_error(self.node, inner));
-            }
-        };
-        let conn = link_conn(inner, conn, self.scope, linked, true, permit).ok_or(DialError::Closed)?;
-        closer.keep();
-        Ok(serve::adopt(inner, conn))
+        let (inner, scope) = (&self.inner, &self.scope);
+        let addr = inner.book.to_dial(scope, &self.node);
+        make_link(inner, scope, self.node, &addr, inner.drivers_for(scope), DialVia::default()).await
     }
+}
+
+/// Connects, says hello, and registers what came of it; the connection to use for the peer from then on.
+pub(super) async fn make_link(
+    inner: &Arc<Inner>,
+    scope: &ScopeId,
+    node: NodeId,
+    addr: &NodeAddr,
+    drivers: Vec<Arc<dyn Driver>>,
+    via: DialVia,
+) -> DialResult {
+    let credential = inner.admission.credential(scope);
+    let credential = credential.ok_or_else(|| DialError::NoCredential(scope.short()))?;
+    let permit = connection_permit(inner)?;
+    let conn = connect(inner, drivers, scope, node, addr, via).await?;
+    let shown = Shown::Grant(Box::new((*credential).clone()));
+    let closer = CloseOnDrop(Some(conn.clone()));
+    let linked = match hello::as_dialer(inner, &conn, *scope, &shown, None).await {
+        Ok(linked) => linked,
+        Err(failure) => {
+            conn.close(failure.close_code(), "hello failed");
+            return Err(failure.into_dial_error(node, inner));
+        }
+    };
+    let conn = link_conn(inner, conn, *scope, linked, true, permit).ok_or(DialError::Closed)?;
+    closer.keep();
+    Ok(serve::adopt(inner, conn))
 }
 
 /// Room for one more connection.
 pub(super) fn connection_permit(inner: &Inner) -> Result<OwnedSemaphorePermit, DialError> {
     inner.connections.clone().try_acquire_owned().map_err(|_| DialError::Limit(inner.connections_max))
 }
+
+/// How often a dial begins anew because the network changed: one that never stands still must not keep it from ending.
+const RESTARTS_MAX: usize = 3;
 
 /// How long a driver is tried alone before the next one is tried beside it: time for a whole dial on a LAN.
 const HEAD_START: Duration = Duration::from_millis(300);
@@ -125,13 +149,14 @@ const HEAD_START: Duration = Duration::from_millis(300);
 /// nobody answers does not hold up the next one.
 pub(super) async fn connect(
     inner: &Inner,
+    drivers: Vec<Arc<dyn Driver>>,
     scope: &ScopeId,
     node: NodeId,
     addr: &NodeAddr,
     via: DialVia,
 ) -> Result<Arc<dyn Connection>, DialError> {
     let after = inner.config.dial_timeout;
-    let mut waiting = inner.drivers_for(scope).into_iter();
+    let mut waiting = drivers.into_iter();
     let mut dials = FuturesUnordered::new();
     let mut telling = None;
     loop {
@@ -193,9 +218,11 @@ pub(super) fn link_conn(
         permissions: grant.permissions,
     };
     Some(Arc::new(LinkConn {
+        class: Class::of(conn.path()),
         conn,
         peer,
         dialed_by_us,
+        marks: Marks::default(),
         instance: linked.instance,
         grant_expires: Expiry::at(grant.expires_at),
         signed,

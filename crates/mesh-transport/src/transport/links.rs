@@ -1,14 +1,15 @@
-//! The links that exist, and the rule for two connections of one pair.
+//! The links that exist, and the rule for several connections of one pair.
 //!
-//! The rule: of two connections between the same two nodes in a scope, the one dialed by the smaller [`NodeId`] is used
-//! for new streams. The other is closed by the node that dialed it once its streams have ended. Of two dialed by the
-//! same node the newer stays, and connections of an earlier run of the peer are closed at once.
+//! The rule: of the connections between the same two nodes in a scope, one of the best class is used for new streams, see
+//! [`Class`]; of two such, the one dialed by the smaller [`NodeId`]. Each other one is closed by the node that dialed it
+//! once its streams have ended. Of two of one class dialed by the same node the newer stays, and connections of an
+//! earlier run of the peer are closed at once.
 
 use std::{
     collections::HashMap,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicU64, AtomicUsize, Ordering},
+        atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
     },
     time::SystemTime,
 };
@@ -16,7 +17,10 @@ use std::{
 use mesh_identity::{Expiry, NodeId, ScopeId, SignedGrant, UnixTime};
 use tokio::sync::{Notify, OwnedSemaphorePermit, broadcast, watch};
 
-use super::LinkEvent;
+use super::{
+    LinkEvent,
+    rule::{self, Class, Standing},
+};
 use crate::{
     connection::{Connection, PathFacts},
     error::{CloseCode, ClosedWhy, DialError},
@@ -27,15 +31,30 @@ use crate::{
 pub(crate) struct LinkConn {
     pub(crate) conn: Arc<dyn Connection>,
     pub(crate) peer: Peer,
+    pub(crate) class: Class,
     pub(crate) dialed_by_us: bool,
     /// The run of the peer that is at the other end.
     pub(crate) instance: u64,
+    pub(crate) marks: Marks,
     pub(crate) grant_expires: Expiry,
     /// What the peer showed in hello, to be judged again after a revocation.
     pub(crate) signed: SignedGrant,
     pub(crate) since: SystemTime,
     pub(crate) streams: Arc<StreamCount>,
     pub(crate) _permit: OwnedSemaphorePermit,
+}
+
+/// What has been noticed about a connection since it came up.
+#[derive(Debug, Default)]
+pub(crate) struct Marks {
+    /// It was asked whether it lives and has not answered in time. Changed under the lock of [`Links`] alone.
+    silent: AtomicBool,
+    /// Somebody waits to close it once it is idle. The same.
+    retiring: AtomicBool,
+    /// It is being asked whether it lives.
+    pub(crate) probed: AtomicBool,
+    /// It was asked so lately because the peer asked on another one.
+    pub(crate) hinted: AtomicBool,
 }
 
 /// Streams alive on a connection, both directions together.
@@ -81,8 +100,10 @@ pub(crate) struct Registered {
     pub(crate) primary: Arc<LinkConn>,
     /// Connections to close at once.
     pub(crate) replaced: Vec<Arc<LinkConn>>,
-    /// Connections of ours that lost the rule and close once idle.
-    pub(crate) superseded: Option<Arc<LinkConn>>,
+    /// Connections of ours that lost the rule just now, and are to be closed once idle.
+    pub(crate) superseded: Vec<Arc<LinkConn>>,
+    /// Connections that are still preferred to the new one.
+    pub(crate) preferred: Vec<Arc<LinkConn>>,
 }
 
 #[derive(Default)]
@@ -128,7 +149,7 @@ impl Links {
     pub(crate) fn claim(&self, scope: &ScopeId, node: &NodeId) -> Claim {
         let mut slots = self.lock();
         let slot = slots.entry((*scope, *node)).or_default();
-        if let Some(conn) = self.primary(slot) {
+        if let Some(conn) = self.primary(slot).filter(|conn| !conn.is_silent()) {
             return Claim::Linked(conn);
         }
         if let Some((_, dialing)) = &slot.dialing {
@@ -158,24 +179,26 @@ impl Links {
         let key = (conn.peer.scope, conn.peer.id);
         let slot = slots.entry(key).or_default();
         let before = self.primary(slot);
-        let (replaced, kept) = slot.conns.drain(..).partition(|old: &Arc<LinkConn>| {
-            old.instance != conn.instance || old.dialed_by_us == conn.dialed_by_us
-        });
+        let standing = conn.standing();
+        let replaces = |old: &Arc<LinkConn>| old.standing().is_replaced_by(&standing);
+        let (replaced, kept) = slot.conns.drain(..).partition(replaces);
         slot.conns = kept;
-        slot.conns.push(conn);
+        slot.conns.push(conn.clone());
         let primary = self.primary(slot).expect("one was just added");
-        let superseded = slot.conns.iter().find(|c| !Arc::ptr_eq(c, &primary) && c.dialed_by_us).cloned();
-        let (peer, path) = (primary.peer.clone(), primary.path());
-        match before {
-            None => self.emit(LinkEvent::Up { peer, path }),
-            Some(before) if Arc::ptr_eq(&before, &primary) => {}
-            Some(_) => self.emit(LinkEvent::Path { peer, path }),
+        let superseded = retire(slot, &primary);
+        let preferred = match Arc::ptr_eq(&primary, &conn) {
+            true => Vec::new(),
+            false => slot.conns.iter().filter(|other| !Arc::ptr_eq(other, &conn)).cloned().collect(),
+        };
+        match &before {
+            None => self.emit(LinkEvent::Up { peer: primary.peer.clone(), path: primary.path() }),
+            Some(before) => self.tell_primary(before, &primary),
         }
         // After the event, so that whoever waited has it behind it; taken out, so that nobody finds this link here later.
         if let Some((_, dialing)) = slots.get_mut(&key).and_then(|slot| slot.dialing.take()) {
             dialing.send_replace(Some(Ok(primary.clone())));
         }
-        Registered { primary, replaced, superseded }
+        Registered { primary, replaced, superseded, preferred }
     }
 
     /// Takes out a connection that has ended (nothing happens if it was replaced before).
@@ -192,10 +215,35 @@ impl Links {
                 }
                 self.emit(LinkEvent::Down { peer: conn.peer.clone(), why });
             }
-            (Some(before), Some(now)) if !Arc::ptr_eq(&before, &now) => {
-                self.emit(LinkEvent::Path { peer: now.peer.clone(), path: now.path() });
-            }
+            (Some(before), Some(now)) => self.tell_primary(&before, &now),
             _ => {}
+        }
+    }
+
+    /// Notes whether the connection answers; what lost the rule by that and is to be closed once idle.
+    pub(crate) fn set_silent(&self, conn: &Arc<LinkConn>, is_silent: bool) -> Vec<Arc<LinkConn>> {
+        let mut slots = self.lock();
+        let Some(slot) = slots.get_mut(&(conn.peer.scope, conn.peer.id)) else { return Vec::new() };
+        let before = self.primary(slot);
+        conn.marks.silent.store(is_silent, Ordering::SeqCst);
+        let (Some(before), Some(now)) = (before, self.primary(slot)) else { return Vec::new() };
+        self.tell_primary(&before, &now);
+        retire(slot, &now)
+    }
+
+    /// Whether a connection that was to be closed once idle still is; if it is in use again, nobody waits for that any more.
+    pub(crate) fn is_retired(&self, conn: &Arc<LinkConn>) -> bool {
+        let slots = self.lock();
+        let slot = slots.get(&(conn.peer.scope, conn.peer.id));
+        let primary = slot.and_then(|slot| self.primary(slot));
+        let is_retired = !primary.is_some_and(|primary| Arc::ptr_eq(&primary, conn));
+        conn.marks.retiring.store(is_retired, Ordering::SeqCst);
+        is_retired
+    }
+
+    fn tell_primary(&self, before: &Arc<LinkConn>, now: &Arc<LinkConn>) {
+        if !Arc::ptr_eq(before, now) {
+            self.emit(LinkEvent::Path { peer: now.peer.clone(), path: now.path() });
         }
     }
 
@@ -241,12 +289,28 @@ impl Links {
     }
 
     fn primary(&self, slot: &Slot) -> Option<Arc<LinkConn>> {
-        let by_rule = |conn: &&Arc<LinkConn>| conn.dialed_by_us == (self.me < conn.peer.id);
-        slot.conns.iter().find(by_rule).or(slot.conns.last()).cloned()
+        let standings: Vec<_> = slot.conns.iter().map(|conn| conn.standing()).collect();
+        let peer = slot.conns.first()?.peer.id;
+        rule::chosen(&standings, self.me < peer).and_then(|at| slot.conns.get(at)).cloned()
     }
 }
 
+/// The connections that this node dialed and that are not used any more, each once.
+fn retire(slot: &Slot, primary: &Arc<LinkConn>) -> Vec<Arc<LinkConn>> {
+    let lost = slot.conns.iter().filter(|conn| !Arc::ptr_eq(conn, primary) && conn.dialed_by_us);
+    lost.filter(|conn| !conn.marks.retiring.swap(true, Ordering::SeqCst)).cloned().collect()
+}
+
 impl LinkConn {
+    fn standing(&self) -> Standing {
+        let (class, dialed_by_us, instance) = (self.class, self.dialed_by_us, self.instance);
+        Standing { class, dialed_by_us, instance, is_silent: self.is_silent() }
+    }
+
+    pub(crate) fn is_silent(&self) -> bool {
+        self.marks.silent.load(Ordering::SeqCst)
+    }
+
     pub(crate) fn path(&self) -> PathFacts {
         self.conn.path()
     }

@@ -5,8 +5,14 @@ mod dial;
 mod find;
 mod gate;
 mod hello;
+mod improve;
+mod instances;
 mod links;
+mod network;
+mod probe;
 mod redeem;
+mod redial;
+mod rule;
 mod serve;
 
 use std::{
@@ -21,7 +27,7 @@ use std::{
 use mesh_identity::{
     AdmissionRequest, DIRECT_ADDRS_MAX, Invite, NodeAddr, NodeId, NodeKey, ScopeId, SignedGrant, UnixTime,
 };
-use tokio::sync::{Semaphore, broadcast};
+use tokio::sync::{Semaphore, broadcast, watch};
 use tokio_util::{
     sync::{CancellationToken, DropGuard},
     task::TaskTracker,
@@ -29,14 +35,16 @@ use tokio_util::{
 
 use self::{
     gate::{HelloGate, WarnLimit},
+    instances::Instances,
     links::{LinkConn, Links},
+    redial::Redial,
 };
 use crate::{
     admission::Admission,
     book::AddressBook,
     call::{self, Call},
     config::Config,
-    connection::{Driver, PathFacts},
+    connection::{Driver, PathFacts, TransportKind},
     error::{CallError, CloseCode, ClosedWhy, DialError, OpenError, RedeemError},
     handler::Handler,
     metrics::{Metrics, MetricsSnapshot},
@@ -101,6 +109,17 @@ pub enum LinkEvent {
         /// How its bytes travel now.
         path: PathFacts,
     },
+    /// The machine's network has changed, or the machine was asleep: what was out of reach may be back.
+    NetworkChanged,
+    /// Two nodes are alive that use one key: a key file was copied. Links to both are closed as they come.
+    KeyInUseTwice {
+        /// The id that both have; it may be this node's own.
+        node: NodeId,
+        /// Where they are, in words.
+        places: String,
+        /// The peer that says so; its words are not checked. `None`: this node has seen it.
+        told_by: Option<NodeId>,
+    },
 }
 
 /// A redeemed invite.
@@ -125,6 +144,12 @@ pub(crate) struct Inner {
     book: AddressBook,
     links: Links,
     events: broadcast::Sender<LinkEvent>,
+    /// Counts changes of the machine's network.
+    network: watch::Sender<u64>,
+    /// Whether somebody watches for them.
+    watching: AtomicBool,
+    redial: Redial,
+    instances: Instances,
     connections: Arc<Semaphore>,
     connections_max: usize,
     hellos: Arc<HelloGate>,
@@ -160,6 +185,10 @@ impl Transport {
             book: AddressBook::new(config.addresses_max),
             links: Links::new(me, events.clone()),
             events,
+            network: watch::Sender::default(),
+            watching: AtomicBool::new(false),
+            redial: Redial::default(),
+            instances: Instances::default(),
             connections: Arc::new(Semaphore::new(connections_max.min(Semaphore::MAX_PERMITS))),
             connections_max,
             hellos: HelloGate::new(&config),
@@ -176,11 +205,17 @@ impl Transport {
             transport.add_driver(driver);
         }
         transport.inner.tasks.spawn(serve::watch_expiry(transport.inner.clone()));
+        transport.inner.tasks.spawn(improve::run(transport.inner.clone()));
         transport
     }
 
     /// Adds a driver while running, such as an endpoint for another set of relays.
     pub fn add_driver(&self, driver: Arc<dyn Driver>) {
+        // A network in memory has no part in the machine's.
+        let is_real = driver.transport() != TransportKind::Memory;
+        if is_real && !self.inner.watching.swap(true, Ordering::SeqCst) {
+            self.inner.tasks.spawn(network::watch(self.inner.clone()));
+        }
         self.inner.drivers.write().unwrap_or_else(PoisonError::into_inner).push(driver.clone());
         self.inner.tasks.spawn(accept::accept_from(self.inner.clone(), driver.clone()));
         self.inner.tasks.spawn(find::find_by(self.inner.clone(), driver));
@@ -264,6 +299,12 @@ impl Transport {
     /// reply is repaired by calling again. Cancel safe in the same sense.
     pub async fn redeem(&self, invite: &Invite, request: AdmissionRequest) -> Result<Admitted, RedeemError> {
         redeem::redeem(&self.inner, invite, request).await
+    }
+
+    /// Says that the machine's network has changed, where that is known from elsewhere: drivers look for what still works,
+    /// links that do not answer are dialed anew. The transport also notices by itself.
+    pub fn network_changed(&self) {
+        network::react(&self.inner, "told");
     }
 
     /// The links that exist, in order of scope and peer.
@@ -352,6 +393,11 @@ impl Link {
     /// Opens a stream on this very link. Cancel safe: a dropped future leaves no stream.
     pub async fn open(&self, protocol: Protocol) -> Result<Stream, OpenError> {
         serve::open_stream(&self.inner, &self.conn, protocol).await
+    }
+
+    /// Whether this connection is still the one for new streams: a better one may have come. Streams on it go on.
+    pub fn is_current(&self) -> bool {
+        self.inner.links.is_primary(&self.conn)
     }
 
     /// Resolves when the link has ended. Cancel safe.

@@ -51,7 +51,7 @@ async fn attempt(inner: &Inner, invite: &Invite, request: AdmissionRequest) -> R
     let (scope, hints) = (invite.grant().scope, invite.grant().hints.clone());
     let via = DialVia { relay_token: Some(invite.relay_token()), direct_only: false };
     let at = inner.book.with_found(&issuer, hints.clone());
-    let conn = connect(inner, &scope, issuer, &at, via).await;
+    let conn = connect(inner, inner.drivers_for(&scope), &scope, issuer, &at, via).await;
     let conn = conn.map_err(RedeemError::Unreachable)?;
     let _closer = CloseOnDrop(Some(conn.clone()));
     let shown = Shown::Invite(Box::new(request));

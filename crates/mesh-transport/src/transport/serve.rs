@@ -7,12 +7,14 @@ use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     sync::{OwnedSemaphorePermit, Semaphore},
     task::{JoinError, JoinSet},
+    time::Instant,
 };
 use tracing::Instrument;
 
 use super::{
-    Inner,
+    Inner, LinkEvent,
     links::{CountedStream, LinkConn},
+    probe, redial,
 };
 use crate::{
     error::{CloseCode, ClosedWhy, ConnectionLost, OpenError, Refusal, ResetCode, StreamFault},
@@ -23,12 +25,17 @@ use crate::{
 
 /// Registers a connection that has passed hello and serves it; returns the one to use for the peer.
 pub(super) fn adopt(inner: &Arc<Inner>, conn: Arc<LinkConn>) -> Arc<LinkConn> {
+    if is_second_node(inner, &conn) {
+        return conn;
+    }
     let registered = inner.links.register(conn.clone());
     for old in registered.replaced {
         old.close(CloseCode::Superseded, "replaced by a newer connection");
     }
-    if let Some(superseded) = registered.superseded {
-        inner.tasks.spawn(close_when_idle(inner.clone(), superseded));
+    close_once_idle(inner, registered.superseded);
+    // Who dials anew may have lost what is still preferred here.
+    for preferred in registered.preferred {
+        probe::ask(inner, preferred);
     }
     if inner.is_closing() {
         conn.close(CloseCode::Shutdown, "shutting down");
@@ -38,6 +45,23 @@ pub(super) fn adopt(inner: &Arc<Inner>, conn: Arc<LinkConn>) -> Arc<LinkConn> {
     let span = tracing::debug_span!("transport.link", peer = %conn.peer.id.short());
     inner.tasks.spawn(run(inner.clone(), conn).instrument(span));
     registered.primary
+}
+
+/// Whether two nodes use the peer's key. If so both are told, by the way their connections are closed.
+fn is_second_node(inner: &Inner, conn: &LinkConn) -> bool {
+    let node = conn.peer.id;
+    let place = conn.conn.remote().unwrap_or_else(|| "an unknown address".into());
+    let Some([one, other]) = inner.instances.note(node, conn.instance, place, Instant::now()) else {
+        return false;
+    };
+    let places = format!("{one} and {other}");
+    for conn in inner.links.matching(|old| old.peer.id == node) {
+        conn.close(CloseCode::KeyInUseTwice, &places);
+    }
+    conn.close(CloseCode::KeyInUseTwice, &places);
+    // No subscriber is not an error.
+    drop(inner.events.send(LinkEvent::KeyInUseTwice { node, places, told_by: None }));
+    true
 }
 
 /// Closes a connection whose grant no longer holds.
@@ -73,7 +97,12 @@ async fn run(inner: Arc<Inner>, conn: Arc<LinkConn>) {
         }
     };
     tracing::debug!(%why, "link ended");
-    inner.links.remove(&conn, why);
+    if let ClosedWhy::Peer { code: CloseCode::KeyInUseTwice, reason } = &why {
+        let (node, places) = (inner.me, reason.clone());
+        drop(inner.events.send(LinkEvent::KeyInUseTwice { node, places, told_by: Some(conn.peer.id) }));
+    }
+    inner.links.remove(&conn, why.clone());
+    redial::ended(&inner, &conn, &why);
     let grace = inner.config.handler_grace;
     let reaped = async {
         while let Some(done) = handlers.join_next().await {
@@ -118,7 +147,12 @@ async fn serve(inner: Arc<Inner>, conn: Arc<LinkConn>, mut stream: Stream, room:
         inner.metrics.streams_refused.add();
         return stream.reset(ResetCode::BAD_HEADER);
     };
-    let handler = wire::header_name(&name[..length]).map(|name| {
+    let name = wire::header_name(&name[..length]);
+    if name == Some(probe::ALIVE.as_str()) {
+        drop(stream.shutdown().await);
+        return probe::hint(&inner, &conn);
+    }
+    let handler = name.map(|name| {
         let handlers = inner.handlers.read().unwrap_or_else(std::sync::PoisonError::into_inner);
         handlers.get_key_value(name).map(|(name, handler)| (*name, handler.clone()))
     });
@@ -167,7 +201,14 @@ pub(super) async fn open_stream(
     Ok(stream)
 }
 
-/// Closes a connection that lost the rule of two, once no stream was on it for a while.
+/// Sees to the end of connections that lost the rule.
+pub(super) fn close_once_idle(inner: &Arc<Inner>, superseded: Vec<Arc<LinkConn>>) {
+    for conn in superseded {
+        inner.tasks.spawn(close_when_idle(inner.clone(), conn));
+    }
+}
+
+/// Closes a connection that lost the rule, once no stream was on it for a while.
 async fn close_when_idle(inner: Arc<Inner>, conn: Arc<LinkConn>) {
     let idle = async {
         loop {
@@ -184,7 +225,7 @@ async fn close_when_idle(inner: Arc<Inner>, conn: Arc<LinkConn>) {
         _ = conn.conn.closed() => {}
         () = idle => {
             // The winner may have ended meanwhile; then this is the link.
-            if !inner.links.is_primary(&conn) {
+            if inner.links.is_retired(&conn) {
                 conn.close(CloseCode::Superseded, "the other connection is used");
             }
         }

@@ -1,6 +1,7 @@
 //! mesh-transport over memory, over iroh and over libp2p.
 #![allow(clippy::unwrap_used, missing_docs)]
 
+mod classes;
 mod contract;
 mod hostile;
 mod internet;
