@@ -173,6 +173,7 @@ impl Driver {
                 let is_shutdown = matches!(why, ClosedWhy::Peer { code: CloseCode::Shutdown, .. });
                 self.link_down(peer.id, is_shutdown);
             }
+            LinkEvent::NetworkChanged => self.input(Input::NetworkChanged),
             _ => {}
         }
     }

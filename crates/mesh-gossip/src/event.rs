@@ -1,6 +1,6 @@
 //! What subscribers hear.
 
-use mesh_identity::NodeId;
+use mesh_identity::{NodeAddr, NodeId};
 
 use crate::member::Incarnation;
 
@@ -84,6 +84,11 @@ pub enum Event {
     Revoked {
         /// The signed revocation as it goes over the wire, checked; store it and add it to the revocation set.
         revocation: bytes::Bytes,
+    },
+    /// Another node is alive that signs with this node's key: a key file was copied. Told again as long as it goes on.
+    KeyInUseTwice {
+        /// Where the other one says that it is.
+        addr: NodeAddr,
     },
     /// The subscriber lagged behind and lost events: read the snapshot instead.
     Snapshot,

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use mesh_identity::{NodeId, ScopeId};
-use mesh_transport::{RecvStream, SendStream, Transport, write_frame};
+use mesh_transport::{Link, RecvStream, SendStream, Transport, write_frame};
 use tokio::io::AsyncWriteExt;
 use tokio::sync::mpsc;
 
@@ -15,6 +15,13 @@ use crate::metrics::Metrics;
 
 /// A peer that takes a frame no sooner than this is stuck: the stream is given up, the next frame tries a new one.
 const WRITE_DEADLINE: Duration = Duration::from_secs(10);
+
+/// The stream at hand, and the connection that it is on.
+struct Open {
+    link: Link,
+    send: SendStream,
+    _recv: RecvStream,
+}
 
 /// Writes one peer's frames.
 pub(crate) struct Sender {
@@ -37,15 +44,20 @@ impl Sender {
                 self.metrics.dropped();
             }
         }
-        if let Some((mut send, _)) = stream {
+        if let Some(Open { mut send, .. }) = stream {
             // A clean end, so that the last frames are not cut off. The link may be gone: then so is their reader.
             drop(tokio::time::timeout(WRITE_DEADLINE, send.shutdown()).await);
         }
     }
 
-    /// Writes to the stream at hand, or once to a new one: the old one may have gone with an earlier link.
-    async fn write(&self, stream: &mut Option<(SendStream, RecvStream)>, frame: &Bytes) -> bool {
-        if let Some((send, _)) = stream
+    /// Writes to the stream at hand, or once to a new one: the old one may have gone with an earlier link, or there is a
+    /// better connection by now.
+    async fn write(&self, stream: &mut Option<Open>, frame: &Bytes) -> bool {
+        if let Some(mut left) = stream.take_if(|open| !open.link.is_current()) {
+            // What was written still arrives; then that connection is free to end.
+            drop(left.send.shutdown().await);
+        }
+        if let Some(Open { send, .. }) = stream
             && write_frame(send, frame, limits::FRAME_BYTES_MAX).await.is_ok()
         {
             return true;
@@ -53,7 +65,8 @@ impl Sender {
         *stream = None;
         let Some(link) = self.transport.linked(&self.scope, &self.peer) else { return false };
         let Ok(opened) = link.open(GOSSIP).await else { return false };
-        let (send, _) = stream.insert(opened.split());
+        let (send, _recv) = opened.split();
+        let Open { send, .. } = stream.insert(Open { link, send, _recv });
         write_frame(send, frame, limits::FRAME_BYTES_MAX).await.is_ok()
     }
 }

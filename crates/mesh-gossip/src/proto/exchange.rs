@@ -7,7 +7,7 @@ use bytes::Bytes;
 use mesh_identity::{NodeId, Role};
 
 use super::node::{Node, Phase};
-use super::record::{Part, Record, View};
+use super::record::{Part, Record, View, decode_addr};
 use super::timers::Timer;
 use super::trust::{Refusal, Trust};
 use super::wire::{self, DigestItem, Hash, Message, NodeRecord, RawId, Summary};
@@ -157,11 +157,16 @@ impl<T: Trust> Membership<T> {
         Ok(())
     }
 
-    /// Somebody showed us our own record. If it is later than what this process said, an earlier process said it.
+    /// Somebody showed us our own record. If it is later than what this process said, an earlier process said it; or,
+    /// if that happens again and again, another one that is alive.
     fn see_own(&mut self, sent: &NodeRecord) {
         let Some(own) = self.own.as_mut().filter(|own| !own.has_left()) else { return };
         if own.is_contradicted_by(sent, &self.trust) {
             own.outlive(Incarnation::from_u64(sent.card.incarnation), &self.trust);
+            if own.is_contradicted_by_the_living(self.now) {
+                let addr = decode_addr(&sent.card.addr).unwrap_or_default();
+                self.outputs.push_back(Output::Event(Event::KeyInUseTwice { addr }));
+            }
             self.push_own_soon();
         }
     }

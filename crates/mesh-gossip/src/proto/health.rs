@@ -74,6 +74,21 @@ impl<T: Trust> Membership<T> {
         self.dial_in(peer, wait);
     }
 
+    /// Whoever waits for its next dial is dialed soon, as if none had failed.
+    pub(super) fn handle_network_changed(&mut self) {
+        let waiting = self.dials.iter_mut().filter(|(_, dial)| !dial.is_running && dial.at.is_some());
+        let waiting: Vec<_> = waiting
+            .map(|(id, dial)| {
+                dial.failed = 0;
+                *id
+            })
+            .collect();
+        for id in waiting {
+            let wait = self.rng.between(Duration::from_millis(1), FIRST_DIAL);
+            self.dial_in(id, wait);
+        }
+    }
+
     /// A frame came from the peer itself.
     pub(super) fn heard(&mut self, peer: &NodeId) {
         if self.links.heard(peer) {

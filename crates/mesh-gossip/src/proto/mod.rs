@@ -66,6 +66,8 @@ pub enum Input {
         /// The peer closed it, saying that it shuts down.
         is_shutdown: bool,
     },
+    /// This machine's network is another one, or the machine slept: who was out of reach may be back.
+    NetworkChanged,
     /// An [`Output::Dial`] came to nothing.
     DialFailed {
         /// Whom it was for.
@@ -278,6 +280,7 @@ impl<T: Trust> Membership<T> {
             Input::WallClock(time) => self.wall = (time, self.now),
             Input::LinkUp { peer, role } => self.handle_link_up(peer, role),
             Input::LinkDown { peer, is_shutdown } => self.handle_link_down(peer, is_shutdown),
+            Input::NetworkChanged => self.handle_network_changed(),
             Input::DialFailed { peer } => self.handle_dial_failed(peer),
             Input::Frame { from, role, frame } => return self.handle_frame(from, role, &frame),
             Input::Command(command) => self.handle_command(command),

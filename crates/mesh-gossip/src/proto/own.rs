@@ -1,6 +1,6 @@
 //! This node's own record: the only one it signs.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -16,6 +16,12 @@ use crate::member::{Audience, Incarnation};
 /// A report of our death is contradicted at most this often: each costs every member a frame.
 const REFUTATION_PAUSE: Duration = Duration::from_millis(500);
 
+/// So many contradictions of what this process said show that another one is alive: what an earlier process said is
+/// outlived at once, twice if it ran in the same second with a clock that was set back.
+const CONTRADICTIONS: usize = 3;
+/// Within this time: two processes outdo each other with every exchange, every few seconds.
+const CONTRADICTED_WITHIN: Duration = Duration::from_secs(600);
+
 /// What this node says of itself.
 #[derive(Debug)]
 pub(crate) struct Own {
@@ -24,6 +30,7 @@ pub(crate) struct Own {
     /// The highest version given out in this life.
     version: u64,
     refuted: Option<Instant>,
+    contradicted: VecDeque<Instant>,
     /// What linked peers have not been sent yet.
     unsent: BTreeSet<String>,
     is_sent: bool,
@@ -38,7 +45,15 @@ impl Own {
     ) -> Self {
         let card = OwnCard { incarnation, version: 1, left: false, addr, grant: &grant, standing: &standing };
         let record = Record::own(me, Card::signed(&card, trust));
-        Self { record, grant, version: 1, refuted: None, unsent: BTreeSet::new(), is_sent: true }
+        Self {
+            record,
+            grant,
+            version: 1,
+            refuted: None,
+            contradicted: VecDeque::new(),
+            unsent: BTreeSet::new(),
+            is_sent: true,
+        }
     }
 
     pub(crate) fn has_left(&self) -> bool {
@@ -145,6 +160,17 @@ impl Own {
                 !self.record.has_at_least(entry)
                     && trust.is_signed(me, wire::ENTRY, &entry.statement(life), &entry.signature.into())
             })
+    }
+
+    /// Notes a contradiction; whether there were so many that another process with this key is alive.
+    pub(crate) fn is_contradicted_by_the_living(&mut self, now: Instant) -> bool {
+        self.contradicted.push_back(now);
+        self.contradicted.retain(|at| now.saturating_duration_since(*at) < CONTRADICTED_WITHIN);
+        let is_alive = self.contradicted.len() >= CONTRADICTIONS;
+        if is_alive {
+            self.contradicted.clear();
+        }
+        is_alive
     }
 
     /// Starts a life after the one that `seen` names.

@@ -435,6 +435,6 @@ fn encode_addr(addr: &NodeAddr) -> Vec<u8> {
     addr.encode().expect("own addresses went through `bounded`")
 }
 
-fn decode_addr(bytes: &[u8]) -> Option<NodeAddr> {
+pub(crate) fn decode_addr(bytes: &[u8]) -> Option<NodeAddr> {
     NodeAddr::decode(bytes).ok()
 }

@@ -653,3 +653,49 @@ fn up_events_say_why() {
     sim.until("alive", 5 * SECOND, |sim| alive_everywhere(sim, 2));
     assert_eq!(whys(sim.take_events(0)), [UpWhy::Recovered].into());
 }
+
+#[test]
+fn a_changed_network_ends_long_waits_for_a_dial() {
+    let mut node = Lone::new(1);
+    let peer = key(2).node_id();
+    node.input(Input::Command(Command::Contacts(vec![peer])));
+    let is_dialed = |node: &mut Lone| {
+        node.now = node.core.next_deadline().unwrap();
+        node.input(Input::Tick).contains(&Output::Dial { to: peer })
+    };
+    for _ in 0..20 {
+        while !is_dialed(&mut node) {}
+        node.input(Input::DialFailed { peer });
+    }
+    let changed = node.now;
+    node.input(Input::NetworkChanged);
+    while !is_dialed(&mut node) {}
+    assert!(node.now.duration_since(changed) <= Duration::from_millis(50));
+    node.input(Input::NetworkChanged);
+    node.input(Input::DialFailed { peer });
+    while !is_dialed(&mut node) {}
+    assert!(node.now.duration_since(changed) <= SECOND, "waits begin anew");
+}
+
+#[test]
+fn another_node_with_this_key_is_noticed_and_an_earlier_life_is_not() {
+    let from = key(3).node_id();
+    let sees = |node: &mut Lone, record: NodeRecord| {
+        let outputs = node.frame(from, &Message::Records { records: vec![record] });
+        outputs.iter().any(|output| matches!(output, Output::Event(Event::KeyInUseTwice { .. })))
+    };
+    let (mut node, mut copy) = (Lone::new(1), Lone::new(1));
+    copy.set("who", Some(b"copy")).unwrap();
+    let earlier = copy.own();
+    for _ in 0..10 {
+        assert!(!sees(&mut node, earlier.clone()));
+    }
+    let mut told = 0;
+    for _ in 0..4 {
+        let (own, its) = (node.own(), copy.own());
+        told += usize::from(sees(&mut copy, own)) + usize::from(sees(&mut node, its));
+        let own = node.own();
+        told += usize::from(sees(&mut copy, own));
+    }
+    assert!(told > 0, "both are alive");
+}
