@@ -1,13 +1,14 @@
 //! What is missing or wrong on this machine, and the command that mends it.
 
 use std::path::Path;
+use std::time::Instant;
 
 use mesh_control::{Finding, Verdict};
 use mesh_identity::{UnixTime, key_file};
 use mesh_inference::catalogue::Catalogue;
 use mesh_inference::llama::LlamaCpp;
 
-use super::{Node, chain};
+use super::{Node, chain, copied};
 use crate::config::{Config, Identity};
 
 /// Below this much free space in the home folder writes will soon fail, bytes.
@@ -58,6 +59,8 @@ impl Node {
         findings.push(self.check_address());
         findings.push(self.check_peers());
         findings.extend(self.check_backends());
+        let copied = self.inner.copied_keys.sentences(Instant::now()).into_iter();
+        findings.extend(copied.map(|sentence| fail("key", sentence, copied::MEND)));
         findings
     }
 

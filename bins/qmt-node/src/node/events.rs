@@ -73,6 +73,9 @@ impl Node {
                     path: PathKind::None,
                     rtt_ms: None,
                 }),
+                Ok(LinkEvent::KeyInUseTwice { node, places, .. }) => {
+                    self.note_copied_key(node, &places).await
+                }
                 Ok(_) | Err(RecvError::Lagged(_)) => {}
                 Err(RecvError::Closed) => return,
             }
@@ -120,6 +123,11 @@ impl Node {
             GossipEvent::Record { node, .. } => self.tell_node(scope, &node),
             GossipEvent::Address { node } => self.remember(scope, gossip, node).await,
             GossipEvent::Revoked { revocation } => self.take_revocation(scope, &revocation).await,
+            GossipEvent::KeyInUseTwice { addr } => {
+                let [own, other] =
+                    [self.own_addr(scope), addr].map(|addr| views::addresses(&addr).join(", "));
+                self.note_copied_key(self.id(), &format!("{own} (this one) and {other}")).await;
+            }
             GossipEvent::Snapshot => {
                 for member in gossip.members().iter() {
                     self.tell_node(scope, &member.id);

@@ -1,5 +1,6 @@
 //! The node: every crate of the mesh, wired.
 
+mod copied;
 mod doctor;
 mod events;
 mod facts;
@@ -89,6 +90,7 @@ struct Inner {
     since: Mutex<BTreeMap<(ScopeId, NodeId), u64>>,
     /// Scopes that routing knows, so that those we left are taken out.
     fed: Mutex<BTreeSet<ScopeId>>,
+    copied_keys: copied::CopiedKeys,
     /// Something changed that routing or our record should show.
     changed: Notify,
     stop: CancellationToken,

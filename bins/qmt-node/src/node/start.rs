@@ -156,6 +156,7 @@ impl Node {
                 event_number: AtomicU64::new(0),
                 since: Mutex::default(),
                 fed: Mutex::new(BTreeSet::new()),
+                copied_keys: super::copied::CopiedKeys::default(),
                 changed: Notify::new(),
                 stop: CancellationToken::new(),
                 tasks: TaskTracker::new(),

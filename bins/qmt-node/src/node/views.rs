@@ -1,6 +1,7 @@
 //! What the control API shows, from the node's state at this moment.
 
 use std::collections::BTreeMap;
+use std::time::Instant;
 
 use mesh_control::{
     LinkCounts, MemoryView, ModelState, ModelView, NodeState, NodeView, PathKind as PathView, ProviderKind,
@@ -13,7 +14,7 @@ use mesh_transport::{LinkFacts, PathKind};
 
 use super::offers::{NODE_KEY, NodeFacts, OfferFacts, OfferState};
 use super::scopes::Scope;
-use super::{Node, facts, ways};
+use super::{Node, copied, facts, ways};
 
 impl Node {
     /// The node at this moment.
@@ -37,8 +38,14 @@ impl Node {
             },
             models: self.local_models(),
             addresses: self.addresses(),
-            warnings: self.config().warnings.clone(),
+            warnings: self.warnings(),
         }
+    }
+
+    fn warnings(&self) -> Vec<String> {
+        let copied = self.inner.copied_keys.sentences(Instant::now()).into_iter();
+        let copied = copied.map(|sentence| format!("{sentence}: {}", copied::MEND));
+        self.config().warnings.iter().cloned().chain(copied).collect()
     }
 
     fn scope_status(&self, scope: &Scope) -> ScopeStatus {
