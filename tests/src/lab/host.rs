@@ -48,6 +48,16 @@ impl Host {
         &self.plug
     }
 
+    /// Takes its interface down or up, as its owner may: it keeps its address, and gets its default route anew.
+    pub fn set_up(&self, is_up: bool) {
+        let namespace = self.plug.namespace();
+        tool::ip(namespace, &["link", "set", "eth0", if is_up { "up" } else { "down" }]);
+        if is_up {
+            let gateway = self.lan.subnet.gateway().to_string();
+            tool::ip(namespace, &["route", "replace", "default", "via", &gateway]);
+        }
+    }
+
     /// A command that will run in this host. Files and Unix sockets are those of the machine.
     pub fn command(&self, program: impl AsRef<std::ffi::OsStr>) -> Command {
         let mut command = Command::new("ip");

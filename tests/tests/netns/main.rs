@@ -4,6 +4,7 @@
 #![cfg(target_os = "linux")]
 #![allow(missing_docs, clippy::unwrap_used, reason = "tests")]
 
+mod changes;
 mod circuits;
 mod faults;
 mod laboratory;

@@ -142,6 +142,11 @@ impl Node {
         self.name
     }
 
+    /// Of its process.
+    pub(crate) fn process_id(&self) -> u32 {
+        self.process.id()
+    }
+
     /// A token that admits so many nodes.
     pub(crate) fn invite(&self, uses: u32) -> String {
         let invite = self.ask(&["invite", "--uses", &uses.to_string()]).unwrap();
