@@ -4,6 +4,28 @@ use iroh::{EndpointId, SecretKey};
 use libp2p_identity::{Keypair, PeerId, PublicKey, ed25519};
 use mesh_identity::{InvalidNodeId, NodeId, NodeKey};
 
+/// RFC 8410: an ed25519 public key as SubjectPublicKeyInfo, up to its 32 bytes.
+const SPKI_PREFIX: [u8; 12] = [0x30, 0x2a, 0x30, 0x05, 0x06, 0x03, 0x2b, 0x65, 0x70, 0x03, 0x21, 0x00];
+/// RFC 8410: an ed25519 private key as PKCS #8, up to its 32 bytes.
+const PKCS8_PREFIX: [u8; 16] =
+    [0x30, 0x2e, 0x02, 0x01, 0x00, 0x30, 0x05, 0x06, 0x03, 0x2b, 0x65, 0x70, 0x04, 0x22, 0x04, 0x20];
+
+/// A node's key as TLS takes public keys: SubjectPublicKeyInfo, DER.
+pub(crate) fn spki(node: &NodeId) -> Vec<u8> {
+    [&SPKI_PREFIX[..], node.as_bytes()].concat()
+}
+
+/// The node of such a key; `None` for a key of another kind than ours.
+pub(crate) fn node_of_spki(spki: &[u8]) -> Option<NodeId> {
+    let bytes = spki.strip_prefix(&SPKI_PREFIX)?;
+    NodeId::from_bytes(bytes.try_into().ok()?).ok()
+}
+
+/// A node's secret key as TLS takes it: PKCS #8, DER. Whoever holds it zeroes it.
+pub(crate) fn pkcs8(key: &NodeKey) -> Vec<u8> {
+    [&PKCS8_PREFIX[..], &*key.seed()].concat()
+}
+
 /// The iroh key of the same seed: its public half is the node's id, byte for byte.
 pub(crate) fn iroh_key(key: &NodeKey) -> SecretKey {
     SecretKey::from_bytes(&key.seed())

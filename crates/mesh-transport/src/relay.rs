@@ -2,7 +2,8 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    net::SocketAddr,
+    io::ErrorKind,
+    net::{SocketAddr, UdpSocket},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
@@ -10,11 +11,14 @@ use iroh::EndpointId;
 use iroh_relay::server::{
     self, Access as Verdict, AccessControl, CertConfig, ClientRequest, QuicConfig, TlsConfig,
 };
-use mesh_identity::{Expiry, NodeId, ScopeId, UnixTime};
-use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use mesh_identity::{Expiry, NodeId, NodeKey, ScopeId, UnixTime};
+use rcgen::{CertificateParams, KeyPair};
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
 
 use crate::{convert, error};
 
+/// Where nodes look for a relay's address discovery unless they are told otherwise.
+pub const QUIC_PORT: u16 = 7842;
 /// Join tokens remembered at once; a new one beyond that pushes out the one that ends first.
 const TOKENS_MAX: usize = 4096;
 
@@ -32,14 +36,39 @@ pub struct Config {
 /// How a relay speaks TLS.
 #[derive(Clone)]
 pub struct Tls {
+    /// Whether the certificate is a node's own: TLS 1.3 alone, in which a signature says what it is for.
+    pub of_node: bool,
     /// Where `https` listens.
     pub bind: SocketAddr,
-    /// UDP address of its address discovery.
+    /// UDP address of its address discovery. If it is taken, a free port is used in its place: whoever is told of the relay
+    /// by its URL alone then does not find it, see [`Server::quic_port`].
     pub quic_bind: Option<SocketAddr>,
     /// The certificate and its issuers, DER.
     pub chain: Vec<Vec<u8>>,
     /// The certificate's key, PKCS #8 DER.
     pub key: Vec<u8>,
+}
+
+impl Tls {
+    /// With a certificate that the node signs with its own key, which those who know the node believe
+    /// ([`crate::internet::RelayTrust`]). Address discovery listens at the usual port of the same address.
+    pub fn of_node(key: &NodeKey, bind: SocketAddr) -> Result<Self, RelayError> {
+        let failed = |error: rcgen::Error| RelayError::Key(error.to_string());
+        let secret = convert::pkcs8(key);
+        let pair = KeyPair::from_pkcs8_der_and_sign_algo(
+            &PrivatePkcs8KeyDer::from(secret.as_slice()),
+            &rcgen::PKCS_ED25519,
+        )
+        .map_err(failed)?;
+        let certificate = CertificateParams::default().self_signed(&pair).map_err(failed)?;
+        Ok(Self {
+            of_node: true,
+            bind,
+            quic_bind: Some(SocketAddr::new(bind.ip(), QUIC_PORT)),
+            chain: vec![certificate.der().to_vec()],
+            key: secret,
+        })
+    }
 }
 
 impl std::fmt::Debug for Tls {
@@ -60,7 +89,7 @@ pub enum RelayError {
     Certificate(#[source] rustls::Error),
     /// The key is not PKCS #8 DER.
     #[error("the relay's key cannot be read: {0}")]
-    Key(&'static str),
+    Key(String),
     /// The addresses cannot be listened on, or the server failed to start.
     #[error("the relay does not start: {0}")]
     Start(String),
@@ -84,7 +113,7 @@ impl Server {
         if let Some(tls) = &config.tls {
             let server_config = tls_config(tls)?;
             if let Some(quic_bind) = tls.quic_bind {
-                let mut quic = QuicConfig::new(quic_bind);
+                let mut quic = QuicConfig::new(free_or_any(quic_bind));
                 quic.server_config = Some(server_config.clone());
                 all.quic = Some(quic);
             }
@@ -110,6 +139,11 @@ impl Server {
         &self.url
     }
 
+    /// The UDP port of its address discovery: 7842 ([`QUIC_PORT`]) unless that was taken.
+    pub fn quic_port(&self) -> Option<u16> {
+        self.quic_port
+    }
+
     /// The relay as nodes name it in their configuration.
     pub fn relay(&self) -> crate::internet::Relay {
         crate::internet::Relay { url: self.url.clone(), quic_port: self.quic_port, token: None }
@@ -127,13 +161,23 @@ impl Server {
     }
 }
 
+/// The address, with any port if its own is taken by another program.
+fn free_or_any(addr: SocketAddr) -> SocketAddr {
+    match UdpSocket::bind(addr) {
+        Err(error) if error.kind() == ErrorKind::AddrInUse => SocketAddr::new(addr.ip(), 0),
+        _ => addr,
+    }
+}
+
 fn tls_config(tls: &Tls) -> Result<rustls::ServerConfig, RelayError> {
     // The provider is named, never taken from the process.
     let provider = Arc::new(rustls::crypto::ring::default_provider());
     let chain = tls.chain.iter().map(|der| CertificateDer::from(der.clone())).collect();
-    let key = PrivateKeyDer::try_from(tls.key.clone()).map_err(RelayError::Key)?;
+    let key =
+        PrivateKeyDer::try_from(tls.key.clone()).map_err(|error| RelayError::Key(error.to_owned()))?;
+    let versions = if tls.of_node { &[&rustls::version::TLS13][..] } else { rustls::ALL_VERSIONS };
     rustls::ServerConfig::builder_with_provider(provider)
-        .with_safe_default_protocol_versions()
+        .with_protocol_versions(versions)
         .map_err(RelayError::Certificate)?
         .with_no_client_auth()
         .with_single_cert(chain, key)
@@ -175,6 +219,15 @@ impl AccessList {
             if let Some(service) = &state.service {
                 service.disconnect(convert::endpoint_id(node), None);
             }
+        }
+    }
+
+    /// The scope is no longer served: as [`AccessList::remove_member`] for all of its members.
+    pub fn remove_scope(&self, scope: &ScopeId) {
+        let of_scope = |(node, scopes): (&NodeId, &BTreeSet<ScopeId>)| scopes.contains(scope).then_some(*node);
+        let nodes: Vec<NodeId> = self.lock().members.iter().filter_map(of_scope).collect();
+        for node in &nodes {
+            self.remove_member(scope, node);
         }
     }
 

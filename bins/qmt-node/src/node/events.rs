@@ -103,7 +103,7 @@ impl Node {
             GossipEvent::MemberUp { node, why, .. } => {
                 let name = self.member_name(scope, &node);
                 tracing::info!(node = %node.short(), name, ?why, "a member is up");
-                self.admit_member_to_relay(scope, node);
+                self.note_member_at_relays(scope, node);
                 self.note_member(scope, gossip, node);
                 self.remember(scope, gossip, node).await;
             }
@@ -117,7 +117,7 @@ impl Node {
             }
             GossipEvent::MemberLeft { node, .. } => {
                 tracing::info!(node = %node.short(), "a member has left");
-                self.remove_from_relay(scope, &node);
+                self.remove_from_relays(scope, &node);
                 self.tell(EventKind::NodeGone { id: node.to_string(), scope: scope.to_string() });
             }
             GossipEvent::Record { node, .. } => self.tell_node(scope, &node),
@@ -177,7 +177,7 @@ impl Node {
             };
             let Some(node) = node else { return };
             let uses = self.store().uses(&node.invite).await.map_or(0, |holders| holders.len());
-            self.admit_member_to_relay(&node.scope, node.node);
+            self.note_member_at_relays(&node.scope, node.node);
             self.tell(EventKind::InviteUsed {
                 invite: node.invite.to_string(),
                 id: node.node.to_string(),

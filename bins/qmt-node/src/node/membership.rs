@@ -190,6 +190,7 @@ impl Node {
         self.check_meshes_on()?;
         let name = says.mesh_name.clone().unwrap_or_else(|| DEFAULT_NAME.to_owned());
         let label = self.free_label(name);
+        self.trust_invite(&token);
         self.carry(says.scope, &self.relays_of(&says.scope, &label, Some(&invite)))
             .await
             .map_err(|error| no_transport(&error))?;
@@ -303,6 +304,7 @@ impl Node {
         }
         self.scopes().remove(&id);
         self.transport().close_scope(&id);
+        self.forget_at_relays(&id);
         self.refresh();
         tracing::info!(scope = %scope.name, "left a mesh");
         self.tell_status().await;
@@ -387,7 +389,7 @@ impl Node {
             }
         }
         for (holder, _) in &holders {
-            self.remove_from_relay(&invite.scope, holder);
+            self.remove_from_relays(&invite.scope, holder);
         }
         let view = RevokedView {
             kind: RevokedKind::Invite,
@@ -434,7 +436,7 @@ impl Node {
     /// Takes a revocation up and closes every link whose grant no longer holds.
     pub(crate) fn obey(&self, scope: &ScopeId, verified: mesh_identity::Revocation) {
         if let Revoked::Node(node) = verified.what() {
-            self.remove_from_relay(scope, &node);
+            self.remove_from_relays(scope, &node);
         }
         self.scopes().revoke(scope, verified);
         self.transport().recheck(scope);

@@ -81,6 +81,8 @@ struct Inner {
     relay: Mutex<Option<mesh_transport::relay::Server>>,
     /// Who may use the own relay.
     relay_access: Option<mesh_transport::relay::AccessList>,
+    /// Whose relays are believed by their node's key.
+    relay_trust: mesh_transport::internet::RelayTrust,
     endpoints: mesh_transport::internet::Endpoints,
     relays: mesh_transport::internet::Relays,
     exchange: mesh_gossip::Exchange,
@@ -243,7 +245,7 @@ impl Node {
     pub(crate) fn enter(&self, scope: Scope) {
         let id = scope.id();
         self.inner.scopes.insert(scope.clone());
-        self.admit_member_to_relay(&id, self.id());
+        self.note_member_at_relays(&id, self.id());
         self.start_gossip(&scope);
         self.refresh();
         let node = self.clone();

@@ -4,9 +4,9 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr, UdpSocket};
 use std::path::{Path, PathBuf};
 use std::sync::PoisonError;
 
-use mesh_identity::{Invite, InviteToken, NodeId, ScopeId, UnixTime};
+use mesh_identity::{Invite, InviteToken, NodeId, NodeKey, ScopeId, UnixTime};
 use mesh_transport::internet::{BindError, EndpointsError, Relay, Relays};
-use mesh_transport::relay::{AccessList, Config as ServerConfig, RelayError, Server, Tls};
+use mesh_transport::relay::{AccessList, Config as ServerConfig, QUIC_PORT, RelayError, Server, Tls};
 use rustls::pki_types::pem::{Error as PemError, PemObject};
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 
@@ -15,8 +15,6 @@ use super::scopes::Scope;
 use crate::config::{self, RelayServer, ScopeEntry};
 use crate::store::StoreError;
 
-/// Where nodes look for a relay's address discovery unless they are told otherwise.
-const QUIC_PORT: u16 = 7842;
 /// A documentation address (RFC 5737): asking the system for a way to it sends nothing.
 const SOMEWHERE: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::new(192, 0, 2, 1)), 9);
 
@@ -45,16 +43,12 @@ pub enum RelayStartError {
 }
 
 /// Starts the relay of `[relay]`. `external` are the announced addresses of this node.
-pub(super) async fn start(wanted: &RelayServer, external: &[SocketAddr]) -> Result<Server, RelayStartError> {
-    let tls = match &wanted.tls {
-        Some((chain, key)) => Some(Tls {
-            bind: wanted.listen,
-            quic_bind: Some(SocketAddr::new(wanted.listen.ip(), QUIC_PORT)),
-            chain: certificates(chain)?,
-            key: private_key(key)?,
-        }),
-        None => None,
-    };
+pub(super) async fn start(
+    key: &NodeKey,
+    wanted: &RelayServer,
+    external: &[SocketAddr],
+) -> Result<Server, RelayStartError> {
+    let tls = tls(key, wanted)?;
     let reachable = reachable_ip(wanted.listen.ip(), external);
     let scheme = if tls.is_some() { "https" } else { "http" };
     let url = match &wanted.url {
@@ -69,14 +63,39 @@ pub(super) async fn start(wanted: &RelayServer, external: &[SocketAddr]) -> Resu
     let server = Server::start(config, AccessList::new())
         .await
         .map_err(|source| RelayStartError::Server { listen: wanted.listen, source })?;
-    tracing::info!(url = server.url(), "relay started");
-    if wanted.tls.is_none() && !reachable.is_loopback() {
-        tracing::warn!(
-            "the relay speaks plain http: what it carries is encrypted end to end, but nodes behind NAT cannot \
-             find a direct path by it; give it tls_cert and tls_key"
-        );
+    tracing::info!(url = server.url(), discovery_port = server.quic_port(), "relay started");
+    match server.quic_port() {
+        None => tracing::warn!(
+            "the relay speaks plain http, as its url says: what it carries is encrypted end to end, but nodes behind \
+             NAT find no direct path by it; leave url out, or let it begin with https"
+        ),
+        Some(QUIC_PORT) => {}
+        Some(port) => tracing::warn!(
+            port,
+            "another program has UDP port {QUIC_PORT}, so the relay's address discovery is at another port: members \
+             learn it once they are in, but a node that only has an invite is relayed until then; free the port and \
+             restart the node"
+        ),
     }
     Ok(server)
+}
+
+/// The certificate of the configuration, else the node's own; none where the relay's URL asks for plain http.
+fn tls(key: &NodeKey, wanted: &RelayServer) -> Result<Option<Tls>, RelayStartError> {
+    let bind = wanted.listen;
+    if let Some((chain, key)) = &wanted.tls {
+        return Ok(Some(Tls {
+            of_node: false,
+            bind,
+            quic_bind: Some(SocketAddr::new(bind.ip(), QUIC_PORT)),
+            chain: certificates(chain)?,
+            key: private_key(key)?,
+        }));
+    }
+    if wanted.url.as_deref().is_some_and(|url| url.starts_with("http://")) {
+        return Ok(None);
+    }
+    Tls::of_node(key, bind).map(Some).map_err(|source| RelayStartError::Server { listen: bind, source })
 }
 
 fn certificates(path: &Path) -> Result<Vec<Vec<u8>>, RelayStartError> {
@@ -137,17 +156,20 @@ impl Node {
     }
 
     /// Lets in at our own relay, if we run one: this node, the members of its scopes seen so far, and the holders of its
-    /// open invites.
+    /// open invites. Believes the relays of these members.
     pub(super) async fn fill_relay(&self) -> Result<(), StoreError> {
-        if self.inner.relay_access.is_none() {
-            return Ok(());
-        }
         for row in self.store().scopes().await? {
             let scope = row.id();
-            self.admit_member_to_relay(&scope, self.id());
+            self.note_member_at_relays(&scope, self.id());
             for peer in self.store().peers(&scope).await? {
-                self.admit_member_to_relay(&scope, peer.node);
+                self.note_member_at_relays(&scope, peer.node);
             }
+            if let Some(invite) = &row.invite {
+                self.trust_invite(invite);
+            }
+        }
+        if self.inner.relay_access.is_none() {
+            return Ok(());
         }
         for invite in self.store().invites().await? {
             if invite.revoked_at.is_none() {
@@ -173,17 +195,44 @@ impl Node {
         }
     }
 
-    /// Lets a member use our own relay, if we run one.
-    pub(crate) fn admit_member_to_relay(&self, scope: &ScopeId, node: NodeId) {
-        if let Some(access) = self.inner.relay_access.as_ref().filter(|_| !self.is_lan(scope)) {
+    /// Lets a member use our own relay, if we run one, and believes its relay, if it runs one. Those whom only the network
+    /// made members are not meant.
+    pub(crate) fn note_member_at_relays(&self, scope: &ScopeId, node: NodeId) {
+        if self.is_lan(scope) {
+            return;
+        }
+        self.inner.relay_trust.trust(*scope, node);
+        if let Some(access) = &self.inner.relay_access {
             access.allow_member(*scope, node);
         }
     }
 
-    /// A node is no member any more: it leaves our own relay, if we run one.
-    pub(crate) fn remove_from_relay(&self, scope: &ScopeId, node: &NodeId) {
+    /// A node is no member any more: it leaves our own relay, if we run one, and its relay is not believed.
+    pub(crate) fn remove_from_relays(&self, scope: &ScopeId, node: &NodeId) {
+        self.inner.relay_trust.distrust(scope, node);
         if let Some(access) = &self.inner.relay_access {
             access.remove_member(scope, node);
+        }
+    }
+
+    /// We are no member of the scope any more: nobody uses our own relay for its sake, and no relay is believed for it.
+    pub(crate) fn forget_at_relays(&self, scope: &ScopeId) {
+        self.inner.relay_trust.forget(scope);
+        if let Some(access) = &self.inner.relay_access {
+            access.remove_scope(scope);
+        }
+    }
+
+    /// Believes what an invite names: its issuer's relay, and while the invite is open whatever node answers at its relay,
+    /// since that may be another member's, of whom nothing is known yet.
+    pub(crate) fn trust_invite(&self, token: &InviteToken) {
+        let Ok(invite) = token.verify(token.id().issued_at()) else { return };
+        let trust = &self.inner.relay_trust;
+        trust.trust(token.scope(), invite.issuer());
+        if let Some(url) = &invite.grant().hints.relay
+            && !invite.grant().expires_at.is_over(UnixTime::now())
+        {
+            trust.guest_at(token.scope(), url);
         }
     }
 
@@ -271,14 +320,29 @@ mod tests {
         std::fs::write(&cert, "no certificate").unwrap();
         let listen = (Ipv4Addr::LOCALHOST, 0).into();
         let wanted = RelayServer { listen, url: None, tls: Some((cert.clone(), key)) };
-        let error = start(&wanted, &[]).await.err().unwrap().to_string();
+        let error = start(&NodeKey::generate(), &wanted, &[]).await.err().unwrap().to_string();
         assert!(error.contains(&cert.display().to_string()), "{error}");
+    }
+
+    #[tokio::test]
+    async fn a_relay_speaks_https_unless_its_url_says_otherwise() {
+        let listen = (Ipv4Addr::LOCALHOST, 0).into();
+        let key = NodeKey::generate();
+        let plain = RelayServer { listen, url: Some("http://192.0.2.1:3340".to_owned()), tls: None };
+        let server = start(&key, &plain, &[]).await.unwrap();
+        assert_eq!((server.url(), server.quic_port()), ("http://192.0.2.1:3340", None));
+        server.shutdown().await;
+        let secure = RelayServer { url: None, ..plain };
+        let server = start(&key, &secure, &[]).await.unwrap();
+        assert!(server.url().starts_with("https://127.0.0.1:"), "{}", server.url());
+        assert!(server.quic_port().is_some());
+        server.shutdown().await;
     }
 
     #[tokio::test]
     async fn the_own_relay_comes_first_and_once() {
         let wanted = RelayServer { listen: (Ipv4Addr::LOCALHOST, 0).into(), url: None, tls: None };
-        let server = start(&wanted, &[]).await.unwrap();
+        let server = start(&NodeKey::generate(), &wanted, &[]).await.unwrap();
         let own = server.url().to_owned();
         let others = config::Relays::Custom(vec![own.clone(), "https://relay.example.org".to_owned()]);
         let urls = |relays| match relays {

@@ -16,7 +16,7 @@ use mesh_inference::gateway::{
 };
 use mesh_inference::instance::sweep;
 use mesh_routing::Router;
-use mesh_transport::internet::{Bind, Config as InternetConfig, Endpoints, EndpointsError};
+use mesh_transport::internet::{Bind, Config as InternetConfig, Endpoints, EndpointsError, RelayTrust};
 use mesh_transport::{Config as TransportConfig, Driver, Transport};
 use multiaddr::{Multiaddr, Protocol};
 use tokio::sync::{Notify, broadcast};
@@ -101,11 +101,17 @@ impl Node {
         };
         let external: Vec<SocketAddr> = config.mesh.external_addrs.iter().filter_map(socket_addr).collect();
         let relay = match &config.relay {
-            Some(wanted) => Some(relay::start(wanted, &external).await?),
+            Some(wanted) => Some(relay::start(&key, wanted, &external).await?),
             None => None,
         };
         let relays = relay::defaults(&config.mesh.internet.relays, relay.as_ref());
-        let internet = InternetConfig { bind, external_addrs: external.clone(), ..InternetConfig::default() };
+        let relay_trust = RelayTrust::new();
+        let internet = InternetConfig {
+            bind,
+            external_addrs: external.clone(),
+            relay_trust: relay_trust.clone(),
+            ..InternetConfig::default()
+        };
         let on_lan = lan::start(&key, &config.mesh, &external, config.relay.is_some()).await?;
         let drivers = on_lan.into_iter().map(|lan| lan as Arc<dyn Driver>).collect();
         let transport = Transport::start(key.clone(), drivers, scopes.clone(), TransportConfig::default());
@@ -148,6 +154,7 @@ impl Node {
                 providers: tokio::sync::Mutex::default(),
                 gateway,
                 relay_access: relay.as_ref().map(|relay| relay.access().clone()),
+                relay_trust,
                 relay: Mutex::new(relay),
                 endpoints,
                 relays,

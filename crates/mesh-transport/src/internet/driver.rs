@@ -15,7 +15,6 @@ use iroh::{
         BindOpts, ConnectError, ConnectingError, ConnectionError, Incoming, IncomingAddr, PortmapperConfig,
         presets,
     },
-    tls::CaTlsConfig,
 };
 use iroh_relay::{RelayConfig, RelayQuicConfig};
 use mesh_identity::{NodeAddr, NodeId, NodeKey, ScopeId};
@@ -25,7 +24,12 @@ use tokio::{
 };
 use tokio_util::task::AbortOnDropHandle;
 
-use super::{ALPN, Bind, BindError, Config, Relay, Relays, addr, connection::IrohConnection, quic};
+use super::{
+    ALPN, Bind, BindError, Config, Relay, Relays, addr,
+    connection::IrohConnection,
+    quic,
+    trust,
+};
 use crate::{
     connection::{Carried, Connection, DialVia, Driver, Origin, TransportKind},
     convert,
@@ -42,7 +46,7 @@ pub struct Internet {
     endpoint: Endpoint,
     relays: Relays,
     streams_max: u32,
-    scopes: Carried,
+    scopes: Arc<Carried>,
     incoming: Mutex<mpsc::Receiver<Arc<dyn Connection>>>,
     _accepting: AbortOnDropHandle<()>,
 }
@@ -51,10 +55,11 @@ impl Internet {
     /// Opens the sockets. Carries every scope until [`Internet::carry`] names some.
     /// Not cancel safe: a dropped future may leave sockets open for a moment.
     pub async fn bind(key: &NodeKey, config: Config) -> Result<Arc<Self>, BindError> {
-        let endpoint = match (bind_endpoint(key, &config).await, config.bind) {
+        let scopes = Arc::new(Carried::default());
+        let endpoint = match (bind_endpoint(key, &config, &scopes).await, config.bind) {
             (Err(BindError::PortTaken { .. }), Bind::Prefer { .. }) => {
                 let config = Config { bind: Bind::Any { port: 0 }, ..config.clone() };
-                bind_endpoint(key, &config).await?
+                bind_endpoint(key, &config, &scopes).await?
             }
             (bound, _) => bound?,
         };
@@ -70,7 +75,7 @@ impl Internet {
             endpoint,
             relays: config.relays,
             streams_max: config.streams_max,
-            scopes: Carried::default(),
+            scopes,
             incoming: Mutex::new(incoming),
             _accepting: AbortOnDropHandle::new(accepting),
         }))
@@ -104,7 +109,7 @@ impl Internet {
     }
 }
 
-async fn bind_endpoint(key: &NodeKey, config: &Config) -> Result<Endpoint, BindError> {
+async fn bind_endpoint(key: &NodeKey, config: &Config, scopes: &Arc<Carried>) -> Result<Endpoint, BindError> {
     let portmapper = if config.portmapper { PortmapperConfig::default() } else { PortmapperConfig::Disabled };
     if config.portmapper && !cfg!(feature = "portmapper") {
         tracing::warn!(
@@ -132,10 +137,12 @@ async fn bind_endpoint(key: &NodeKey, config: &Config) -> Result<Endpoint, BindE
     for addr in &config.external_addrs {
         builder = builder.external_addr(*addr);
     }
-    if !config.relay_roots.is_empty() {
-        let roots = config.relay_roots.iter().map(|der| rustls::pki_types::CertificateDer::from(der.clone()));
-        builder = builder.ca_tls_config(CaTlsConfig::custom_roots(roots));
-    }
+    builder = builder.ca_tls_config(trust::tls_config(
+        key.node_id(),
+        config.relay_roots.clone(),
+        config.relay_trust.clone(),
+        scopes.clone(),
+    ));
     builder.bind().await.map_err(|error| bind_error(&error, config))
 }
 

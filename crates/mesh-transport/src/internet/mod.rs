@@ -10,6 +10,7 @@ mod driver;
 mod endpoints;
 mod loss;
 mod quic;
+mod trust;
 
 use std::{net::SocketAddr, time::Duration};
 
@@ -17,6 +18,7 @@ pub(crate) use addr::best_first;
 pub use addr::compact;
 pub use driver::Internet;
 pub use endpoints::{Endpoints, EndpointsError};
+pub use trust::RelayTrust;
 
 /// The one ALPN; scopes are named in hello, never here.
 pub(crate) const ALPN: &[u8] = b"qmt-mesh/1";
@@ -48,7 +50,7 @@ impl Relay {
     /// A relay by its URL; an `https` one is taken to do address discovery on the usual port (7842).
     pub fn new(url: impl Into<String>) -> Self {
         let url = url.into();
-        let quic_port = url.starts_with("https://").then_some(7842);
+        let quic_port = url.starts_with("https://").then_some(crate::relay::QUIC_PORT);
         Self { url, quic_port, token: None }
     }
 }
@@ -86,6 +88,8 @@ pub struct Config {
     pub external_addrs: Vec<SocketAddr>,
     /// Root certificates, DER, trusted for `https` relays in place of the usual ones (none).
     pub relay_roots: Vec<Vec<u8>>,
+    /// Nodes whose relays are believed by their own key (none but this node).
+    pub relay_trust: RelayTrust,
     /// Handshakes at once (64); beyond half of it dialers must first prove their address.
     pub handshakes_max: usize,
     /// Of these, from one remote IP address (16).
@@ -110,6 +114,7 @@ impl Default for Config {
             portmapper: false,
             external_addrs: Vec::new(),
             relay_roots: Vec::new(),
+            relay_trust: RelayTrust::default(),
             handshakes_max: 64,
             handshakes_per_address_max: 16,
             handshake_timeout: Duration::from_secs(5),

@@ -25,12 +25,6 @@ use crate::convert;
 
 /// Agreed upon in the handshake: another program's QUIC ends there. Scopes are named in hello, never here.
 const ALPN: &[u8] = b"qmt-lan/1";
-/// RFC 8410: an ed25519 public key as SubjectPublicKeyInfo, up to its 32 bytes.
-const SPKI_PREFIX: [u8; 12] = [0x30, 0x2a, 0x30, 0x05, 0x06, 0x03, 0x2b, 0x65, 0x70, 0x03, 0x21, 0x00];
-/// RFC 8410: an ed25519 private key as PKCS #8, up to its 32 bytes.
-const PKCS8_PREFIX: [u8; 16] =
-    [0x30, 0x2e, 0x02, 0x01, 0x00, 0x30, 0x05, 0x06, 0x03, 0x2b, 0x65, 0x70, 0x04, 0x22, 0x04, 0x20];
-
 /// Both sides' parameters for the node's key.
 pub(super) fn configs(key: &NodeKey) -> Result<(QuicClientConfig, QuicServerConfig), rustls::Error> {
     let provider = Arc::new(ring::default_provider());
@@ -57,13 +51,10 @@ pub(super) fn configs(key: &NodeKey) -> Result<(QuicClientConfig, QuicServerConf
 }
 
 fn certified(key: &NodeKey) -> Result<CertifiedKey, rustls::Error> {
-    let mut secret = PKCS8_PREFIX.to_vec();
-    secret.extend_from_slice(&*key.seed());
+    let mut secret = convert::pkcs8(key);
     let signing = ring::sign::any_eddsa_type(&PrivatePkcs8KeyDer::from(secret.as_slice()))?;
     secret.fill(0);
-    let mut public = SPKI_PREFIX.to_vec();
-    public.extend_from_slice(key.node_id().as_bytes());
-    Ok(CertifiedKey::new(vec![CertificateDer::from(public)], signing))
+    Ok(CertifiedKey::new(vec![CertificateDer::from(convert::spki(&key.node_id()))], signing))
 }
 
 /// The node whose key a handshake has proved.
@@ -76,8 +67,7 @@ pub(super) fn proved(conn: &noq::Connection) -> Option<PeerId> {
 }
 
 fn node_of(key: &CertificateDer<'_>) -> Option<NodeId> {
-    let bytes = key.as_ref().strip_prefix(&SPKI_PREFIX)?;
-    NodeId::from_bytes(bytes.try_into().ok()?).ok()
+    convert::node_of_spki(key.as_ref())
 }
 
 /// Takes any node that proves its key: whether it is the one that was dialed the swarm checks, and whether it may be
