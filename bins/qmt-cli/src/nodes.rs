@@ -63,6 +63,14 @@ pub(crate) async fn list(client: &Client, screen: &Screen) -> Result<(), Failure
     } else if nodes.iter().all(|node| node.state == NodeState::Me) {
         screen.note("nobody else yet; invite another machine with `qmt-cli invite`");
     }
+    for node in nodes.iter().filter(|node| node.state == NodeState::Alive) {
+        if let Some(why) = &node.unreached {
+            screen.note(&format!(
+                "{} is alive as others hear it, but is not reached from here: {why}; `qmt-cli doctor` looks for the cause",
+                node.name
+            ));
+        }
+    }
     Ok(())
 }
 

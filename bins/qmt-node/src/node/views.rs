@@ -135,6 +135,10 @@ impl Node {
             },
             path: link.map_or(PathView::None, |link| path_view(link.path.kind)),
             transport: link.map(|link| ways::transport(link.path.transport).to_owned()),
+            unreached: match link {
+                Some(_) => None,
+                None => self.transport().unreached(&scope.id(), &member.id).map(|error| super::chain(&error)),
+            },
             rtt_ms: link.and_then(|link| link.path.rtt).map(|rtt| rtt.as_secs_f64() * 1e3),
             addresses: addresses(&member.addr),
             models: facts::offers_of(member)

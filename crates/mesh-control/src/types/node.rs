@@ -24,6 +24,9 @@ pub struct NodeView {
     /// What carries that link: `lan` or `internet`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub transport: Option<String>,
+    /// Why the last attempt to link with it failed, while there is no link: others may reach it all the same.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub unreached: Option<String>,
     /// Round trip of the open link in milliseconds.
     #[serde(default)]
     pub rtt_ms: Option<f64>,

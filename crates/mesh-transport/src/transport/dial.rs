@@ -94,6 +94,7 @@ impl Dial {
             Ok(_) => inner.metrics.dials_linked.add(),
             Err(error) => {
                 inner.metrics.dials_failed.add();
+                inner.unreached.note(self.scope, self.node, error.clone());
                 tracing::debug!(error = error as &dyn std::error::Error, "no link");
             }
         }

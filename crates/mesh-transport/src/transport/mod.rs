@@ -14,6 +14,7 @@ mod redeem;
 mod redial;
 mod rule;
 mod serve;
+mod unreached;
 
 use std::{
     collections::HashMap,
@@ -143,6 +144,7 @@ pub(crate) struct Inner {
     handlers: RwLock<HashMap<&'static str, Arc<dyn Handler>>>,
     book: AddressBook,
     links: Links,
+    unreached: unreached::Unreached,
     events: broadcast::Sender<LinkEvent>,
     /// Counts changes of the machine's network.
     network: watch::Sender<u64>,
@@ -184,6 +186,7 @@ impl Transport {
             handlers: RwLock::default(),
             book: AddressBook::new(config.addresses_max),
             links: Links::new(me, events.clone()),
+            unreached: unreached::Unreached::default(),
             events,
             network: watch::Sender::default(),
             watching: AtomicBool::new(false),
@@ -307,6 +310,11 @@ impl Transport {
         network::react(&self.inner, "told");
     }
 
+    /// Why the last dial of a peer failed; `None` if it has a link, or none was tried.
+    pub fn unreached(&self, scope: &ScopeId, node: &NodeId) -> Option<DialError> {
+        self.inner.unreached.why(scope, node)
+    }
+
     /// The links that exist, in order of scope and peer.
     pub fn links(&self) -> Vec<LinkFacts> {
         self.inner.links.primaries().iter().map(|conn| conn.facts()).collect()
@@ -336,6 +344,7 @@ impl Transport {
     /// Closes every connection of the scope and forgets its addresses. Stop returning a credential for it first.
     pub fn close_scope(&self, scope: &ScopeId) {
         self.inner.book.remove_scope(scope);
+        self.inner.unreached.forget_scope(scope);
         for conn in self.inner.links.matching(|c| c.peer.scope == *scope) {
             conn.close(CloseCode::ScopeClosed, "left the scope");
         }

@@ -29,6 +29,7 @@ pub(super) fn adopt(inner: &Arc<Inner>, conn: Arc<LinkConn>) -> Arc<LinkConn> {
         return conn;
     }
     let registered = inner.links.register(conn.clone());
+    inner.unreached.forget(&conn.peer.scope, &conn.peer.id);
     for old in registered.replaced {
         old.close(CloseCode::Superseded, "replaced by a newer connection");
     }
