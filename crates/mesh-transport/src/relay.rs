@@ -173,8 +173,7 @@ fn tls_config(tls: &Tls) -> Result<rustls::ServerConfig, RelayError> {
     // The provider is named, never taken from the process.
     let provider = Arc::new(rustls::crypto::ring::default_provider());
     let chain = tls.chain.iter().map(|der| CertificateDer::from(der.clone())).collect();
-    let key =
-        PrivateKeyDer::try_from(tls.key.clone()).map_err(|error| RelayError::Key(error.to_owned()))?;
+    let key = PrivateKeyDer::try_from(tls.key.clone()).map_err(|error| RelayError::Key(error.to_owned()))?;
     let versions = if tls.of_node { &[&rustls::version::TLS13][..] } else { rustls::ALL_VERSIONS };
     rustls::ServerConfig::builder_with_provider(provider)
         .with_protocol_versions(versions)
@@ -224,7 +223,8 @@ impl AccessList {
 
     /// The scope is no longer served: as [`AccessList::remove_member`] for all of its members.
     pub fn remove_scope(&self, scope: &ScopeId) {
-        let of_scope = |(node, scopes): (&NodeId, &BTreeSet<ScopeId>)| scopes.contains(scope).then_some(*node);
+        let of_scope =
+            |(node, scopes): (&NodeId, &BTreeSet<ScopeId>)| scopes.contains(scope).then_some(*node);
         let nodes: Vec<NodeId> = self.lock().members.iter().filter_map(of_scope).collect();
         for node in &nodes {
             self.remove_member(scope, node);

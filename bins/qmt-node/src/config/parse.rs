@@ -66,6 +66,7 @@ fn mesh(document: &Document<'_>, config: &mut Config) {
     mesh.internet = Internet {
         relays: relays(&internet, document).unwrap_or_default(),
         bind_port: internet.port("bind_port"),
+        port_mapping: internet.bool("port_mapping").unwrap_or_default(),
     };
     transports(document, mesh);
 }

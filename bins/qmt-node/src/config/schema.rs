@@ -53,7 +53,7 @@ pub const TABLES: &[Table] = &[
     ),
     list("mesh.peers", &["name", "addr", "id", "role"]),
     one("mesh.lan", &["enabled", "listen", "discovery", "trust", "psk"]),
-    one("mesh.internet", &["relay_urls", "relay_mode", "bind_port"]),
+    one("mesh.internet", &["relay_urls", "relay_mode", "bind_port", "port_mapping"]),
     list("mesh.iroh", &["enabled", "name", "invite", "relay_urls", "relay_mode"]),
     list("remote_agents", &["id", "name", "description", "peer", "capabilities"]),
     list("delegates", &["id", "provider", "model", "description", "peer", "tools"]),

@@ -264,7 +264,7 @@ fn without_file_and_flags_the_defaults_hold() {
         (config.mesh.enabled, config.mesh.request_timeout, config.mesh.stream_grace),
         (None, Duration::from_secs(300), Duration::from_secs(120))
     );
-    assert_eq!(config.mesh.internet, Internet { relays: Relays::Disabled, bind_port: None });
+    assert_eq!(config.mesh.internet, Internet::default());
     assert_eq!(config.gateway.listener, Listener { addr: ([127, 0, 0, 1], 9337).into(), asked: false });
     assert_eq!(config.inference.model_dirs, [folder.path().join(".models")]);
     assert!(
@@ -372,7 +372,7 @@ fn scopes_have_names_and_relays_of_their_own() {
     assert_eq!(scopes, [(Some("team"), true, &Some(Relays::Public)), (Some("mine"), false, &None)]);
     let lan = config.mesh.lan.expect("on");
     assert_eq!((lan.listen.to_string().as_str(), lan.trust), ("/ip4/0.0.0.0/tcp/9001", Trust::Open));
-    assert_eq!(config.mesh.internet.relays, Relays::Disabled);
+    assert_eq!(config.mesh.internet.relays, Relays::OfMembers);
 }
 
 #[test]

@@ -208,13 +208,17 @@ pub struct Internet {
     pub relays: Relays,
     /// UDP port to bind; none lets the system choose.
     pub bind_port: Option<u16>,
+    /// Whether to ask the router for an open port, where the build can.
+    pub port_mapping: bool,
 }
 
 /// Which relays may carry traffic.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub enum Relays {
-    /// None: direct paths only. The default.
+    /// None was named: those that members of a scope run, and the one that an invite names. The default.
     #[default]
+    OfMembers,
+    /// None: direct paths only.
     Disabled,
     /// These, `http` or `https` URLs; at least one.
     Custom(Vec<String>),

@@ -57,6 +57,7 @@ impl Node {
         ));
         findings.push(self.check_scopes());
         findings.push(self.check_address());
+        findings.extend(self.check_relays().await);
         findings.push(self.check_peers());
         findings.extend(self.check_backends());
         let copied = self.inner.copied_keys.sentences(Instant::now()).into_iter();

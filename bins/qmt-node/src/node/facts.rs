@@ -21,7 +21,7 @@ use super::scopes::Scope;
 use super::{Node, views};
 
 /// Facts are looked at this often even when nothing told of a change: round trips and free memory drift.
-const LOOK: Duration = Duration::from_secs(2);
+pub(super) const LOOK: Duration = Duration::from_secs(2);
 /// Free memory is told in steps of this many bytes, so that a quiet node's record is quiet.
 const MEMORY_STEP: u64 = 256 * 1024 * 1024;
 /// Longest reason told to others, bytes.
@@ -290,7 +290,7 @@ fn no_route(error: &NoRoute) -> ApiError {
     }
 }
 
-async fn put(gossip: &Gossip, key: &str, audience: Audience, value: Vec<u8>) {
+pub(super) async fn put(gossip: &Gossip, key: &str, audience: Audience, value: Vec<u8>) {
     let done =
         if value.is_empty() { gossip.remove(key).await } else { gossip.publish(key, value, audience).await };
     if let Err(error) = done {

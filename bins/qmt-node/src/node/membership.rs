@@ -54,7 +54,7 @@ impl Node {
             ttl,
             max_uses: request.uses.unwrap_or(1),
             permissions: Permissions { role, can_invite, admin: false },
-            hints: self.hints(&scope.id()),
+            hints: self.hints(&scope.id()).await,
         };
         if options.hints.is_empty() {
             tracing::warn!(
@@ -443,10 +443,13 @@ impl Node {
     }
 
     /// The addresses that an invite carries, within the bytes that keep it scannable.
-    fn hints(&self, scope: &ScopeId) -> NodeAddr {
+    async fn hints(&self, scope: &ScopeId) -> NodeAddr {
         let all = self.own_addr(scope);
         // The invite that founds a mesh is made before the links of that mesh have found their relay.
-        let relay = all.relay.or_else(|| self.own_relay());
+        let relay = match all.relay.or_else(|| self.own_relay()) {
+            Some(relay) => Some(relay),
+            None => self.first_relay(scope).await,
+        };
         let mut hints = NodeAddr { direct: Vec::new(), relay };
         for addr in all.direct {
             hints.direct.push(addr);

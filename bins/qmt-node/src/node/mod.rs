@@ -13,6 +13,7 @@ mod models;
 mod offers;
 mod ping;
 mod relay;
+mod relays;
 mod renew;
 mod resolve;
 mod scopes;
@@ -83,6 +84,10 @@ struct Inner {
     relay_access: Option<mesh_transport::relay::AccessList>,
     /// Whose relays are believed by their node's key.
     relay_trust: mesh_transport::internet::RelayTrust,
+    /// The own relay as others learn of it.
+    own_relay: Option<relays::RelayFacts>,
+    /// An invite was issued or ended, which relays should know soon.
+    relays_changed: Notify,
     endpoints: mesh_transport::internet::Endpoints,
     relays: mesh_transport::internet::Relays,
     exchange: mesh_gossip::Exchange,

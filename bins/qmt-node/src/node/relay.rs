@@ -138,6 +138,7 @@ pub(super) fn defaults(wanted: &config::Relays, own: Option<&Server>) -> Relays 
 
 fn of_config(wanted: &config::Relays) -> Relays {
     match wanted {
+        config::Relays::OfMembers => Relays::Custom(Vec::new()),
         config::Relays::Disabled => Relays::Disabled,
         config::Relays::Custom(urls) => Relays::Custom(urls.iter().map(Relay::new).collect()),
         config::Relays::Public => Relays::Public,
@@ -147,12 +148,7 @@ fn of_config(wanted: &config::Relays) -> Relays {
 impl Node {
     /// The URL of our own relay, if we run one.
     pub(crate) fn own_relay(&self) -> Option<String> {
-        self.inner.relay_access.as_ref()?;
-        match &self.inner.relays {
-            // As [`defaults`] puts it.
-            Relays::Custom(all) => all.first().map(|own| own.url.clone()),
-            _ => None,
-        }
+        self.inner.own_relay.as_ref().map(|own| own.url().to_owned())
     }
 
     /// Lets in at our own relay, if we run one: this node, the members of its scopes seen so far, and the holders of its
@@ -179,16 +175,18 @@ impl Node {
         Ok(())
     }
 
-    /// Lets joiners with this invite reach us through our own relay, if we run one.
+    /// Lets joiners with this invite reach us through our own relay, if we run one, or another member's.
     pub(crate) fn admit_to_relay(&self, token: &InviteToken) {
+        self.inner.relays_changed.notify_one();
         let Some(access) = &self.inner.relay_access else { return };
         if let Ok(invite) = token.verify(UnixTime::now()) {
             access.allow_token(invite.relay_token(), invite.grant().expires_at);
         }
     }
 
-    /// Joiners with this invite no longer reach us through our own relay.
+    /// Joiners with this invite no longer reach us through our own relay, or another member's.
     pub(crate) fn end_at_relay(&self, token: &InviteToken) {
+        self.inner.relays_changed.notify_one();
         let Some(access) = &self.inner.relay_access else { return };
         if let Ok(invite) = token.verify(UnixTime::now()) {
             access.remove_token(&invite.relay_token());
@@ -355,6 +353,7 @@ mod tests {
         );
         assert_eq!(urls(defaults(&config::Relays::Disabled, Some(&server))), [own]);
         assert_eq!(defaults(&config::Relays::Disabled, None), Relays::Disabled);
+        assert_eq!(defaults(&config::Relays::OfMembers, None), Relays::Custom(Vec::new()));
         server.shutdown().await;
     }
 }

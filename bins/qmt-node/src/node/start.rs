@@ -26,6 +26,7 @@ use tokio_util::task::TaskTracker;
 use super::home::{Home, HomeError};
 use super::models::{self, Models};
 use super::relay::{self, RelayStartError};
+use super::relays::RelayFacts;
 use super::scopes::{Scope, Scopes};
 use super::{Inner, Node, chain, lan, ping, renew};
 use crate::config::{self, Config, Identity};
@@ -109,6 +110,7 @@ impl Node {
         let internet = InternetConfig {
             bind,
             external_addrs: external.clone(),
+            portmapper: config.mesh.internet.port_mapping,
             relay_trust: relay_trust.clone(),
             ..InternetConfig::default()
         };
@@ -155,6 +157,8 @@ impl Node {
                 gateway,
                 relay_access: relay.as_ref().map(|relay| relay.access().clone()),
                 relay_trust,
+                own_relay: relay.as_ref().map(|relay| RelayFacts::of(relay.relay())),
+                relays_changed: Notify::new(),
                 relay: Mutex::new(relay),
                 endpoints,
                 relays,
@@ -174,6 +178,7 @@ impl Node {
         };
         let tasks = &node.inner.tasks;
         tasks.spawn(node.clone().keep_facts());
+        tasks.spawn(node.clone().keep_relays());
         tasks.spawn(node.clone().watch_backends());
         tasks.spawn(node.clone().follow_links());
         tasks.spawn(node.clone().follow_admissions(admitted));

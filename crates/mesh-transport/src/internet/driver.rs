@@ -25,10 +25,8 @@ use tokio::{
 use tokio_util::task::AbortOnDropHandle;
 
 use super::{
-    ALPN, Bind, BindError, Config, Relay, Relays, addr,
-    connection::IrohConnection,
-    quic,
-    trust,
+    ALPN, Bind, BindError, Config, HomeRelay, Relay, Relays, addr, connection::IrohConnection,
+    home::RelaySet, quic, trust,
 };
 use crate::{
     connection::{Carried, Connection, DialVia, Driver, Origin, TransportKind},
@@ -44,11 +42,12 @@ const FIRST_ADDR: Duration = Duration::from_secs(2);
 /// One iroh endpoint: links over the internet for scopes that share a set of relays.
 pub struct Internet {
     endpoint: Endpoint,
-    relays: Relays,
+    relays: Arc<RelaySet>,
     streams_max: u32,
     scopes: Arc<Carried>,
     incoming: Mutex<mpsc::Receiver<Arc<dyn Connection>>>,
     _accepting: AbortOnDropHandle<()>,
+    _home: AbortOnDropHandle<()>,
 }
 
 impl Internet {
@@ -71,13 +70,16 @@ impl Internet {
         }
         let (sender, incoming) = mpsc::channel(BACKLOG);
         let accepting = tokio::spawn(accept(endpoint.clone(), config.clone(), sender));
+        let relays = RelaySet::new(endpoint.clone(), config.relays);
+        let home = tokio::spawn(relays.clone().watch_home());
         Ok(Arc::new(Self {
             endpoint,
-            relays: config.relays,
+            relays,
             streams_max: config.streams_max,
             scopes,
             incoming: Mutex::new(incoming),
             _accepting: AbortOnDropHandle::new(accepting),
+            _home: AbortOnDropHandle::new(home),
         }))
     }
 
@@ -88,6 +90,10 @@ impl Internet {
 
     /// The relays it was bound with.
     pub fn relays(&self) -> &Relays {
+        self.relays.bound()
+    }
+
+    pub(super) fn relay_set(&self) -> &RelaySet {
         &self.relays
     }
 
@@ -103,6 +109,18 @@ impl Internet {
         status.iter().find_map(|relay| relay.auth_denied_reason().map(str::to_owned))
     }
 
+    /// The relay that others reach this endpoint through; `None` while it has none.
+    pub fn home_relay(&self) -> Option<HomeRelay> {
+        let status = self.endpoint.home_relay_status().get();
+        let home = status.first()?;
+        Some(HomeRelay {
+            url: home.url().to_string().trim_end_matches('/').to_owned(),
+            connected: home.is_connected(),
+            refused: home.auth_denied_reason().map(str::to_owned),
+            error: home.last_error().map(|error| format!("{error:#}")),
+        })
+    }
+
     /// The sockets that are open.
     pub fn bound_addrs(&self) -> Vec<SocketAddr> {
         self.endpoint.bound_sockets()
@@ -113,8 +131,8 @@ async fn bind_endpoint(key: &NodeKey, config: &Config, scopes: &Arc<Carried>) ->
     let portmapper = if config.portmapper { PortmapperConfig::default() } else { PortmapperConfig::Disabled };
     if config.portmapper && !cfg!(feature = "portmapper") {
         tracing::warn!(
-            "no port is asked of the router: this build is without the feature `portmapper` of mesh-transport; \
-             forward a UDP port by hand and name it as an external address"
+            "no port is asked of the router: this build is without the feature `portmapper` (build qmt-node with \
+             `--features portmapper`); or forward a UDP port by hand and name it in external_addrs"
         );
     }
     let mut builder = Endpoint::builder(presets::Minimal)
@@ -176,7 +194,7 @@ fn relay_mode(relays: &Relays) -> Result<RelayMode, BindError> {
     })
 }
 
-fn relay_config(relay: &Relay) -> Result<RelayConfig, BindError> {
+pub(super) fn relay_config(relay: &Relay) -> Result<RelayConfig, BindError> {
     let invalid = || BindError::RelayUrl { url: relay.url.clone() };
     if !relay.url.starts_with("https://") && !relay.url.starts_with("http://") {
         return Err(invalid());
@@ -273,21 +291,20 @@ impl Driver for Internet {
         for direct in &addr.direct {
             target = target.with_ip_addr(*direct);
         }
-        let relay = match &self.relays {
-            Relays::Disabled => None,
-            _ if via.direct_only => None,
-            _ => addr.relay.clone(),
-        };
+        let relays = self.relays.clone();
+        let may_relay = *relays.bound() != Relays::Disabled && !via.direct_only && !addr.is_empty();
+        let relay = addr.relay.clone().filter(|_| may_relay);
         let relay_url: Option<RelayUrl> = relay.as_ref().and_then(|url| url.parse().ok());
-        if let Some(url) = &relay_url {
-            target = target.with_relay_url(url.clone());
+        if may_relay {
+            let also = relays.also_at(relay_url.as_ref());
+            target = relay_url.iter().cloned().chain(also).fold(target, EndpointAddr::with_relay_url);
         }
         Box::pin(async move {
             if target.addrs.is_empty() {
                 return Err(DialError::NoAddress(to));
             }
-            if let (Some(token), Some(url), Some(text)) = (via.relay_token, relay_url, relay) {
-                show_token(&endpoint, url, text, token).await;
+            if let (Some(token), Some(_), Some(url)) = (via.relay_token, relay_url, relay) {
+                relays.show_token(url, token).await;
             }
             let conn = endpoint.connect(target, ALPN).await.map_err(|error| dial_error(to, &error))?;
             Ok(Arc::new(IrohConnection::new(conn, to, Origin::Node(to), streams_max)) as Arc<dyn Connection>)
@@ -316,18 +333,6 @@ impl Driver for Internet {
             incoming.close();
             while incoming.try_recv().is_ok() {}
         })
-    }
-}
-
-/// A relay that this endpoint does not know yet is asked in with the invite's token; it becomes one of its relays.
-async fn show_token(endpoint: &Endpoint, url: RelayUrl, text: String, token: String) {
-    let known = endpoint.addr().relay_urls().any(|known| *known == url);
-    if known {
-        return;
-    }
-    let relay = Relay { token: Some(token), ..Relay::new(text) };
-    if let Ok(config) = relay_config(&relay) {
-        endpoint.insert_relay(url, Arc::new(config)).await;
     }
 }
 

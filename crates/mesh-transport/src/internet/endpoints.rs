@@ -5,7 +5,8 @@ use std::{collections::BTreeSet, sync::Arc};
 use mesh_identity::{NodeKey, ScopeId};
 use tokio::sync::Mutex;
 
-use super::{BindError, Config, Internet, Relays};
+use super::{BindError, Config, Internet, Relay, Relays, same_url};
+use crate::connection::Driver;
 
 /// The endpoints of one node. Two of them never share a relay: a relay gives all traffic of a key to the endpoint that
 /// connected last, and the other would be deaf without knowing it.
@@ -48,13 +49,17 @@ impl Endpoints {
         let wanted = urls(relays);
         for endpoint in bound.iter() {
             let used = urls(endpoint.relays());
-            if used == wanted {
+            let all: BTreeSet<String> = used.union(&endpoint.relay_set().learned_urls()).cloned().collect();
+            if used == wanted || (!wanted.is_empty() && wanted.is_subset(&all)) {
                 endpoint.carry(scope);
                 return Ok((endpoint.clone(), false));
             }
             if let Some(relay) = used.intersection(&wanted).next() {
                 return Err(EndpointsError::Overlap { relay: relay.clone() });
             }
+        }
+        for endpoint in bound.iter() {
+            endpoint.relay_set().give_up(&wanted).await;
         }
         let mut config = Config { relays: relays.clone(), ..self.config.clone() };
         if !bound.is_empty() {
@@ -64,6 +69,28 @@ impl Endpoints {
         endpoint.carry(scope);
         bound.push(endpoint.clone());
         Ok((endpoint, true))
+    }
+
+    /// Takes these as the relays that members of the scope run, in place of what was said before: its endpoint makes the
+    /// next one its home when one fails. Left out are relays that another endpoint of this node has, what is over
+    /// [`super::LEARNED_MAX`], and all of them where relays are disabled. Cancel safe: at worst some are not used yet.
+    pub async fn learn(&self, scope: ScopeId, relays: &[Relay]) {
+        let bound = self.bound.lock().await;
+        let Some(endpoint) = bound.iter().find(|endpoint| endpoint.carries(&scope)) else { return };
+        if *endpoint.relays() == Relays::Disabled {
+            return;
+        }
+        let others = bound.iter().filter(|other| !Arc::ptr_eq(other, endpoint));
+        let elsewhere: BTreeSet<String> = others
+            .flat_map(|other| urls(other.relays()).into_iter().chain(other.relay_set().learned_urls()))
+            .collect();
+        let free = relays.iter().filter(|relay| !elsewhere.contains(&same_url(&relay.url)));
+        endpoint.relay_set().learn(scope, free.take(super::LEARNED_MAX).cloned().collect()).await;
+    }
+
+    /// The endpoint that carries a scope.
+    pub async fn of(&self, scope: &ScopeId) -> Option<Arc<Internet>> {
+        self.bound.lock().await.iter().find(|endpoint| endpoint.carries(scope)).cloned()
     }
 
     /// The UDP port of the first endpoint, the one that `config` asked for; `None` while there is no endpoint.
@@ -85,10 +112,8 @@ fn any_port(bind: super::Bind) -> super::Bind {
 /// What makes two sets of relays the same.
 fn urls(relays: &Relays) -> BTreeSet<String> {
     match relays {
-        Relays::Disabled => BTreeSet::new(),
+        Relays::Disabled => BTreeSet::from(["disabled".to_owned()]),
         Relays::Public => BTreeSet::from(["public".to_owned()]),
-        Relays::Custom(relays) => {
-            relays.iter().map(|relay| relay.url.trim_end_matches('/').to_lowercase()).collect()
-        }
+        Relays::Custom(relays) => relays.iter().map(|relay| same_url(&relay.url)).collect(),
     }
 }

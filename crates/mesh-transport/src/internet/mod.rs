@@ -8,6 +8,7 @@ mod addr;
 mod connection;
 mod driver;
 mod endpoints;
+mod home;
 mod loss;
 mod quic;
 mod trust;
@@ -18,6 +19,7 @@ pub(crate) use addr::best_first;
 pub use addr::compact;
 pub use driver::Internet;
 pub use endpoints::{Endpoints, EndpointsError};
+pub use home::LEARNED_MAX;
 pub use trust::RelayTrust;
 
 /// The one ALPN; scopes are named in hello, never here.
@@ -29,7 +31,7 @@ pub enum Relays {
     /// None: direct addresses only.
     #[default]
     Disabled,
-    /// These, and those that invites name. An empty list is for a node that joins through an invite's relay.
+    /// These, and those that invites name and members run. An empty list is for a node that knows none yet.
     Custom(Vec<Relay>),
     /// The public relays that n0 runs, seen by a third party. Only on the user's wish.
     Public,
@@ -53,6 +55,24 @@ impl Relay {
         let quic_port = url.starts_with("https://").then_some(crate::relay::QUIC_PORT);
         Self { url, quic_port, token: None }
     }
+}
+
+/// What two URLs of one relay have in common.
+fn same_url(url: &str) -> String {
+    url.trim_end_matches('/').to_lowercase()
+}
+
+/// How an endpoint stands with its home relay, the one that others reach it through.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct HomeRelay {
+    /// Its URL.
+    pub url: String,
+    /// Whether it has taken this endpoint in.
+    pub connected: bool,
+    /// What it says when it refuses this node.
+    pub refused: Option<String>,
+    /// Why it was last lost or not reached.
+    pub error: Option<String>,
 }
 
 /// Which sockets an endpoint opens.

@@ -35,8 +35,8 @@ pub struct RelayTrust {
 #[derive(Default)]
 struct Trusted {
     nodes: BTreeSet<NodeId>,
-    /// A host where any node's key is taken.
-    guest_at: Option<String>,
+    /// The URL at whose host any node's key is taken, and that host.
+    guest_at: Option<(String, String)>,
 }
 
 impl RelayTrust {
@@ -60,7 +60,14 @@ impl RelayTrust {
     /// Takes the key of any node at the host of this URL: for a joiner, whose invite names a relay and not who runs it.
     /// One host for each scope; [`RelayTrust::end_guest`] ends it.
     pub fn guest_at(&self, scope: ScopeId, url: &str) {
-        self.write().entry(scope).or_default().guest_at = host_of(url);
+        self.write().entry(scope).or_default().guest_at = host_of(url).map(|host| (url.to_owned(), host));
+    }
+
+    /// The URL of [`RelayTrust::guest_at`], while that holds.
+    pub fn guest_url(&self, scope: &ScopeId) -> Option<String> {
+        let scopes = self.read();
+        let (url, _) = scopes.get(scope)?.guest_at.as_ref()?;
+        Some(url.clone())
     }
 
     /// From now on only nodes that are known are believed.
@@ -77,9 +84,11 @@ impl RelayTrust {
 
     fn accepts(&self, node: &NodeId, host: &str, carried: &Carried) -> bool {
         let scopes = self.read();
-        let mut counting =
-            scopes.iter().filter(|(scope, _)| carried.carries(scope));
-        counting.any(|(_, trusted)| trusted.nodes.contains(node) || trusted.guest_at.as_deref() == Some(host))
+        let mut counting = scopes.iter().filter(|(scope, _)| carried.carries(scope));
+        counting.any(|(_, trusted)| {
+            let is_guest = trusted.guest_at.as_ref().is_some_and(|(_, at)| at == host);
+            is_guest || trusted.nodes.contains(node)
+        })
     }
 
     /// The sets are changed by single calls, so they are whole even after another holder's panic.

@@ -1,12 +1,16 @@
 //! What only the internet driver does: sockets, identities behind addresses, relays and their lists.
 
-use std::{net::UdpSocket, sync::Arc, time::Duration};
+use std::{
+    net::{Ipv4Addr, UdpSocket},
+    sync::Arc,
+    time::Duration,
+};
 
 use mesh_identity::{Expiry, NodeKey, ScopeId};
 use mesh_transport::{
     CloseCode, ClosedWhy, DialError, DialVia, Driver, PathKind,
-    internet::{Bind, BindError, Config, Endpoints, EndpointsError, Internet, Relay, Relays},
-    relay::AccessList,
+    internet::{Bind, BindError, Config, Endpoints, EndpointsError, Internet, Relay, RelayTrust, Relays},
+    relay::{self, AccessList, Server, Tls},
 };
 
 use crate::sites::{online, relay_server, relayed};
@@ -159,6 +163,94 @@ async fn a_joiner_that_knows_no_relay_joins_through_the_invites_one() {
     joiner.shutdown().await;
     issuer.shutdown().await;
     server.shutdown().await;
+}
+
+async fn secure_relay(tls: Tls) -> Server {
+    let config = relay::Config { bind: (Ipv4Addr::LOCALHOST, 0).into(), tls: Some(tls), public_url: None };
+    let access = AccessList::new();
+    access.allow_member(scope(), key(1).node_id());
+    Server::start(config, access).await.unwrap()
+}
+
+#[tokio::test]
+async fn a_relay_by_its_nodes_key_takes_in_who_believes_that_node() {
+    let server = secure_relay(Tls::of_node(&key(9), (Ipv4Addr::LOCALHOST, 0).into()).unwrap()).await;
+    assert!(server.url().starts_with("https://") && server.quic_port().is_some());
+    let relay_trust = RelayTrust::new();
+    relay_trust.trust(scope(), key(9).node_id());
+    let relays = Relays::Custom(vec![server.relay()]);
+    let node = Internet::bind(&key(1), Config { relays, relay_trust, ..Config::loopback() }).await.unwrap();
+    online(&node).await;
+    let home = node.home_relay().unwrap();
+    assert_eq!((home.url.as_str(), home.connected, home.error), (server.url(), true, None));
+    node.shutdown().await;
+    server.shutdown().await;
+}
+
+#[tokio::test]
+async fn a_relay_by_a_users_own_authority_takes_in_who_has_its_root() {
+    let mut authority = rcgen::CertificateParams::default();
+    authority.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
+    let issuer = rcgen::CertifiedIssuer::self_signed(authority, rcgen::KeyPair::generate().unwrap()).unwrap();
+    let leaf_key = rcgen::KeyPair::generate().unwrap();
+    let leaf = rcgen::CertificateParams::new(["127.0.0.1".to_owned()]).unwrap();
+    let leaf = leaf.signed_by(&leaf_key, &issuer).unwrap();
+    let server = secure_relay(Tls {
+        of_node: false,
+        bind: (Ipv4Addr::LOCALHOST, 0).into(),
+        quic_bind: Some((Ipv4Addr::LOCALHOST, 0).into()),
+        chain: vec![leaf.der().to_vec()],
+        key: leaf_key.serialize_der(),
+    })
+    .await;
+    let relays = Relays::Custom(vec![server.relay()]);
+    let relay_roots = vec![issuer.der().to_vec()];
+    let node = Internet::bind(&key(1), Config { relays, relay_roots, ..Config::loopback() }).await.unwrap();
+    online(&node).await;
+    node.shutdown().await;
+    server.shutdown().await;
+}
+
+#[tokio::test]
+async fn the_next_relay_becomes_the_home_of_a_node_whose_own_dies() {
+    let (first, second) = (relay_server(AccessList::new()).await, relay_server(AccessList::new()).await);
+    for server in [&first, &second] {
+        server.access().allow_member(scope(), key(1).node_id());
+    }
+    let endpoints = Endpoints::new(key(1), Config { bind: Bind::RelayOnly, ..Config::default() });
+    let (node, _) = endpoints.for_scope(scope(), &Relays::Custom(vec![first.relay()])).await.unwrap();
+    online(&node).await;
+    endpoints.learn(scope(), &[second.relay()]).await;
+    let next = second.url().to_owned();
+    first.shutdown().await;
+    let moved = async {
+        while node.home_relay().is_none_or(|home| home.url != next || !home.connected) {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(30), moved).await.expect("the other relay is its home");
+    assert_eq!(node.local_addr(&scope()).relay, Some(next));
+    node.shutdown().await;
+    second.shutdown().await;
+}
+
+#[tokio::test]
+async fn a_relay_is_never_learned_by_two_endpoints() {
+    let endpoints = Endpoints::new(key(1), Config::loopback());
+    let (one, two) = (ScopeId::lan(Some(b"1")), ScopeId::lan(Some(b"2")));
+    let relays = |url: &str| Relays::Custom(vec![Relay::new(url)]);
+    let (a, b, c) = ("http://127.0.0.1:1", "http://127.0.0.1:2", "http://127.0.0.1:3");
+    let (first, _) = endpoints.for_scope(one, &relays(a)).await.unwrap();
+    let (second, _) = endpoints.for_scope(two, &relays(b)).await.unwrap();
+    endpoints.learn(one, &[Relay::new(b), Relay::new(c)]).await;
+    endpoints.learn(two, &[Relay::new(a), Relay::new(c)]).await;
+    // The first has learned c and nothing else, so a scope that asks for c shares it, and one that asks for b does not.
+    let (shared, new) = endpoints.for_scope(scope(), &relays(c)).await.unwrap();
+    assert!(!new && Arc::ptr_eq(&shared, &first));
+    let (shared, new) = endpoints.for_scope(ScopeId::lan(Some(b"3")), &relays(b)).await.unwrap();
+    assert!(!new && Arc::ptr_eq(&shared, &second));
+    first.shutdown().await;
+    second.shutdown().await;
 }
 
 #[tokio::test]
