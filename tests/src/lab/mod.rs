@@ -19,6 +19,7 @@
 //! ```
 
 mod host;
+mod ipv6;
 mod plan;
 mod plug;
 mod router;
@@ -113,7 +114,8 @@ impl Lab {
         let pair = ["-n", &namespace, "link", "add", "veth0", "type", "veth", "peer", "name", "veth1"];
         tool::try_run("ip", &pair).map_err(lacks)?;
         tool::try_run("ip", &["-n", &namespace, "link", "add", "br0", "type", "bridge"]).map_err(lacks)?;
-        tool::try_nft(&namespace, &rules::router(Nat::EndpointIndependent)).map_err(lacks)?;
+        tool::try_nft(&namespace, &rules::router(Nat::Hairpin, Ipv4Addr::LOCALHOST)).map_err(lacks)?;
+        tool::try_nft(&namespace, &rules::firewall6()).map_err(lacks)?;
         tool::try_nft(&namespace, &rules::faults("veth0", 1)).map_err(lacks)
     }
 
@@ -177,7 +179,7 @@ impl Lab {
         }
         tool::ip(&namespace, &["route", "add", "default", "via", &outside.subnet.gateway().to_string()]);
         tool::run("ip", &["netns", "exec", &namespace, "sysctl", "-qw", "net.ipv4.ip_forward=1"]);
-        tool::nft(&namespace, &rules::router(nat));
+        tool::nft(&namespace, &rules::router(nat, address));
         Router::new(uplink, downlink, address)
     }
 

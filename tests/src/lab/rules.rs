@@ -12,6 +12,9 @@ pub(super) const INSIDE: &str = "lan";
 pub enum Nat {
     /// A host's port has one port outside, whoever it talks to, and whoever sends there reaches the host.
     EndpointIndependent,
+    /// Like [`Nat::EndpointIndependent`], also for hosts inside that send to its address outside: what RFC 6888 asks of a
+    /// provider.
+    Hairpin,
     /// The same port outside, and only addresses that the host sent something to reach it.
     AddressDependent,
     /// The same port outside, and only the very address and port that the host sent something to reach it: a Linux router.
@@ -27,7 +30,7 @@ pub enum Nat {
 /// What comes from outside unasked is dropped even where the router itself would answer: else the kernel takes a packet that
 /// comes too early for a talk of its own, and gives that port to nobody inside. No router at home does so, and no hole
 /// could be punched through it.
-pub(super) fn router(nat: Nat) -> String {
+pub(super) fn router(nat: Nat, outside: Ipv4Addr) -> String {
     let masquerade = match nat {
         Nat::Symmetric => "masquerade fully-random",
         _ => "masquerade",
@@ -37,13 +40,20 @@ pub(super) fn router(nat: Nat) -> String {
         _ => String::new(),
     };
     let open = match nat {
-        Nat::EndpointIndependent => {
+        Nat::EndpointIndependent | Nat::Hairpin => {
             format!("iifname \"{OUTSIDE}\" meta l4proto udp dnat to udp dport map @holes")
         }
         Nat::AddressDependent => {
             format!("iifname \"{OUTSIDE}\" ip saddr . udp dport @asked dnat to udp dport map @holes")
         }
         Nat::PortDependent | Nat::Symmetric | Nat::UdpBlocked => String::new(),
+    };
+    let (back_in, back_out) = match nat {
+        Nat::Hairpin => (
+            format!("iifname \"{INSIDE}\" ip daddr {outside} meta l4proto udp dnat to udp dport map @holes"),
+            format!("iifname \"{INSIDE}\" oifname \"{INSIDE}\" ct status dnat snat to {outside}"),
+        ),
+        _ => Default::default(),
     };
     format!(
         r#"table ip router {{
@@ -64,10 +74,12 @@ pub(super) fn router(nat: Nat) -> String {
         type nat hook prerouting priority -100
         iifname "{OUTSIDE}" dnat to meta l4proto . th dport map @forwarded
         {open}
+        {back_in}
     }}
     chain to_outside {{
         type nat hook postrouting priority 100
         oifname "{OUTSIDE}" {masquerade}
+        {back_out}
     }}
     chain through {{
         type filter hook forward priority 0
@@ -75,6 +87,23 @@ pub(super) fn router(nat: Nat) -> String {
         oifname "{OUTSIDE}" meta l4proto udp update @holes {{ udp sport : ip saddr }}
         oifname "{OUTSIDE}" meta l4proto udp update @asked {{ ip daddr . udp sport }}
         iifname "{OUTSIDE}" ct state new ct status dnat accept
+        iifname "{OUTSIDE}" ct state new drop
+    }}
+    chain to_itself {{
+        type filter hook input priority 0
+        iifname "{OUTSIDE}" ct state new drop
+    }}
+}}
+"#
+    )
+}
+
+/// The rules of a router for IPv6: what was not asked for stays outside.
+pub(super) fn firewall6() -> String {
+    format!(
+        r#"table ip6 router {{
+    chain through {{
+        type filter hook forward priority 0
         iifname "{OUTSIDE}" ct state new drop
     }}
     chain to_itself {{
@@ -116,8 +145,9 @@ table netdev {table} {{
 mod tests {
     use super::*;
 
-    const ALL: [Nat; 5] = [
+    const ALL: [Nat; 6] = [
         Nat::EndpointIndependent,
+        Nat::Hairpin,
         Nat::AddressDependent,
         Nat::PortDependent,
         Nat::Symmetric,
@@ -125,13 +155,14 @@ mod tests {
     ];
 
     fn which(has: &str) -> Vec<Nat> {
-        ALL.into_iter().filter(|nat| router(*nat).contains(has)).collect()
+        ALL.into_iter().filter(|nat| router(*nat, Ipv4Addr::LOCALHOST).contains(has)).collect()
     }
 
     #[test]
     fn each_kind_of_nat_differs_by_its_own_rule() {
         assert_eq!(which("fully-random"), [Nat::Symmetric]);
-        assert_eq!(which("udp dnat to udp dport map @holes"), [Nat::EndpointIndependent]);
+        assert_eq!(which("\"wan\" meta l4proto udp dnat to"), [Nat::EndpointIndependent, Nat::Hairpin]);
+        assert_eq!(which("snat to 127.0.0.1"), [Nat::Hairpin]);
         assert_eq!(which("@asked dnat to"), [Nat::AddressDependent]);
         assert_eq!(which("meta l4proto udp drop"), [Nat::UdpBlocked]);
         assert_eq!(which("iifname \"wan\" ct state new drop"), ALL);

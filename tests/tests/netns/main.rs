@@ -11,5 +11,6 @@ mod laboratory;
 mod meet;
 mod mesh;
 mod paths;
+mod relays;
 mod samples;
 mod wire;

@@ -1,6 +1,7 @@
 //! By which way two nodes reach each other, for what lies between them.
 
 use std::fmt::Write;
+use std::path::Path as FilePath;
 use std::time::Instant;
 
 use qmt_tests::lab::{Host, Lab, Lan, Nat};
@@ -12,18 +13,24 @@ use crate::mesh::{self, Node, Programs, until};
 enum Place {
     /// On the internet, with a public address.
     Public,
-    /// In the one house that both nodes of the row are in.
+    /// In the one house that both nodes of the row are in, with no router.
     Home,
+    /// In the one house that both nodes of the row are in, behind this NAT.
+    House(Nat),
     /// In a house of its own behind this NAT.
     Behind(Nat),
     /// In a house of its own behind this NAT, with a forwarded port that it announces.
     Forwarded(Nat),
-    /// In a house of its own behind this NAT, and that behind one of the provider.
-    Carrier(Nat, Nat),
+    /// In a house of its own behind this NAT for IPv4, and with IPv6 behind a firewall.
+    Ipv6(Nat),
+    /// In a house of its own behind an ordinary router, and that behind a NAT of its provider.
+    Carrier(Nat),
+    /// In a house of its own behind an ordinary router, and both houses behind one NAT of their provider.
+    OneCarrier(Nat),
 }
 
-use Nat::{AddressDependent, EndpointIndependent, PortDependent, Symmetric, UdpBlocked};
-use Place::{Behind, Carrier, Forwarded, Home, Public};
+use Nat::{AddressDependent, EndpointIndependent, Hairpin, PortDependent, Symmetric, UdpBlocked};
+use Place::{Behind, Carrier, Forwarded, Home, House, Ipv6, OneCarrier, Public};
 
 #[derive(Debug, Clone, Copy, PartialEq)]
 enum Relay {
@@ -41,22 +48,47 @@ enum Path {
     None,
 }
 
-/// One row: the node that invites where there is no relay, the one that joins, the relay, and how they reach each other.
-type Row = (&'static str, Place, Place, Relay, Path);
+/// What lies between two nodes, and how they reach each other.
+struct Row {
+    name: &'static str,
+    /// The node that invites where there is no relay, and the one that joins.
+    places: [Place; 2],
+    relay: Relay,
+    path: Path,
+    /// What a user can do about it.
+    advice: &'static str,
+}
+
+const NOTHING: &str = "nothing";
+const OPEN_ONE: &str =
+    "nothing; forward a UDP port to either node and announce it (`external_addrs`) for a direct path";
+const OPEN_UDP: &str = "nothing; let UDP out of that network for a direct path";
+
+const fn row(name: &'static str, places: [Place; 2], relay: Relay, path: Path, advice: &'static str) -> Row {
+    Row { name, places, relay, path, advice }
+}
 
 #[rustfmt::skip]
 const ROWS: &[Row] = &[
-    ("both in one house",           Home,                     Home,                            Without, Path::Direct),
-    ("both on the internet",        Public,                   Public,                          Without, Path::Direct),
-    ("a forwarded port",            Forwarded(PortDependent), Behind(PortDependent),           Without, Path::Direct),
-    ("nothing forwarded, no relay", Behind(PortDependent),    Behind(PortDependent),           Without, Path::None),
-    ("routers open to all",         Behind(EndpointIndependent), Behind(EndpointIndependent),  With,    Path::Relayed),
-    ("routers open to the asked",   Behind(AddressDependent), Behind(AddressDependent),        With,    Path::Relayed),
-    ("ordinary routers",            Behind(PortDependent),    Behind(PortDependent),           With,    Path::Relayed),
-    ("a new port for each peer",    Behind(Symmetric),        Behind(Symmetric),               With,    Path::Relayed),
-    ("a provider's NAT",            Behind(PortDependent),    Carrier(Symmetric, PortDependent), With,  Path::Relayed),
-    ("no UDP at one end",           Public,                   Behind(UdpBlocked),              With,    Path::Relayed),
-    ("no UDP at either end",        Behind(UdpBlocked),       Behind(UdpBlocked),              With,    Path::Relayed),
+    row("both in one network without a router", [Home, Home], Without, Path::Direct, NOTHING),
+    row("both on the internet", [Public, Public], Without, Path::Direct, NOTHING),
+    row("a forwarded port", [Forwarded(PortDependent), Behind(PortDependent)], Without, Path::Direct, "forward the UDP port of `bind_port` and announce it (`external_addrs`)"),
+    row("nothing forwarded, no relay", [Behind(PortDependent), Behind(PortDependent)], Without, Path::None, "let a node that all reach run a relay (`[relay] enabled = true`), or forward a UDP port"),
+    row("both in one house behind one router", [House(PortDependent), House(PortDependent)], With, Path::Direct, NOTHING),
+    row("routers open to all", [Behind(EndpointIndependent), Behind(EndpointIndependent)], With, Path::Direct, NOTHING),
+    row("routers open to whom was sent to", [Behind(AddressDependent), Behind(AddressDependent)], With, Path::Direct, NOTHING),
+    row("ordinary routers", [Behind(PortDependent), Behind(PortDependent)], With, Path::Direct, NOTHING),
+    row("a new port for each peer at one end, the other on the internet", [Behind(Symmetric), Public], With, Path::Direct, NOTHING),
+    row("a new port for each peer at one end, the other open to all", [Behind(Symmetric), Behind(EndpointIndependent)], With, Path::Direct, NOTHING),
+    row("a new port for each peer at one end, an ordinary router at the other", [Behind(Symmetric), Behind(PortDependent)], With, Path::Relayed, OPEN_ONE),
+    row("a new port for each peer at both ends", [Behind(Symmetric), Behind(Symmetric)], With, Path::Relayed, OPEN_ONE),
+    row("a provider's NAT that is open to all", [Carrier(EndpointIndependent), Behind(PortDependent)], With, Path::Direct, NOTHING),
+    row("a provider's NAT with a new port for each peer", [Carrier(Symmetric), Behind(PortDependent)], With, Path::Relayed, "nothing; forward a UDP port to the node that has a router of its own on the internet"),
+    row("both behind one provider's NAT that leads back inside", [OneCarrier(Hairpin), OneCarrier(Hairpin)], With, Path::Direct, NOTHING),
+    row("both behind one provider's NAT that does not lead back inside", [OneCarrier(PortDependent), OneCarrier(PortDependent)], With, Path::Relayed, "nothing; where the provider gives IPv6, use it"),
+    row("a new port for each peer at both ends, and IPv6 behind firewalls", [Ipv6(Symmetric), Ipv6(Symmetric)], With, Path::Direct, NOTHING),
+    row("no UDP at one end", [Public, Behind(UdpBlocked)], With, Path::Relayed, OPEN_UDP),
+    row("no UDP at either end", [Behind(UdpBlocked), Behind(UdpBlocked)], With, Path::Relayed, OPEN_UDP),
 ];
 
 /// The UDP port that is forwarded.
@@ -66,41 +98,57 @@ const PINGS: u32 = 10;
 
 #[test]
 fn nodes_reach_each_other_by_the_way_that_lies_open() {
-    let mut table = format!(
-        "{:27} {:29} {:34} {:7} {:8} {}\n",
-        "what lies between", "first node", "second node", "relay", "expected", "found"
-    );
-    let mut wrong = 0;
+    let mut wrong = Vec::new();
     for row in ROWS {
         let Some((mut lab, programs)) = mesh::lab() else { return };
-        let (name, a, b, relay, expected) = *row;
         let begin = Instant::now();
         let found = try_row(&mut lab, &programs, row);
-        println!("{name}: {found:?} after {:.1} s", begin.elapsed().as_secs_f32());
-        let mark = if found == expected { "" } else { " <- expected otherwise" };
-        wrong += usize::from(found != expected);
-        let [a, b, relay, expected, found] = [
-            format!("{a:?}"),
-            format!("{b:?}"),
-            format!("{relay:?}"),
-            format!("{expected:?}"),
-            format!("{found:?}"),
-        ];
-        writeln!(table, "{name:27} {a:29} {b:34} {relay:7} {expected:8} {found}{mark}").unwrap();
+        println!("{}: {found:?} after {:.1} s", row.name, begin.elapsed().as_secs_f32());
+        if found != row.path {
+            wrong.push(format!("{}: {found:?}, not {:?}", row.name, row.path));
+        }
     }
-    println!("{table}");
-    assert_eq!(wrong, 0, "{wrong} rows are not as expected:\n{table}");
+    assert!(wrong.is_empty(), "{} rows are not as expected:\n{}", wrong.len(), wrong.join("\n"));
 }
 
-fn try_row(lab: &mut Lab, programs: &Programs, &(_, a, b, relay, expected): &Row) -> Path {
-    let wan = lab.wan();
-    let relay = (relay == With).then(|| {
-        let host = lab.host(&wan);
+/// The page that users read says what the test above finds. `QMT_WRITE_DOCS=1` writes it.
+#[test]
+fn the_page_of_paths_shows_these_rows() {
+    const BEGIN: &str = "<!-- written by the test that finds it: tests/tests/netns/paths.rs -->\n";
+    const END: &str = "<!-- end -->\n";
+    let page = FilePath::new(env!("CARGO_MANIFEST_DIR")).join("../docs/nat.md");
+    let text = std::fs::read_to_string(&page).unwrap();
+    let (before, rest) = text.split_once(BEGIN).unwrap();
+    let (_, after) = rest.split_once(END).unwrap();
+    let wanted = format!("{before}{BEGIN}{}{END}{after}", table());
+    if std::env::var_os("QMT_WRITE_DOCS").is_some() {
+        std::fs::write(&page, wanted).unwrap();
+    } else {
+        assert_eq!(text, wanted, "run this test with QMT_WRITE_DOCS=1");
+    }
+}
+
+fn table() -> String {
+    let mut table = "| what lies between | relay | path | to do |\n|---|---|---|---|\n".to_owned();
+    for Row { name, relay, path, advice, .. } in ROWS {
+        let relay = if *relay == With { "yes" } else { "none" };
+        let path = match path {
+            Path::Direct => "direct",
+            Path::Relayed => "relayed",
+            Path::None => "none",
+        };
+        writeln!(table, "| {name} | {relay} | {path} | {advice} |").unwrap();
+    }
+    table
+}
+
+fn try_row(lab: &mut Lab, programs: &Programs, row: &Row) -> Path {
+    let mut ground = Ground { wan: lab.wan(), shared: None };
+    let relay = (row.relay == With).then(|| {
+        let host = lab.host(&ground.wan);
         Node::start(programs, &host, "relay", "relay.enabled = true\n")
     });
-    let home = lab.lan();
-    let (a_host, a_more) = settle(lab, &wan, &home, a);
-    let (b_host, b_more) = settle(lab, &wan, &home, b);
+    let [(a_host, a_more), (b_host, b_more)] = row.places.map(|place| settle(lab, &mut ground, place));
     let a = Node::start(programs, &a_host, "a", &a_more);
     let b = Node::start(programs, &b_host, "b", &b_more);
     let joined = match &relay {
@@ -116,7 +164,7 @@ fn try_row(lab: &mut Lab, programs: &Programs, &(_, a, b, relay, expected): &Row
     }
     a.sees(&b, "alive");
     b.sees(&a, "alive");
-    way(&a, &b, expected)
+    way(&a, &b, row.path)
 }
 
 /// By which way pings go in the end.
@@ -139,31 +187,62 @@ fn way(a: &Node, b: &Node, expected: Path) -> Path {
     }
 }
 
+/// The networks that the nodes of a row share.
+struct Ground {
+    wan: Lan,
+    /// The house of both, or the network of their provider.
+    shared: Option<Lan>,
+}
+
 /// A host in its place, and what its node's configuration says of that.
-fn settle(lab: &mut Lab, wan: &Lan, home: &Lan, place: Place) -> (Host, String) {
-    let inside = lab.lan();
+fn settle(lab: &mut Lab, ground: &mut Ground, place: Place) -> (Host, String) {
+    let wan = ground.wan;
     let mut more = String::new();
+    let house = |lab: &mut Lab, outside: &Lan, nat| {
+        let inside = lab.lan();
+        let router = lab.router(outside, &inside, nat);
+        (lab.host(&inside), router)
+    };
     let host = match place {
-        Public => lab.host(wan),
-        Home => lab.host(home),
-        Behind(nat) => {
-            lab.router(wan, &inside, nat);
-            lab.host(&inside)
+        Public => lab.host(&wan),
+        Home => {
+            let home = *ground.shared.get_or_insert_with(|| lab.lan());
+            lab.host(&home)
         }
+        House(nat) => {
+            let home = *ground.shared.get_or_insert_with(|| {
+                let home = lab.lan();
+                lab.router(&wan, &home, nat);
+                home
+            });
+            lab.host(&home)
+        }
+        Behind(nat) => house(lab, &wan, nat).0,
         Forwarded(nat) => {
-            let router = lab.router(wan, &inside, nat);
-            let host = lab.host(&inside);
+            let (host, router) = house(lab, &wan, nat);
             router.forward(PORT, &host);
             let outside = router.address();
             writeln!(more, "mesh.external_addrs = [\"/ip4/{outside}/udp/{PORT}/quic-v1\"]").unwrap();
             writeln!(more, "mesh.internet.bind_port = {PORT}").unwrap();
             host
         }
-        Carrier(providers, own) => {
+        Ipv6(nat) => {
+            let (host, router) = house(lab, &wan, nat);
+            lab.ipv6(&router, &host);
+            host
+        }
+        Carrier(nat) => {
             let carrier = lab.carrier();
-            lab.router(wan, &carrier, providers);
-            lab.router(&carrier, &inside, own);
-            lab.host(&inside)
+            lab.router(&wan, &carrier, nat);
+            house(lab, &carrier, PortDependent).0
+        }
+        OneCarrier(nat) => {
+            let carrier = *ground.shared.get_or_insert_with(|| {
+                let carrier = lab.carrier();
+                lab.router(&wan, &carrier, nat);
+                carrier
+            });
+            house(lab, &carrier, PortDependent).0
         }
     };
     (host, more)
