@@ -61,8 +61,8 @@ struct Row {
 
 const NOTHING: &str = "nothing";
 const OPEN_ONE: &str =
-    "nothing; forward a UDP port to either node and announce it (`external_addrs`) for a direct path";
-const OPEN_UDP: &str = "nothing; let UDP out of that network for a direct path";
+    "for a direct path, forward a UDP port to either node and announce it (`external_addrs`)";
+const OPEN_UDP: &str = "for a direct path, let UDP out of that network";
 
 const fn row(name: &'static str, places: [Place; 2], relay: Relay, path: Path, advice: &'static str) -> Row {
     Row { name, places, relay, path, advice }
@@ -83,9 +83,9 @@ const ROWS: &[Row] = &[
     row("a new port for each peer at one end, an ordinary router at the other", [Behind(Symmetric), Behind(PortDependent)], With, Path::Relayed, OPEN_ONE),
     row("a new port for each peer at both ends", [Behind(Symmetric), Behind(Symmetric)], With, Path::Relayed, OPEN_ONE),
     row("a provider's NAT that is open to all", [Carrier(EndpointIndependent), Behind(PortDependent)], With, Path::Direct, NOTHING),
-    row("a provider's NAT with a new port for each peer", [Carrier(Symmetric), Behind(PortDependent)], With, Path::Relayed, "nothing; forward a UDP port to the node that has a router of its own on the internet"),
+    row("a provider's NAT with a new port for each peer", [Carrier(Symmetric), Behind(PortDependent)], With, Path::Relayed, "for a direct path, forward a UDP port to the node behind the router of its own"),
     row("both behind one provider's NAT that leads back inside", [OneCarrier(Hairpin), OneCarrier(Hairpin)], With, Path::Direct, NOTHING),
-    row("both behind one provider's NAT that does not lead back inside", [OneCarrier(PortDependent), OneCarrier(PortDependent)], With, Path::Relayed, "nothing; where the provider gives IPv6, use it"),
+    row("both behind one provider's NAT that does not lead back inside", [OneCarrier(PortDependent), OneCarrier(PortDependent)], With, Path::Relayed, "for a direct path, use IPv6 if the provider has it"),
     row("a new port for each peer at both ends, and IPv6 behind firewalls", [Ipv6(Symmetric), Ipv6(Symmetric)], With, Path::Direct, NOTHING),
     row("no UDP at one end", [Public, Behind(UdpBlocked)], With, Path::Relayed, OPEN_UDP),
     row("no UDP at either end", [Behind(UdpBlocked), Behind(UdpBlocked)], With, Path::Relayed, OPEN_UDP),
