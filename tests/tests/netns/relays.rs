@@ -27,7 +27,10 @@ fn own_addresses(node: &Node) -> String {
 }
 
 fn pings_relayed(from: &Node, to: &Node) {
-    until("a ping is relayed", || from.ping(to, 1).ok()?.pop().filter(|path| path == "relayed"));
+    let relayed = || from.ping(to, 1).ok()?.pop().filter(|path| path == "relayed");
+    if mesh::seen(mesh::PATIENCE, relayed).is_none() {
+        panic!("no ping is relayed: {:?}; {}", from.ping(to, 1), from.ask(&["nodes"]).unwrap());
+    }
 }
 
 #[test]
