@@ -6,6 +6,7 @@
 
 mod changes;
 mod circuits;
+mod copied;
 mod faults;
 mod laboratory;
 mod meet;

@@ -14,6 +14,9 @@ pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
 /// Between two looks at a state.
 const LOOK: Duration = Duration::from_millis(100);
 
+/// The file of a node's key in its home.
+const KEY: &str = "mesh_identity.key";
+
 /// What the tests run.
 pub(crate) struct Programs {
     node: PathBuf,
@@ -88,6 +91,18 @@ impl Node {
     pub(crate) fn start(programs: &Programs, host: &Host, name: &'static str, configuration: &str) -> Self {
         let text = format!("inference.model_dirs = []\nmesh.node_name = \"{name}\"\n{configuration}");
         Self::start_as_written(programs, host, name, &text, &[])
+    }
+
+    /// Starts another one in a host with a copy of this one's key.
+    pub(crate) fn start_copy(&self, host: &Host, name: &'static str) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let (from, to) = (home(self.folder.path()), home(folder.path()));
+        std::fs::create_dir(&to).unwrap();
+        std::fs::copy(from.join(KEY), to.join(KEY)).unwrap();
+        let text = format!("inference.model_dirs = []\nmesh.node_name = \"{name}\"\n");
+        let process = run(&self.programs.node, host, folder.path(), &text, &[]);
+        let programs = Programs { node: self.programs.node.clone(), cli: self.programs.cli.clone() };
+        Self { name, folder, programs, process }.once_it_answers()
     }
 
     /// Starts it with this configuration file and these variables, and waits until it answers.
