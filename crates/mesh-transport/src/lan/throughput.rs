@@ -66,11 +66,11 @@ async fn rate(open: &Open, streams: usize) -> f64 {
             (drain(far_read, each).await, far_write)
         });
         async move {
-            let done = (writing.await.expect("ends"), reading.await.expect("ends"));
-            drop((done, near_read));
+            // Dropped when all are done: the far end of one may belong to the near end of another.
+            (writing.await.expect("ends"), reading.await.expect("ends"), near_read)
         }
     });
-    join_all(moves).await;
+    drop(join_all(moves).await);
     BYTES as f64 / begin.elapsed().as_secs_f64()
 }
 
@@ -86,6 +86,8 @@ async fn round_trip(open: &Open, bytes: usize) -> Duration {
             far_read.read_exact(&mut said).await.expect("reads");
             far_write.write_all(&said).await.expect("writes");
             far_write.flush().await.expect("flushes");
+            // Dropped before it is over, a stream takes back what it has not yet sent.
+            (far_read, far_write)
         };
         let call = async {
             let mut said = vec![7; bytes];
@@ -93,8 +95,9 @@ async fn round_trip(open: &Open, bytes: usize) -> Duration {
             near_write.flush().await.expect("flushes");
             near_read.read_exact(&mut said).await.expect("reads");
         };
-        tokio::join!(echo, call);
+        let ends = tokio::join!(echo, call);
         best = best.min(begin.elapsed());
+        drop(ends);
     }
     best
 }
