@@ -246,7 +246,7 @@ mod tests {
 
     fn bench(carries: &[ScopeId]) -> Bench {
         let trust = RelayTrust::new();
-        let public = by_roots(&[], Arc::new(ring::default_provider())).unwrap();
+        let public = by_roots(&[], Arc::new(ring::default_provider())).expect("the embedded roots");
         let carried = Arc::new(Carried::default());
         carries.iter().for_each(|scope| carried.carry(*scope));
         let verifier = Verifier { public, me: node(9).node_id(), trust: trust.clone(), carried };
@@ -255,9 +255,9 @@ mod tests {
 
     impl Bench {
         fn takes(&self, relay: &NodeKey, host: &str) -> bool {
-            let tls = Tls::of_node(relay, ([127, 0, 0, 1], 0).into()).unwrap();
+            let tls = Tls::of_node(relay, ([127, 0, 0, 1], 0).into()).expect("a certificate");
             let leaf = CertificateDer::from(tls.chain[0].clone());
-            let name = ServerName::try_from(host.to_owned()).unwrap();
+            let name = ServerName::try_from(host.to_owned()).expect("a host");
             self.verifier.verify_server_cert(&leaf, &[], &name, &[], UnixTime::now()).is_ok()
         }
     }
@@ -298,7 +298,7 @@ mod tests {
     #[test]
     fn what_is_no_certificate_is_refused() {
         let bench = bench(&[]);
-        let name = ServerName::try_from("192.0.2.1").unwrap();
+        let name = ServerName::try_from("192.0.2.1").expect("an address");
         for bytes in [vec![], vec![0x30], vec![0; 300]] {
             let leaf = CertificateDer::from(bytes);
             assert!(bench.verifier.verify_server_cert(&leaf, &[], &name, &[], UnixTime::now()).is_err());
