@@ -47,9 +47,9 @@ enum Command {
         /// Fewer rounds: enough to see that it runs, too few to rely on.
         #[arg(long)]
         quick: bool,
-        /// Measure this alone; no report is written then.
-        #[arg(long, conflicts_with = "report")]
-        part: Option<transport::Part>,
+        /// Measure this alone; may be repeated. The other figures are said to be not measured.
+        #[arg(long = "part")]
+        parts: Vec<transport::Part>,
         /// Folder with qmt-node.
         #[arg(long)]
         bin_dir: PathBuf,
@@ -67,8 +67,8 @@ fn main() -> ExitCode {
             gateway::run(&gateway::Options { quick, bin_dir, nginx, report })
         }
         #[cfg(target_os = "linux")]
-        Command::Transport { quick, part, bin_dir, report } => {
-            transport::run(&transport::Options { quick, part, bin_dir, report })
+        Command::Transport { quick, parts, bin_dir, report } => {
+            transport::run(&transport::Options { quick, parts, bin_dir, report })
         }
         Command::Stub => stub::run().map(|()| true),
     };

@@ -12,8 +12,22 @@ use super::stall::{Carried, Change};
 use super::{Effort, Lacking, found, found::How, stall, wired};
 use crate::report::Report;
 
+pub(super) const HOWS: [How; 2] = [How::Multicast, How::StaticPeer];
+pub(super) const CARRIED: [Carried; 2] = [Carried::Lan, Carried::Internet];
+
+pub(super) fn changes_of(effort: &Effort) -> &'static [Change] {
+    const ALL: &[Change] = &[Change::Address, Change::Interface, Change::Frozen];
+    // The others take half a minute each, which is too long for a look.
+    if effort.quick { &ALL[..1] } else { ALL }
+}
+
+/// Of a thousand packets.
+pub(super) fn losses_of(effort: &Effort) -> &'static [u16] {
+    if effort.quick { &[5] } else { &[0, 5] }
+}
+
 pub(super) async fn discovery(report: &mut Report, effort: &Effort, bin_dir: &Path) {
-    for how in [How::Multicast, How::StaticPeer] {
+    for how in HOWS {
         match guarded(found::measure(bin_dir, how, effort.starts)).await {
             Ok(times) => found::tell(report, how, &times),
             Err(error) => lack(report, how.lacking(), &error),
@@ -29,10 +43,8 @@ pub(super) async fn nats(report: &mut Report, effort: &Effort, bin_dir: &Path) {
 }
 
 pub(super) async fn changes(report: &mut Report, effort: &Effort, bin_dir: &Path) {
-    let all = [Change::Address, Change::Interface, Change::Frozen];
-    // The others take half a minute each, which is too long for a look.
-    let changes = if effort.quick { &all[..1] } else { &all };
-    for carried in [Carried::Lan, Carried::Internet] {
+    let changes = changes_of(effort);
+    for carried in CARRIED {
         match guarded(stall::measure(bin_dir, carried, changes, effort.changes)).await {
             Ok(stalls) => stall::tell(report, carried, changes, &stalls),
             Err(error) => lack(report, stall::lacking(carried, changes), &error),
@@ -41,7 +53,7 @@ pub(super) async fn changes(report: &mut Report, effort: &Effort, bin_dir: &Path
 }
 
 pub(super) async fn wire(report: &mut Report, effort: &Effort) {
-    for loss_per_mille in if effort.quick { vec![5] } else { vec![0, 5] } {
+    for loss_per_mille in losses_of(effort).iter().copied() {
         match guarded(wired::measure(loss_per_mille, effort.wire_time)).await {
             Ok(rates) => wired::tell(report, loss_per_mille, &rates),
             Err(error) => lack(report, wired::lacking(loss_per_mille), &error),

@@ -4,9 +4,9 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 
-use super::Effort;
 use super::flow::{call_round_trip, rate, stream_round_trip};
 use super::ways::{Ends, Ours, Way};
+use super::{Effort, Lacking};
 use crate::report::{Goal, Report};
 use crate::stats::{estimate, ratio};
 
@@ -29,6 +29,27 @@ fn ways() -> Result<Vec<Way>> {
     Ok(ways)
 }
 
+fn over_bare(ours: Ours, called: &str, streams: usize) -> String {
+    format!("{}, {}, over bare {called}'s", ours.name(), by(streams))
+}
+
+fn by(streams: usize) -> String {
+    if streams == 1 { "1 stream".to_owned() } else { format!("{streams} streams") }
+}
+
+/// The figures with a goal.
+pub(super) fn lacking_throughput() -> Lacking {
+    let each = STREAMS.into_iter().flat_map(|streams| Ours::CARRIED.map(|ours| (streams, ours)));
+    each.filter_map(|(streams, ours)| {
+        let (_, called) = ours.library()?;
+        Some((over_bare(ours, called, streams), "x", NEAR))
+    })
+    .collect()
+}
+
+/// How much of the bare library's rate is to be left.
+const NEAR: Goal = Goal::AtLeast(0.9);
+
 fn at(ways: &[Way], way: Way) -> Result<usize> {
     ways.iter().position(|one| *one == way).context("a way that is measured")
 }
@@ -50,24 +71,20 @@ pub(super) async fn throughput(report: &mut Report, effort: &Effort) -> Result<(
         }
     }
     for (number, streams) in STREAMS.into_iter().enumerate() {
-        let by = if streams == 1 { "1 stream".to_owned() } else { format!("{streams} streams") };
         let measured = |way: Way| -> Result<&Vec<f64>> { Ok(&rates[at(&ways, way)?][number]) };
         let raw = measured(Way::RawTcp)?;
-        report.row(format!("raw TCP, {by}"), "MB/s", Goal::None, estimate(raw));
+        report.row(format!("raw TCP, {}", by(streams)), "MB/s", Goal::None, estimate(raw));
         for ours in Ours::CARRIED {
             let (library, called) = ours.library().context("carried by one")?;
-            let (name, bare, ours) = (ours.name(), measured(Way::Bare(library))?, measured(Way::Ours(ours))?);
-            report.row(format!("{name}, {by}"), "MB/s", Goal::None, estimate(ours));
-            report.row(
-                format!("{name}, {by}, over bare {called}'s"),
-                "x",
-                Goal::AtLeast(0.9),
-                ratio(ours, bare),
-            );
-            report.row(format!("{name}, {by}, over raw TCP's"), "x", Goal::None, ratio(ours, raw));
+            let (name, beside) =
+                (format!("{}, {}", ours.name(), by(streams)), over_bare(ours, called, streams));
+            let (bare, ours) = (measured(Way::Bare(library))?, measured(Way::Ours(ours))?);
+            report.row(name.clone(), "MB/s", Goal::None, estimate(ours));
+            report.row(beside, "x", NEAR, ratio(ours, bare));
+            report.row(format!("{name}, over raw TCP's"), "x", Goal::None, ratio(ours, raw));
         }
         let memory = measured(Way::Ours(Ours::Memory))?;
-        report.row(format!("{}, {by}", Ours::Memory.name()), "MB/s", Goal::None, estimate(memory));
+        report.row(format!("{}, {}", Ours::Memory.name(), by(streams)), "MB/s", Goal::None, estimate(memory));
     }
     Ok(())
 }
