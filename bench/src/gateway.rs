@@ -328,6 +328,7 @@ fn invite_size(report: &mut Report) -> Result<()> {
         .map(|addr| addr.parse())
         .collect::<Result<_, _>>()?,
         relay: None,
+        ..NodeAddr::default()
     };
     anyhow::ensure!(hints.encode()?.len() <= 30, "the hints take {} bytes", hints.encode()?.len());
     let options = InviteOptions {

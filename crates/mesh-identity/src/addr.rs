@@ -7,24 +7,29 @@ use thiserror::Error;
 
 use crate::wire::{DecodeError, Reader, put_short};
 
-/// The most direct addresses of one node; the family of each is a bit of one byte.
+/// The most addresses of one node for each kind of transport; the family of each is a bit of one byte.
 pub const DIRECT_ADDRS_MAX: usize = 8;
 /// The longest relay URL in bytes.
 pub const RELAY_URL_BYTES_MAX: usize = 120;
 
-/// The longest encoding: header, families, eight IPv6 addresses, a relay behind its length.
-pub(crate) const ENCODED_BYTES_MAX: usize = 2 + DIRECT_ADDRS_MAX * 18 + 1 + RELAY_URL_BYTES_MAX;
+/// The longest encoding: twice a count, families and eight IPv6 addresses, and a relay behind its length.
+pub(crate) const ENCODED_BYTES_MAX: usize = 2 * (2 + DIRECT_ADDRS_MAX * 18) + 1 + RELAY_URL_BYTES_MAX;
 
 const COUNT_MASK: u8 = 0x0f;
 const RELAY_BIT: u8 = 0x10;
 const HTTPS_BIT: u8 = 0x20;
+const LAN_BIT: u8 = 0x40;
 const HTTPS: &str = "https://";
 
 /// Where a node can be reached. In the order of preference that its author chose.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Hash)]
 pub struct NodeAddr {
-    /// Addresses to dial directly, at most [`DIRECT_ADDRS_MAX`]. Scope ids and flow labels of IPv6 are not carried.
+    /// Addresses to dial directly over the internet transport, at most [`DIRECT_ADDRS_MAX`]. Scope ids and flow labels of
+    /// IPv6 are not carried.
     pub direct: Vec<SocketAddr>,
+    /// Addresses of the LAN transport, TCP and QUIC, at most [`DIRECT_ADDRS_MAX`]. Apart from the others: each transport is
+    /// dialed at its own sockets, and never at those of the other one, which would turn it away.
+    pub lan: Vec<SocketAddr>,
     /// The URL of the relay at which it listens, at most [`RELAY_URL_BYTES_MAX`] bytes of visible ASCII.
     pub relay: Option<String>,
 }
@@ -44,7 +49,7 @@ pub enum InvalidNodeAddr {
 impl NodeAddr {
     /// Whether it names no address at all.
     pub fn is_empty(&self) -> bool {
-        self.direct.is_empty() && self.relay.is_none()
+        self.direct.is_empty() && self.lan.is_empty() && self.relay.is_none()
     }
 
     /// Whether it can be written down.
@@ -52,7 +57,7 @@ impl NodeAddr {
     /// # Errors
     /// [`InvalidNodeAddr`] says which bound it breaks.
     pub fn check(&self) -> Result<(), InvalidNodeAddr> {
-        if self.direct.len() > DIRECT_ADDRS_MAX {
+        if self.direct.len().max(self.lan.len()) > DIRECT_ADDRS_MAX {
             return Err(InvalidNodeAddr::TooManyDirect);
         }
         match &self.relay {
@@ -61,8 +66,8 @@ impl NodeAddr {
         }
     }
 
-    /// The compact encoding: 1 byte for nothing, 6 bytes for each IPv4 and 18 for each IPv6 address, 1 for all families,
-    /// and the relay's URL behind its length, `https://` left out.
+    /// The compact encoding: 1 byte for nothing, 6 bytes for each IPv4 and 18 for each IPv6 address, 1 for all families, those
+    /// of the LAN transport behind a count of their own, and the relay's URL behind its length, `https://` left out.
     ///
     /// # Errors
     /// [`InvalidNodeAddr`] when [`NodeAddr::check`] refuses it.
@@ -85,23 +90,15 @@ impl NodeAddr {
 
     pub(crate) fn put(&self, out: &mut Vec<u8>) -> Result<(), InvalidNodeAddr> {
         self.check()?;
-        let count = u8::try_from(self.direct.len()).map_err(|_| InvalidNodeAddr::TooManyDirect)?;
         let (relay, bits) = match self.relay.as_deref().map(|url| (url.strip_prefix(HTTPS), url)) {
             None => (None, 0),
             Some((Some(rest), _)) => (Some(rest), RELAY_BIT | HTTPS_BIT),
             Some((None, url)) => (Some(url), RELAY_BIT),
         };
-        out.push(count | bits);
-        if count > 0 {
-            let bit = |(at, addr): (usize, &SocketAddr)| u8::from(addr.is_ipv6()) << at;
-            out.push(self.direct.iter().enumerate().map(bit).sum());
-        }
-        for addr in &self.direct {
-            match addr.ip() {
-                IpAddr::V4(ip) => out.extend_from_slice(&ip.octets()),
-                IpAddr::V6(ip) => out.extend_from_slice(&ip.octets()),
-            }
-            out.extend_from_slice(&addr.port().to_be_bytes());
+        let lan_bit = if self.lan.is_empty() { 0 } else { LAN_BIT };
+        put_sockets(out, &self.direct, bits | lan_bit);
+        if !self.lan.is_empty() {
+            put_sockets(out, &self.lan, 0);
         }
         if let Some(relay) = relay {
             put_short(out, relay.as_bytes());
@@ -112,27 +109,61 @@ impl NodeAddr {
     pub(crate) fn read(reader: &mut Reader<'_>) -> Result<Self, DecodeError> {
         const INVALID: DecodeError = DecodeError::Invalid { what: "address" };
         let header = reader.byte()?;
-        let count = usize::from(header & COUNT_MASK);
-        let bits = header & !COUNT_MASK;
-        if count > DIRECT_ADDRS_MAX || ![0, RELAY_BIT, RELAY_BIT | HTTPS_BIT].contains(&bits) {
+        let bits = header & !COUNT_MASK & !LAN_BIT;
+        if ![0, RELAY_BIT, RELAY_BIT | HTTPS_BIT].contains(&bits) {
             return Err(INVALID);
         }
-        let families = if count > 0 { reader.byte()? } else { 0 };
-        if u32::from(families) >> count != 0 {
-            return Err(INVALID);
-        }
-        let mut direct = Vec::with_capacity(count);
-        for at in 0..count {
-            let ip = if families >> at & 1 == 0 {
-                IpAddr::V4(Ipv4Addr::from(reader.array::<4>()?))
-            } else {
-                IpAddr::V6(Ipv6Addr::from(reader.array::<16>()?))
-            };
-            direct.push(SocketAddr::new(ip, u16::from_be_bytes(reader.array()?)));
-        }
+        let direct = read_sockets(reader, header & COUNT_MASK)?;
+        let lan = match header & LAN_BIT {
+            0 => Vec::new(),
+            _ => match reader.byte()? {
+                // None at all is written without the bit.
+                0 => return Err(INVALID),
+                count => read_sockets(reader, count)?,
+            },
+        };
         let relay = if bits == 0 { None } else { Some(read_relay(reader, bits & HTTPS_BIT != 0)?) };
-        Ok(Self { direct, relay })
+        Ok(Self { direct, lan, relay })
     }
+}
+
+/// A count, under these bits, the families and the addresses.
+fn put_sockets(out: &mut Vec<u8>, addrs: &[SocketAddr], bits: u8) {
+    // Checked before: at most eight.
+    let count = u8::try_from(addrs.len()).unwrap_or(u8::MAX) & COUNT_MASK;
+    out.push(count | bits);
+    if count > 0 {
+        let bit = |(at, addr): (usize, &SocketAddr)| u8::from(addr.is_ipv6()) << at;
+        out.push(addrs.iter().enumerate().map(bit).sum());
+    }
+    for addr in addrs {
+        match addr.ip() {
+            IpAddr::V4(ip) => out.extend_from_slice(&ip.octets()),
+            IpAddr::V6(ip) => out.extend_from_slice(&ip.octets()),
+        }
+        out.extend_from_slice(&addr.port().to_be_bytes());
+    }
+}
+
+fn read_sockets(reader: &mut Reader<'_>, count: u8) -> Result<Vec<SocketAddr>, DecodeError> {
+    const INVALID: DecodeError = DecodeError::Invalid { what: "address" };
+    if usize::from(count) > DIRECT_ADDRS_MAX {
+        return Err(INVALID);
+    }
+    let families = if count > 0 { reader.byte()? } else { 0 };
+    if u32::from(families) >> count != 0 {
+        return Err(INVALID);
+    }
+    let mut addrs = Vec::with_capacity(usize::from(count));
+    for at in 0..count {
+        let ip = if families >> at & 1 == 0 {
+            IpAddr::V4(Ipv4Addr::from(reader.array::<4>()?))
+        } else {
+            IpAddr::V6(Ipv6Addr::from(reader.array::<16>()?))
+        };
+        addrs.push(SocketAddr::new(ip, u16::from_be_bytes(reader.array()?)));
+    }
+    Ok(addrs)
 }
 
 fn read_relay(reader: &mut Reader<'_>, https: bool) -> Result<String, DecodeError> {
@@ -153,16 +184,19 @@ fn is_relay_url(url: &str) -> bool {
 struct Readable {
     #[serde(default)]
     direct: Vec<SocketAddr>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    lan: Vec<SocketAddr>,
     #[serde(default)]
     relay: Option<String>,
 }
 
-/// `{"direct": [...], "relay": ...}` in readable formats, the compact encoding in binary ones.
+/// `{"direct": [...], "lan": [...], "relay": ...}` in readable formats, the compact encoding in binary ones.
 impl Serialize for NodeAddr {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         let encoded = self.encode().map_err(serde::ser::Error::custom)?;
         if serializer.is_human_readable() {
-            Readable { direct: self.direct.clone(), relay: self.relay.clone() }.serialize(serializer)
+            let Self { direct, lan, relay } = self.clone();
+            Readable { direct, lan, relay }.serialize(serializer)
         } else {
             serializer.serialize_bytes(&encoded)
         }
@@ -173,8 +207,8 @@ impl<'de> Deserialize<'de> for NodeAddr {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         use serde::de::Error as _;
         if deserializer.is_human_readable() {
-            let Readable { direct, relay } = Readable::deserialize(deserializer)?;
-            let addr = Self { direct, relay };
+            let Readable { direct, lan, relay } = Readable::deserialize(deserializer)?;
+            let addr = Self { direct, lan, relay };
             addr.check().map_err(D::Error::custom)?;
             return Ok(addr);
         }
@@ -189,7 +223,12 @@ mod tests {
 
     fn addr(direct: &[&str], relay: Option<&str>) -> NodeAddr {
         let direct = direct.iter().map(|text| text.parse().expect("a socket address")).collect();
-        NodeAddr { direct, relay: relay.map(str::to_owned) }
+        NodeAddr { direct, lan: Vec::new(), relay: relay.map(str::to_owned) }
+    }
+
+    fn with_lan(addr: NodeAddr, lan: &[&str]) -> NodeAddr {
+        let lan = lan.iter().map(|text| text.parse().expect("a socket address")).collect();
+        NodeAddr { lan, ..addr }
     }
 
     #[test]
@@ -199,6 +238,8 @@ mod tests {
             (addr(&["192.0.2.1:9000"], None), 2 + 6),
             (addr(&["[2001:db8::1]:1", "192.0.2.1:2"], Some("https://relay.example.org")), 2 + 24 + 1 + 17),
             (addr(&[], Some("http://127.0.0.1:3340")), 1 + 1 + 21),
+            (with_lan(addr(&[], None), &["192.0.2.1:9000"]), 1 + 2 + 6),
+            (with_lan(addr(&["192.0.2.1:1"], Some("https://a")), &["[2001:db8::1]:1"]), 2 + 6 + 2 + 18 + 2),
         ] {
             let encoded = value.encode().expect("encodes");
             assert_eq!(encoded.len(), bytes);
@@ -213,20 +254,32 @@ mod tests {
     #[test]
     fn the_largest_address_fits_its_bound_and_larger_ones_are_refused() {
         let relay = format!("http://{}", "x".repeat(RELAY_URL_BYTES_MAX - 7));
-        let mut largest = addr(&["[2001:db8::1]:1"; DIRECT_ADDRS_MAX], Some(&relay));
+        let crowd = ["[2001:db8::1]:1"; DIRECT_ADDRS_MAX];
+        let mut largest = with_lan(addr(&crowd, Some(&relay)), &crowd);
         assert_eq!(largest.encode().expect("encodes").len(), ENCODED_BYTES_MAX);
         largest.relay = Some(relay + "x");
         assert_eq!(largest.encode(), Err(InvalidNodeAddr::Relay));
         let crowd = addr(&["192.0.2.1:9"; DIRECT_ADDRS_MAX + 1], None);
+        assert_eq!(crowd.encode(), Err(InvalidNodeAddr::TooManyDirect));
+        let crowd = NodeAddr { lan: crowd.direct, ..NodeAddr::default() };
         assert_eq!(crowd.encode(), Err(InvalidNodeAddr::TooManyDirect));
     }
 
     #[test]
     fn other_spellings_are_refused() {
         let literal_https = [&[RELAY_BIT, 9][..], b"https://a"].concat();
-        for bytes in
-            [&[0x09][..], &[0x20], &[0x40], &[1, 2], &[0x10, 0], &[0x30, 0], &[0x10, 1, 7], &literal_https]
-        {
+        for bytes in [
+            &[0x09][..],
+            &[0x20],
+            &[0x40, 0],
+            &[0x40, 9],
+            &[0x80],
+            &[1, 2],
+            &[0x10, 0],
+            &[0x30, 0],
+            &[0x10, 1, 7],
+            &literal_https,
+        ] {
             let result = NodeAddr::decode(bytes);
             assert!(matches!(result, Err(DecodeError::Invalid { .. })), "{bytes:?} {result:?}");
         }

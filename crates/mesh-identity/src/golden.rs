@@ -41,6 +41,7 @@ fn options() -> InviteOptions {
                 "[2001:db8::1]:9000".parse().expect("one"),
             ],
             relay: Some("https://relay.example.org".to_owned()),
+            ..NodeAddr::default()
         },
     }
 }

@@ -102,8 +102,10 @@ impl AddressBook {
     /// The address, and behind it what drivers have found of the node.
     pub(crate) fn with_found(&self, node: &NodeId, mut addr: NodeAddr) -> NodeAddr {
         if let Some(found) = self.found.borrow().get(node) {
-            let new: Vec<_> = found.direct.iter().filter(|one| !addr.direct.contains(one)).copied().collect();
-            addr.direct.extend(new);
+            for (known, found) in [(&mut addr.direct, &found.direct), (&mut addr.lan, &found.lan)] {
+                let new: Vec<_> = found.iter().filter(|one| !known.contains(one)).copied().collect();
+                known.extend(new);
+            }
         }
         addr
     }
@@ -120,8 +122,8 @@ mod tests {
     use super::*;
 
     fn addr(texts: &[&str]) -> NodeAddr {
-        let direct = texts.iter().map(|text| text.parse().expect("an address")).collect();
-        NodeAddr { direct, relay: None }
+        let lan = texts.iter().map(|text| text.parse().expect("an address")).collect();
+        NodeAddr { lan, ..NodeAddr::default() }
     }
 
     #[test]

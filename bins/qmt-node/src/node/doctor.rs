@@ -92,7 +92,8 @@ impl Node {
         let scopes = self.scopes().list();
         let Some(scope) = scopes.first() else { return ok("address", "not needed outside a mesh") };
         let addr = self.own_addr(&scope.id());
-        if addr.relay.is_none() && addr.direct.iter().all(|direct| direct.ip().is_loopback()) {
+        if addr.relay.is_none() && addr.direct.iter().chain(&addr.lan).all(|direct| direct.ip().is_loopback())
+        {
             return warn(
                 "address",
                 "no other machine can dial this node: it has loopback addresses only",

@@ -76,7 +76,7 @@ impl Meetings {
         let has_room =
             |machine: &IpAddr| self.machines.get(machine).is_none_or(|dials| *dials < DIALS_PER_MACHINE_MAX);
         let due = self.found.iter().filter_map(|(node, meeting)| {
-            let machine = meeting.addr.direct.first()?.ip();
+            let machine = meeting.addr.lan.first()?.ip();
             let is_due = meeting.dialing.is_none() && meeting.due <= now && has_room(&machine);
             is_due.then_some((meeting.tries, meeting.due, *node, machine))
         });
@@ -175,7 +175,7 @@ mod tests {
     }
 
     fn at(ip: [u8; 4]) -> NodeAddr {
-        NodeAddr { direct: vec![(ip, 9).into()], relay: None }
+        NodeAddr { lan: vec![(ip, 9).into()], ..NodeAddr::default() }
     }
 
     #[test]

@@ -450,7 +450,7 @@ impl Node {
             Some(relay) => Some(relay),
             None => self.first_relay(scope).await,
         };
-        let mut hints = NodeAddr { direct: Vec::new(), relay };
+        let mut hints = NodeAddr { relay, ..NodeAddr::default() };
         for addr in all.direct {
             hints.direct.push(addr);
             let fits = hints.encode().is_ok_and(|bytes| bytes.len() <= HINT_BYTES_MAX);

@@ -194,13 +194,13 @@ impl Node {
     pub(crate) fn own_addr(&self, scope: &ScopeId) -> NodeAddr {
         let own = self.transport().local_addr(scope);
         let mut direct = self.inner.external.clone();
-        for addr in own.direct {
-            if !direct.contains(&addr) {
-                direct.push(addr);
+        for addr in &own.direct {
+            if !direct.contains(addr) {
+                direct.push(*addr);
             }
         }
         direct.truncate(mesh_identity::DIRECT_ADDRS_MAX);
-        NodeAddr { direct, relay: own.relay }
+        NodeAddr { direct, ..own }
     }
 
     /// Remembers a scope for the next start. The scope of uninvited peers is the configuration's alone.

@@ -100,9 +100,10 @@ impl Node {
             Some(port) => Bind::Any { port },
             None => Bind::Prefer { port: remembered.unwrap_or(0) },
         };
-        let external: Vec<SocketAddr> = config.mesh.external_addrs.iter().filter_map(socket_addr).collect();
+        let announced: Vec<SocketAddr> = config.mesh.external_addrs.iter().filter_map(socket_addr).collect();
+        let external = announced_for(&config.mesh, Carried::Internet);
         let relay = match &config.relay {
-            Some(wanted) => Some(relay::start(&key, wanted, &external).await?),
+            Some(wanted) => Some(relay::start(&key, wanted, &announced).await?),
             None => None,
         };
         let relays = relay::defaults(&config.mesh.internet.relays, relay.as_ref());
@@ -114,7 +115,8 @@ impl Node {
             relay_trust: relay_trust.clone(),
             ..InternetConfig::default()
         };
-        let on_lan = lan::start(&key, &config.mesh, &external, config.relay.is_some()).await?;
+        let on_lan = announced_for(&config.mesh, Carried::Lan);
+        let on_lan = lan::start(&key, &config.mesh, &on_lan, config.relay.is_some()).await?;
         let drivers = on_lan.into_iter().map(|lan| lan as Arc<dyn Driver>).collect();
         let transport = Transport::start(key.clone(), drivers, scopes.clone(), TransportConfig::default());
         let endpoints = Endpoints::new(key.clone(), internet);
@@ -326,6 +328,30 @@ fn gateway_config(wanted: &config::Gateway, request_timeout: Duration) -> Gatewa
     config.api_key = wanted.api_key.clone();
     config.head_timeout = request_timeout;
     config
+}
+
+/// Which transport an announced address leads to.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Carried {
+    Lan,
+    Internet,
+}
+
+/// The announced addresses of one transport: TCP is the LAN transport's, and so is UDP at the port where it listens; every
+/// other UDP port is the internet transport's.
+fn announced_for(mesh: &config::Mesh, carried: Carried) -> Vec<SocketAddr> {
+    let lan_port = mesh
+        .lan
+        .as_ref()
+        .and_then(|lan| socket_addr(&lan.listen))
+        .map(|addr| addr.port())
+        .filter(|port| *port != 0);
+    let of = |addr: &&Multiaddr| {
+        let is_tcp = addr.iter().any(|part| matches!(part, Protocol::Tcp(_)));
+        let is_lan = is_tcp || (lan_port.is_some() && socket_addr(addr).map(|addr| addr.port()) == lan_port);
+        if is_lan { Carried::Lan == carried } else { Carried::Internet == carried }
+    };
+    mesh.external_addrs.iter().filter(of).filter_map(socket_addr).collect()
 }
 
 /// The socket address of a multiaddr such as `/ip4/192.0.2.1/udp/9000/quic-v1`.

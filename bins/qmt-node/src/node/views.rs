@@ -258,5 +258,6 @@ pub(crate) fn path_view(kind: PathKind) -> PathView {
 
 /// Addresses as people read them.
 pub(crate) fn addresses(addr: &NodeAddr) -> Vec<String> {
-    addr.direct.iter().map(ToString::to_string).chain(addr.relay.iter().cloned()).collect()
+    let sockets = addr.direct.iter().chain(&addr.lan).map(ToString::to_string);
+    sockets.chain(addr.relay.iter().cloned()).collect()
 }

@@ -304,7 +304,7 @@ async fn peers_beyond_the_bound_are_forgotten_longest_unseen_first() {
         scope,
         node: holder(number),
         name: "n".parse().expect("a name"),
-        addr: NodeAddr { direct: vec![([192, 0, 2, 1], 4433).into()], relay: None },
+        addr: NodeAddr { direct: vec![([192, 0, 2, 1], 4433).into()], relay: None, ..NodeAddr::default() },
         seen_at: UnixTime(NOW.0 + number),
     };
     let many: Vec<SeenPeer> = (0..u64::from(PEERS_MAX) + 3).map(peer).collect();

@@ -83,7 +83,7 @@ async fn links_that_never_say_hello_keep_no_joiner_out() {
     let token = InviteToken::parse(&invite.token).unwrap().verify(UnixTime::now()).unwrap();
     let (scope, issuer) = (token.grant().scope, token.issuer());
     let port = token.grant().hints.direct[0].port();
-    let addr = NodeAddr { direct: vec![([127, 0, 0, 1], port).into()], relay: None };
+    let addr = NodeAddr { direct: vec![([127, 0, 0, 1], port).into()], relay: None, ..NodeAddr::default() };
     let mut crowd = JoinSet::new();
     for _ in 0..KEYS {
         let addr = addr.clone();

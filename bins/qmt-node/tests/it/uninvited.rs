@@ -24,7 +24,7 @@ fn on_lan(config: &mut Config, trust: Trust, psk: Option<&str>) {
 
 /// Names another node by its address, as `--peer` does.
 fn dials(config: &mut Config, other: &Host) {
-    let addr = other.node.transport().local_addr(&ScopeId::lan(None)).direct[0];
+    let addr = other.node.transport().local_addr(&ScopeId::lan(None)).lan[0];
     let addr = format!("/ip4/{}/tcp/{}", addr.ip(), addr.port()).parse().ok();
     config.mesh.peers.push(StaticPeer { name: None, addr, id: None, role: None });
 }

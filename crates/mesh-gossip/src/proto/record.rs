@@ -422,9 +422,10 @@ fn bytes_of(entries: &BTreeMap<String, Entry>) -> usize {
     entries.values().map(Entry::bytes).sum()
 }
 
-/// What breaks a bound of mesh-identity is left out: first the surplus direct addresses, then a relay that is no URL.
+/// What breaks a bound of mesh-identity is left out: first the surplus addresses, then a relay that is no URL.
 pub(crate) fn bounded(mut addr: NodeAddr) -> NodeAddr {
     addr.direct.truncate(DIRECT_ADDRS_MAX);
+    addr.lan.truncate(DIRECT_ADDRS_MAX);
     if addr.check().is_err() {
         addr.relay = None;
     }

@@ -216,6 +216,7 @@ impl Sim {
             addr: NodeAddr {
                 direct: vec![([10, 0, 0, 1], 1000 + u16::try_from(index).unwrap_or(0)).into()],
                 relay: None,
+                ..NodeAddr::default()
             },
             started,
         };

@@ -61,7 +61,7 @@ pub(crate) fn sized_options() -> InviteOptions {
     assert_eq!(relay.len(), 30);
     InviteOptions {
         name: Some("abcdefghijklmnopqrst".to_owned()),
-        hints: NodeAddr { direct: Vec::new(), relay: Some(relay.to_owned()) },
+        hints: NodeAddr { direct: Vec::new(), relay: Some(relay.to_owned()), ..NodeAddr::default() },
         ..InviteOptions::default()
     }
 }

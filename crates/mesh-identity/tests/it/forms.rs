@@ -66,10 +66,15 @@ fn sizes_stay_within_what_is_promised() {
     let addr = |text: &str| text.parse().expect("an address");
     let hints = [
         sized_options().hints, // 30 bytes of relay URL
-        NodeAddr { direct: vec![addr("[2001:db8::1]:9000"), addr("192.0.2.1:9000")], relay: None },
+        NodeAddr {
+            direct: vec![addr("[2001:db8::1]:9000"), addr("192.0.2.1:9000")],
+            relay: None,
+            ..NodeAddr::default()
+        },
         NodeAddr {
             direct: vec![addr("192.0.2.1:9000")],
             relay: Some("https://relay.example.org".to_owned()),
+            ..NodeAddr::default()
         },
     ];
     for hints in hints {

@@ -31,7 +31,7 @@ fn rank(ip: IpAddr) -> u8 {
 /// behind any NAT), then direct addresses in their order.
 pub fn compact(addr: &NodeAddr, bytes_max: usize) -> NodeAddr {
     let fits = |addr: &NodeAddr| addr.encode().is_ok_and(|bytes| bytes.len() <= bytes_max);
-    let mut chosen = NodeAddr { direct: Vec::new(), relay: addr.relay.clone() };
+    let mut chosen = NodeAddr { direct: Vec::new(), relay: addr.relay.clone(), ..NodeAddr::default() };
     if !fits(&chosen) {
         chosen.relay = None;
     }
@@ -71,15 +71,23 @@ mod tests {
     fn hints_fit_their_room() {
         let direct =
             addrs(&["203.0.113.5:9", "10.0.0.1:9", "10.0.0.2:9", "10.0.0.3:9", "10.0.0.4:9", "10.0.0.5:9"]);
-        let plain = NodeAddr { direct: direct.clone(), relay: None };
+        let plain = NodeAddr { direct: direct.clone(), relay: None, ..NodeAddr::default() };
         let chosen = compact(&plain, 30);
         assert_eq!(chosen.direct, direct[..4]);
         assert!(chosen.encode().expect("encodes").len() <= 30);
-        let relayed = NodeAddr { direct: direct.clone(), relay: Some("https://relay.example.org".into()) };
+        let relayed = NodeAddr {
+            direct: direct.clone(),
+            relay: Some("https://relay.example.org".into()),
+            ..NodeAddr::default()
+        };
         let chosen = compact(&relayed, 30);
         assert_eq!(chosen.relay, relayed.relay);
         assert!(chosen.encode().expect("encodes").len() <= 30);
-        let long = NodeAddr { direct, relay: Some(format!("https://{}.example.org", "r".repeat(60))) };
+        let long = NodeAddr {
+            direct,
+            relay: Some(format!("https://{}.example.org", "r".repeat(60))),
+            ..NodeAddr::default()
+        };
         assert_eq!(compact(&long, 30).relay, None);
         assert_eq!(compact(&long, 30).direct.len(), 4);
     }

@@ -323,7 +323,7 @@ impl Driver for Internet {
         let addr = self.endpoint.addr();
         let direct = addr.ip_addrs().copied().chain(self.endpoint.bound_sockets());
         let relay = addr.relay_urls().next().map(|url| url.to_string().trim_end_matches('/').to_owned());
-        NodeAddr { direct: addr::best_first(direct), relay }
+        NodeAddr { direct: addr::best_first(direct), relay, ..NodeAddr::default() }
     }
 
     fn shutdown(&self) -> BoxFuture<'_, ()> {

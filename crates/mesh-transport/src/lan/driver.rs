@@ -132,7 +132,7 @@ impl Driver for Lan {
         addr: &NodeAddr,
         via: DialVia,
     ) -> BoxFuture<'static, Result<Arc<dyn Connection>, DialError>> {
-        Box::pin(dial::dial(self.commands.clone(), to, addr.direct.clone(), via.direct_only))
+        Box::pin(dial::dial(self.commands.clone(), to, addr.lan.clone(), via.direct_only))
     }
 
     fn accept(&self) -> BoxFuture<'_, Option<Arc<dyn Connection>>> {
@@ -148,14 +148,14 @@ impl Driver for Lan {
 
     fn local_addr(&self, _scope: &ScopeId) -> NodeAddr {
         let confirmed = self.confirmed.read().unwrap_or_else(PoisonError::into_inner).clone();
-        let mut direct = self.external_addrs.clone();
+        let mut lan = self.external_addrs.clone();
         for addr in internet::best_first(confirmed.into_iter().chain(self.listening())) {
-            if !direct.contains(&addr) {
-                direct.push(addr);
+            if !lan.contains(&addr) {
+                lan.push(addr);
             }
         }
-        direct.truncate(DIRECT_ADDRS_MAX);
-        NodeAddr { direct, relay: None }
+        lan.truncate(DIRECT_ADDRS_MAX);
+        NodeAddr { lan, ..NodeAddr::default() }
     }
 
     fn shutdown(&self) -> BoxFuture<'_, ()> {

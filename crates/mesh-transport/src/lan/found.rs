@@ -33,13 +33,13 @@ struct Entry {
 
 impl Entry {
     fn told(&self, node: NodeId) -> Found {
-        let mut direct: Vec<SocketAddr> = Vec::new();
+        let mut lan: Vec<SocketAddr> = Vec::new();
         for addr in self.punched.iter().chain(&self.fixed).chain(&self.addrs) {
-            if !direct.contains(addr) && direct.len() < DIRECT_ADDRS_MAX {
-                direct.push(*addr);
+            if !lan.contains(addr) && lan.len() < DIRECT_ADDRS_MAX {
+                lan.push(*addr);
             }
         }
-        Found { node, addr: NodeAddr { direct, relay: None } }
+        Found { node, addr: NodeAddr { lan, ..NodeAddr::default() } }
     }
 }
 
@@ -138,7 +138,7 @@ mod tests {
     }
 
     fn found(node: NodeId, addrs: &[SocketAddr]) -> Found {
-        Found { node, addr: NodeAddr { direct: addrs.to_vec(), relay: None } }
+        Found { node, addr: NodeAddr { lan: addrs.to_vec(), ..NodeAddr::default() } }
     }
 
     fn addr(text: &str) -> SocketAddr {

@@ -138,7 +138,7 @@ async fn drivers(carrier: Carrier) -> Arc<Drivers> {
     let keys = [1, 2].map(|seed| NodeKey::from_seed([seed; 32]));
     let near = Lan::bind(&keys[0], config.clone()).await.expect("binds");
     let far = Lan::bind(&keys[1], config).await.expect("binds");
-    let addr = multiaddr(far.local_addr(&ScopeId::lan(None)).direct[0], carrier);
+    let addr = multiaddr(far.local_addr(&ScopeId::lan(None)).lan[0], carrier);
     let conn = near.dial_at(keys[1].node_id(), addr).await.expect("connects");
     let (stream, accepted) = tokio::join!(
         async {

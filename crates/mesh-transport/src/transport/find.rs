@@ -13,7 +13,7 @@ pub(super) async fn find_by(inner: Arc<Inner>, driver: Arc<dyn Driver>) {
             () = inner.stop_accepting.cancelled() => break,
             found = driver.found() => match found { Some(found) => found, None => break },
         };
-        tracing::debug!(peer = %found.node.short(), addresses = found.addr.direct.len(), "found by a driver");
+        tracing::debug!(peer = %found.node.short(), addresses = found.addr.direct.len() + found.addr.lan.len(), "found by a driver");
         inner.book.set_found(found);
     }
 }

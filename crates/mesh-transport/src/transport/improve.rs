@@ -80,7 +80,7 @@ fn wanting(inner: &Inner) -> BTreeMap<Key, Place> {
 fn better(inner: &Inner, link: &LinkConn, addr: &NodeAddr) -> Vec<Arc<dyn Driver>> {
     let node = link.peer.id;
     let may_reach = |driver: &Arc<dyn Driver>| match driver.transport() {
-        TransportKind::Lan => inner.book.is_found(&node) || addr.direct.iter().any(|addr| is_near(addr.ip())),
+        TransportKind::Lan => inner.book.is_found(&node) || addr.lan.iter().any(|addr| is_near(addr.ip())),
         TransportKind::Internet => !addr.direct.is_empty(),
         TransportKind::Memory => true,
     };

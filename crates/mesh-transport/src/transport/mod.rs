@@ -18,6 +18,7 @@ mod unreached;
 
 use std::{
     collections::HashMap,
+    net::SocketAddr,
     sync::{
         Arc, PoisonError, RwLock,
         atomic::{AtomicBool, Ordering},
@@ -453,16 +454,21 @@ impl Inner {
 
 /// The best of each, in turns, as many as one address may hold.
 fn merged(addrs: Vec<NodeAddr>) -> NodeAddr {
-    let longest = addrs.iter().map(|addr| addr.direct.len()).max().unwrap_or_default();
-    let mut all = NodeAddr::default();
+    let direct = in_turns(addrs.iter().map(|addr| addr.direct.as_slice()).collect());
+    let lan = in_turns(addrs.iter().map(|addr| addr.lan.as_slice()).collect());
+    NodeAddr { direct, lan, relay: addrs.into_iter().find_map(|addr| addr.relay) }
+}
+
+fn in_turns(lists: Vec<&[SocketAddr]>) -> Vec<SocketAddr> {
+    let longest = lists.iter().map(|list| list.len()).max().unwrap_or_default();
+    let mut all = Vec::new();
     for at in 0..longest {
-        for direct in addrs.iter().filter_map(|addr| addr.direct.get(at)) {
-            if !all.direct.contains(direct) && all.direct.len() < DIRECT_ADDRS_MAX {
-                all.direct.push(*direct);
+        for addr in lists.iter().filter_map(|list| list.get(at)) {
+            if !all.contains(addr) && all.len() < DIRECT_ADDRS_MAX {
+                all.push(*addr);
             }
         }
     }
-    all.relay = addrs.into_iter().find_map(|addr| addr.relay);
     all
 }
 
@@ -486,7 +492,7 @@ mod tests {
     fn the_addresses_of_all_drivers_fit_into_one() {
         let of = |ip: u8, count: u16, relay: Option<&str>| {
             let direct = (1..=count).map(|port| ([192, 0, 2, ip], port).into()).collect();
-            NodeAddr { direct, relay: relay.map(str::to_owned) }
+            NodeAddr { direct, relay: relay.map(str::to_owned), ..NodeAddr::default() }
         };
         let all = merged(vec![of(1, 8, None), of(2, 2, Some("https://relay.example.org")), of(1, 1, None)]);
         let ends: Vec<_> = all.direct.iter().map(|addr| (addr.ip().to_string(), addr.port())).collect();

@@ -63,7 +63,8 @@ impl Pair {
     /// The first node hears that the second is on the second network.
     fn find(&self) {
         let direct = vec![SocketAddr::from(([192, 0, 2, 1], 1))];
-        let found = Found { node: self.mesh[1].id(), addr: NodeAddr { direct, relay: None } };
+        let found =
+            Found { node: self.mesh[1].id(), addr: NodeAddr { direct, relay: None, ..NodeAddr::default() } };
         self.drivers[0].find(found);
     }
 

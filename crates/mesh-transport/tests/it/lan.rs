@@ -89,8 +89,8 @@ async fn one_port_does_for_tcp_and_quic_and_each_does_alone() {
 async fn all_interfaces_have_addresses_from_the_start() {
     let node = Lan::bind(&key(1), Config::default()).await.unwrap();
     let addr = node.local_addr(&scope());
-    assert!(!addr.direct.is_empty());
-    assert!(addr.direct.iter().all(|addr| !addr.ip().is_unspecified() && addr.port() != 0));
+    assert!(!addr.lan.is_empty());
+    assert!(addr.lan.iter().all(|addr| !addr.ip().is_unspecified() && addr.port() != 0));
     node.shutdown().await;
 }
 
@@ -115,13 +115,23 @@ async fn an_address_that_somebody_else_took_over_hides_no_other() {
     let gone = TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap();
     let direct = vec![squatter.listening()[0], gone, b.listening()[0]];
     let conn = a
-        .dial(&scope(), key(2).node_id(), &NodeAddr { direct, relay: None }, DialVia::default())
+        .dial(
+            &scope(),
+            key(2).node_id(),
+            &NodeAddr { lan: direct, ..NodeAddr::default() },
+            DialVia::default(),
+        )
         .await
         .unwrap();
     assert_eq!(conn.peer(), key(2).node_id());
     let direct = vec![gone];
     let error = a
-        .dial(&scope(), key(2).node_id(), &NodeAddr { direct, relay: None }, DialVia::default())
+        .dial(
+            &scope(),
+            key(2).node_id(),
+            &NodeAddr { lan: direct, ..NodeAddr::default() },
+            DialVia::default(),
+        )
         .await
         .err()
         .unwrap();
@@ -218,7 +228,7 @@ async fn silent_handshakes_are_few_at_once() {
     let addr = node.local_addr(&scope());
     let mut silent = FuturesUnordered::new();
     for _ in 0..5 {
-        let mut socket = TcpStream::connect(addr.direct[0]).await.unwrap();
+        let mut socket = TcpStream::connect(addr.lan[0]).await.unwrap();
         silent.push(async move { is_let_go(&mut socket).await });
     }
     for _ in 0..3 {

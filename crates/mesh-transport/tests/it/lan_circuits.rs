@@ -37,7 +37,7 @@ struct Node {
 /// A member that has the third node as its static peer; it is linked there.
 async fn member(mesh: &Mesh, seed: u8) -> Node {
     let third = &mesh[0];
-    let at = third.transport.local_addr(&mesh.scope()).direct[0];
+    let at = third.transport.local_addr(&mesh.scope()).lan[0];
     let peers = vec![format!("/ip4/{}/tcp/{}", at.ip(), at.port()).parse().unwrap()];
     let key = NodeKey::from_seed([seed; 32]);
     let driver = Lan::bind(&key, Config { peers, ..Config::loopback() }).await.unwrap();

@@ -127,7 +127,7 @@ async fn invented_announcements_and_garbage_hide_nobody() {
     reaches(&other, &mesh, &node).await;
     let found = found_by(&node);
     assert!(found.len() <= FOUND_MAX, "{} nodes are kept", found.len());
-    assert!(found.iter().all(|(_, addr)| addr.direct.len() <= DIRECT_ADDRS_MAX));
+    assert!(found.iter().all(|(_, addr)| addr.lan.len() <= DIRECT_ADDRS_MAX));
     flood.abort();
     for node in [node, other] {
         node.transport.shutdown().await;
@@ -225,11 +225,11 @@ async fn a_node_that_names_invented_nodes_and_wrong_addresses_hides_nobody() {
     let found = found_by(&node);
     assert!(found.len() <= FOUND_MAX, "{} nodes are kept", found.len());
     for (_, addr) in &found {
-        assert!(addr.direct.len() <= DIRECT_ADDRS_MAX, "{addr:?}");
-        assert!(addr.direct.iter().all(|addr| !addr.ip().is_loopback()), "{addr:?}");
+        assert!(addr.lan.len() <= DIRECT_ADDRS_MAX, "{addr:?}");
+        assert!(addr.lan.iter().all(|addr| !addr.ip().is_loopback()), "{addr:?}");
     }
     // Where the liar says that it is, the honest node answers: the link is refused, and that node's own is not touched.
-    let claimed = NodeAddr { direct: vec![honest_at], relay: None };
+    let claimed = NodeAddr { lan: vec![honest_at], ..NodeAddr::default() };
     let liar_node = found.iter().map(|(node, _)| *node).find(|node| peer_id(*node) == liar_id).unwrap();
     let error = victim.dial(&mesh.scope(), liar_node, &claimed, DialVia::default()).await.err().unwrap();
     assert!(matches!(error, mesh_transport::DialError::WrongIdentity(_)), "{error:?}");

@@ -58,7 +58,7 @@ async fn a_peer_known_by_address_is_tried_until_it_is_there_and_shows_its_id() {
 }
 
 fn at_addr(at: std::net::SocketAddr) -> mesh_identity::NodeAddr {
-    mesh_identity::NodeAddr { direct: vec![at], relay: None }
+    mesh_identity::NodeAddr { lan: vec![at], ..Default::default() }
 }
 
 #[tokio::test]
@@ -91,7 +91,7 @@ async fn a_node_ends_though_its_peer_was_never_there() {
 #[tokio::test]
 async fn what_a_driver_finds_is_dialed_in_every_scope_without_any_other_address() {
     let mesh = Mesh::start(Arc::new(LanLoopback::Tcp), 1, TransportConfig::default()).await;
-    let at = mesh[0].transport.local_addr(&mesh.scope()).direct[0];
+    let at = mesh[0].transport.local_addr(&mesh.scope()).lan[0];
     let peer = format!("/ip4/127.0.0.1/tcp/{}", at.port());
     let driver = Lan::bind(&key(7), with_peer(&peer)).await.unwrap();
     let admission = Arc::new(TestAdmission::default());
@@ -138,7 +138,7 @@ async fn nodes_of_one_network_find_each_other_through_noise() {
     }
     let (by_first, by_second) = tokio::join!(finds(&first, &ids[1..]), finds(&second, &ids[..1]));
     let told = by_second.last().unwrap();
-    assert!(told.addr.direct.iter().all(|addr| addr.ip().to_string() == "10.77.0.1"), "{told:?}");
+    assert!(told.addr.lan.iter().all(|addr| addr.ip().to_string() == "10.77.0.1"), "{told:?}");
     assert!(by_first.iter().all(|found| found.node == ids[1]), "{by_first:?}");
     let conn = second.dial(&scope(), ids[0], &told.addr, DialVia::default()).await.unwrap();
     assert_eq!(conn.peer(), ids[0]);
@@ -163,7 +163,7 @@ async fn nodes_that_know_one_node_find_each_other_through_it() {
         Config { discovery: Discovery::Kademlia { bootstrap }, ..Config::default() }
     };
     let first = Lan::bind(&key(1), beginning_at(Vec::new())).await.unwrap();
-    let at = first.local_addr(&scope()).direct[0];
+    let at = first.local_addr(&scope()).lan[0];
     let begin = beginning_at(vec![format!("/ip4/{}/tcp/{}", at.ip(), at.port())]);
     let second = Lan::bind(&key(2), begin.clone()).await.unwrap();
     let third = Lan::bind(&key(3), begin).await.unwrap();
@@ -174,7 +174,7 @@ async fn nodes_that_know_one_node_find_each_other_through_it() {
     let told = by_second.iter().rev().find(|found| found.node == ids[2]).unwrap();
     let conn = second.dial(&scope(), ids[2], &told.addr, DialVia::default()).await.unwrap();
     assert_eq!(conn.peer(), ids[2]);
-    assert!(by_third.iter().all(|found| found.addr.direct.iter().all(|addr| !addr.ip().is_loopback())));
+    assert!(by_third.iter().all(|found| found.addr.lan.iter().all(|addr| !addr.ip().is_loopback())));
     for node in [first, second, third] {
         node.shutdown().await;
     }
