@@ -95,7 +95,8 @@ async fn a_node_without_the_lan_transport_joins_one_that_has_it() {
     let (first, second) = tokio::join!(first.start_with(|config| on_lan(config, 0)), second.start());
     // The sockets of the LAN transport are not the internet transport's to dial: they would turn it away.
     let token = first.invite().await.token;
-    let hints = mesh_identity::InviteToken::parse(&token).unwrap().grant().hints.clone();
+    let invite = mesh_identity::InviteToken::parse(&token).unwrap();
+    let hints = invite.verify(mesh_identity::UnixTime::now()).unwrap().grant().hints.clone();
     assert!(hints.lan.is_empty() && !hints.direct.is_empty(), "{hints:?}");
     second.join(&token).await;
     tokio::join!(first.sees(&second, NodeState::Alive), second.sees(&first, NodeState::Alive));

@@ -10,6 +10,7 @@ mod full_disk;
 mod gateway;
 mod join;
 mod lan;
+mod leaks;
 mod leaving;
 mod restarts;
 mod start;

@@ -3,6 +3,7 @@
 pub(crate) mod http;
 pub(crate) mod process;
 pub(crate) mod stub;
+pub(crate) mod tap;
 
 use std::future::Future;
 use std::net::SocketAddr;
