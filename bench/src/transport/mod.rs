@@ -173,7 +173,7 @@ pub(crate) fn run(options: &Options) -> Result<bool> {
          node's process to the first node's link to it. Stall: both nodes ping each other every 50 ms; the longest time without an answer \
          in either direction, from the moment at which the change is over.",
     );
-    report.note("figures over the wire are one try each, for information; the wire is a process of its own on the same cores.");
+    report.note("figures over the wire are one try each, for information; the wire is threads of this process on the same cores.");
     for fact in facts {
         report.note(fact);
     }
