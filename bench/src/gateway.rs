@@ -110,7 +110,7 @@ pub(crate) fn run(options: &Options) -> Result<bool> {
     report.note(format!(
         "added latency: {} rounds; in each, {} requests go one by one directly, through nginx, through the local gateway and over the mesh, \
          in changing order; what is added is the difference to the direct path in the same round. The interval is the 95 % interval of the \
-         median by bootstrap over rounds; for a ratio, numerator and denominator are resampled together. A goal is met when its interval reaches it.",
+         median by bootstrap over rounds; for a ratio, numerator and denominator are resampled together. A goal is met when the figure reaches it.",
         effort.latency_rounds, effort.requests
     ));
     report.note(format!(
