@@ -1,8 +1,14 @@
 //! Relays that members run, and what goes on when one of them dies.
 
+use std::time::{Duration, Instant};
+
 use qmt_tests::lab::{Cut, Host, Lab, Lan, Nat};
 
 use crate::mesh::{self, Node, Programs, until};
+
+/// Longer than the paths by a dead relay are kept, whose packets pile up.
+const AFTERWARDS: Duration = Duration::from_secs(60);
+const BETWEEN_PINGS: Duration = Duration::from_secs(1);
 
 /// A node that runs a relay, on the internet.
 fn relay(lab: &mut Lab, programs: &Programs, wan: &Lan, name: &'static str) -> (Host, Node) {
@@ -33,12 +39,17 @@ fn pings_relayed(from: &Node, to: &Node) {
     }
 }
 
-// Where an old connection outlives the relay for a moment, iroh goes on sending to that relay on all connections to the peer:
-// about one run in four fails. docs/protocols/relay.md says so.
-#[test]
-#[ignore = "fails in one run of four: iroh keeps to the path by the relay that died"]
-fn the_next_relay_carries_what_one_that_dies_carried() {
-    let Some((mut lab, programs)) = mesh::lab() else { return };
+/// Two nodes whose link only a relay can carry, and the relay that is left after the one that carried it has died.
+struct Orphans {
+    _lab: Lab,
+    a: Node,
+    b: Node,
+    left_host: Host,
+    _left: Node,
+}
+
+fn orphans() -> Option<Orphans> {
+    let (mut lab, programs) = mesh::lab()?;
     let wan = lab.wan();
     let (first_host, first) = relay(&mut lab, &programs, &wan, "first");
     let (second_host, second) = relay(&mut lab, &programs, &wan, "second");
@@ -53,13 +64,33 @@ fn the_next_relay_carries_what_one_that_dies_carried() {
     }
     pings_relayed(&a, &b);
     let is_at_first = own_addresses(&a).contains(&format!("https://{}:", first_host.address()));
-    let (dying, next) = if is_at_first { (first, &second_host) } else { (second, &first_host) };
+    let (dying, left, left_host) =
+        if is_at_first { (first, second, second_host) } else { (second, first, first_host) };
     drop(dying);
+    Some(Orphans { _lab: lab, a, b, left_host, _left: left })
+}
+
+#[test]
+fn the_next_relay_carries_what_one_that_dies_carried() {
+    let Some(Orphans { _lab, a, b, left_host, _left }) = orphans() else { return };
     pings_relayed(&a, &b);
     pings_relayed(&b, &a);
     until("a tells that the other relay is its home", || {
-        own_addresses(&a).contains(&format!("https://{}:", next.address())).then_some(())
+        own_addresses(&a).contains(&format!("https://{}:", left_host.address())).then_some(())
     });
+}
+
+// iroh 1.4.1 stops sending by any relay once 64 datagrams wait for one that refuses connections: docs/protocols/relay.md.
+#[test]
+#[ignore = "fails in one run of two: iroh stops sending by any relay while one refuses connections"]
+fn what_moved_to_the_next_relay_is_carried_for_as_long_as_the_other_is_dead() {
+    let Some(Orphans { _lab, a, b, left_host: _host, _left }) = orphans() else { return };
+    pings_relayed(&a, &b);
+    let end = Instant::now() + AFTERWARDS;
+    while Instant::now() < end {
+        pings_relayed(&a, &b);
+        std::thread::sleep(BETWEEN_PINGS);
+    }
 }
 
 #[test]

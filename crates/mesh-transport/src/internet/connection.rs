@@ -9,7 +9,7 @@ use std::{
 
 use futures_util::{StreamExt, future::BoxFuture};
 use iroh::{
-    TransportAddr,
+    RelayUrl, TransportAddr,
     endpoint::{ConnectionError, ReadError, RecvStream, SendStream, VarInt, WriteError},
 };
 use mesh_identity::NodeId;
@@ -58,6 +58,13 @@ impl IrohConnection {
             loss: Mutex::default(),
             _path_task,
         }
+    }
+
+    /// Whether what is sent goes by this relay.
+    pub(super) fn is_carried_by(&self, relay: &RelayUrl) -> bool {
+        let paths = self.conn.paths();
+        let path = paths.iter().find(|path| path.is_selected()).or_else(|| paths.iter().next());
+        path.is_some_and(|path| matches!(path.remote_addr(), TransportAddr::Relay(url) if url == relay))
     }
 
     fn why(&self, error: ConnectionError) -> ClosedWhy {

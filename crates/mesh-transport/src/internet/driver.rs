@@ -69,8 +69,8 @@ impl Internet {
             drop(tokio::time::timeout(FIRST_ADDR, first).await);
         }
         let (sender, incoming) = mpsc::channel(BACKLOG);
-        let accepting = tokio::spawn(accept(endpoint.clone(), config.clone(), sender));
-        let relays = RelaySet::new(endpoint.clone(), config.relays);
+        let relays = RelaySet::new(endpoint.clone(), config.relays.clone());
+        let accepting = tokio::spawn(accept(endpoint.clone(), relays.clone(), config.clone(), sender));
         let home = tokio::spawn(relays.clone().watch_home());
         Ok(Arc::new(Self {
             endpoint,
@@ -208,20 +208,27 @@ pub(super) fn relay_config(relay: &Relay) -> Result<RelayConfig, BindError> {
 }
 
 /// Takes handshakes, a bounded number at once, and hands over those that succeed.
-async fn accept(endpoint: Endpoint, config: Config, accepted: mpsc::Sender<Arc<dyn Connection>>) {
+async fn accept(
+    endpoint: Endpoint,
+    relays: Arc<RelaySet>,
+    config: Config,
+    accepted: mpsc::Sender<Arc<dyn Connection>>,
+) {
     let mut handshakes = JoinSet::new();
     let mut origins = HashMap::<Origin, usize>::new();
     loop {
         tokio::select! {
             Some(done) = handshakes.join_next() => {
-                let Ok((origin, conn)): Result<(Origin, Option<Arc<dyn Connection>>), _> = done else { continue };
+                let Ok((origin, conn)): Result<(Origin, Option<Arc<IrohConnection>>), _> = done else { continue };
                 if let Some(count) = origins.get_mut(&origin) {
                     *count = count.saturating_sub(1);
                     if *count == 0 {
                         origins.remove(&origin);
                     }
                 }
-                if let Some(conn) = conn && let Err(full) = accepted.try_send(conn) {
+                let Some(conn) = conn else { continue };
+                relays.watch(&conn);
+                if let Err(full) = accepted.try_send(conn) {
                     full.into_inner().close(crate::error::CloseCode::Busy, "at the limit, try later");
                 }
             }
@@ -260,7 +267,7 @@ fn origin_of(incoming: &Incoming) -> Origin {
     }
 }
 
-async fn handshake(incoming: Incoming, origin: Origin, streams_max: u32) -> Option<Arc<dyn Connection>> {
+async fn handshake(incoming: Incoming, origin: Origin, streams_max: u32) -> Option<Arc<IrohConnection>> {
     let conn = incoming.accept().ok()?.await.ok()?;
     let peer = convert::node_id(&conn.remote_id()).ok()?;
     Some(Arc::new(IrohConnection::new(conn, peer, origin, streams_max)))
@@ -296,8 +303,7 @@ impl Driver for Internet {
         let relay = addr.relay.clone().filter(|_| may_relay);
         let relay_url: Option<RelayUrl> = relay.as_ref().and_then(|url| url.parse().ok());
         if may_relay {
-            let also = relays.also_at(relay_url.as_ref());
-            target = relay_url.iter().cloned().chain(also).fold(target, EndpointAddr::with_relay_url);
+            target = relays.of_peer(relay_url.clone()).into_iter().fold(target, EndpointAddr::with_relay_url);
         }
         Box::pin(async move {
             if target.addrs.is_empty() {
@@ -307,7 +313,9 @@ impl Driver for Internet {
                 relays.show_token(url, token).await;
             }
             let conn = endpoint.connect(target, ALPN).await.map_err(|error| dial_error(to, &error))?;
-            Ok(Arc::new(IrohConnection::new(conn, to, Origin::Node(to), streams_max)) as Arc<dyn Connection>)
+            let conn = Arc::new(IrohConnection::new(conn, to, Origin::Node(to), streams_max));
+            relays.watch(&conn);
+            Ok(conn as Arc<dyn Connection>)
         })
     }
 

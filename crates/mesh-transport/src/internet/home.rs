@@ -1,9 +1,10 @@
 //! The relays of one endpoint as they come and go: those it was bound with, those that members run, and one that fails
-//! left out for a while, so that the endpoint makes another one its home at once.
+//! left out for a while, so that the endpoint makes another one its home at once. What only such a relay carried is closed:
+//! iroh goes on sending to it for as long as one connection to the peer is left.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError, Weak},
     time::Duration,
 };
 
@@ -11,8 +12,8 @@ use iroh::{Endpoint, RelayUrl, Watcher};
 use mesh_identity::ScopeId;
 use tokio::time::Instant;
 
-use super::{Relay, Relays, driver::relay_config, same_url};
-use crate::relay::QUIC_PORT;
+use super::{Relay, Relays, connection::IrohConnection, driver::relay_config, same_url};
+use crate::{connection::Connection, error::CloseCode, relay::QUIC_PORT};
 
 /// Relays of members that an endpoint knows at once, beside its own: it asks each of them for its round trip.
 pub const LEARNED_MAX: usize = 8;
@@ -24,6 +25,8 @@ pub(super) struct RelaySet {
     endpoint: Endpoint,
     bound: Relays,
     state: Mutex<State>,
+    /// Of the endpoint; those that have ended are swept out as new ones come.
+    conns: Mutex<Vec<Weak<IrohConnection>>>,
 }
 
 #[derive(Default)]
@@ -43,7 +46,8 @@ impl RelaySet {
             Relays::Custom(relays) => relays.clone(),
             _ => Vec::new(),
         };
-        Arc::new(Self { endpoint, bound, state: Mutex::new(State { told, ..State::default() }) })
+        let state = Mutex::new(State { told, ..State::default() });
+        Arc::new(Self { endpoint, bound, state, conns: Mutex::default() })
     }
 
     pub(super) fn bound(&self) -> &Relays {
@@ -91,16 +95,35 @@ impl RelaySet {
         self.tell().await;
     }
 
-    /// Where a peer may be besides the relay that it names, if it names one (a node that has just started names none):
-    /// every relay of this endpoint, unless the named one is our own home and works.
-    pub(super) fn also_at(&self, named: Option<&RelayUrl>) -> Vec<RelayUrl> {
+    /// The relays at which a peer may be: the one that it names, if it names one (a node that has just started names
+    /// none), and every relay of this endpoint, unless the named one is our own home and works. Not one that rests.
+    pub(super) fn of_peer(&self, named: Option<RelayUrl>) -> Vec<RelayUrl> {
         let home = self.endpoint.home_relay_status().get();
-        if home.iter().any(|home| home.is_connected() && Some(home.url()) == named) {
-            return Vec::new();
+        if home.iter().any(|home| home.is_connected() && Some(home.url()) == named.as_ref()) {
+            return named.into_iter().collect();
         }
         let state = self.lock();
-        let urls = state.told.iter().filter_map(|relay| relay.url.parse().ok());
-        urls.chain(home.iter().map(|home| home.url().clone())).collect()
+        let told = state.told.iter().filter_map(|relay| relay.url.parse().ok());
+        let urls: Vec<RelayUrl> =
+            named.into_iter().chain(told).chain(home.iter().map(|home| home.url().clone())).collect();
+        let is_awake = |url: &&RelayUrl| !state.resting.contains_key(&same_url(url.as_str()));
+        let awake: Vec<RelayUrl> = urls.iter().filter(is_awake).cloned().collect();
+        if awake.is_empty() { urls } else { awake }
+    }
+
+    /// Counts this connection among those that a relay may carry.
+    pub(super) fn watch(&self, conn: &Arc<IrohConnection>) {
+        let mut conns = self.conns.lock().unwrap_or_else(PoisonError::into_inner);
+        conns.retain(|conn| conn.strong_count() > 0);
+        conns.push(Arc::downgrade(conn));
+    }
+
+    /// Closes what this relay carries, so that its users need not wait for silence. Direct links go on.
+    fn close_carried(&self, relay: &RelayUrl) {
+        let conns = self.conns.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        for conn in conns.iter().filter_map(Weak::upgrade).filter(|conn| conn.is_carried_by(relay)) {
+            conn.close(CloseCode::AddressGone, "the relay that carried it fails");
+        }
     }
 
     /// Lets a home relay that fails rest, for as long as the endpoint lives.
@@ -120,10 +143,10 @@ impl RelaySet {
         }
     }
 
-    async fn rest(&self, url: &RelayUrl) {
+    async fn rest(&self, relay: &RelayUrl) {
         {
             let mut state = self.lock();
-            let url = same_url(url.as_str());
+            let url = same_url(relay.as_str());
             let others = state.told.iter().any(|relay| same_url(&relay.url) != url);
             if !others || state.resting.contains_key(&url) {
                 return;
@@ -131,6 +154,7 @@ impl RelaySet {
             tracing::info!(relay = url, "the home relay fails; moving to another one");
             state.resting.insert(url, Instant::now() + REST);
         }
+        self.close_carried(relay);
         self.tell().await;
     }
 

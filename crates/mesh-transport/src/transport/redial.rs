@@ -74,7 +74,8 @@ pub(super) fn ended(inner: &Arc<Inner>, conn: &LinkConn, why: &ClosedWhy) {
     if state.lost.len() < LOST_MAX {
         state.lost.insert(key, now);
     }
-    let is_aftermath = state.changed.is_some_and(|changed| now.duration_since(changed) < AFTERMATH);
+    let is_aftermath = state.changed.is_some_and(|changed| now.duration_since(changed) < AFTERMATH)
+        || *why == ClosedWhy::Local(CloseCode::AddressGone);
     drop(state);
     if is_aftermath {
         soon(inner, key);

@@ -234,6 +234,52 @@ async fn the_next_relay_becomes_the_home_of_a_node_whose_own_dies() {
     second.shutdown().await;
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_a_dead_relay_carried_is_closed_at_both_ends_and_dialed_by_the_next_one() {
+    let (first, second) = (relay_server(AccessList::new()).await, relay_server(AccessList::new()).await);
+    let mut nodes = Vec::new();
+    for seed in [1, 2] {
+        for server in [&first, &second] {
+            server.access().allow_member(scope(), key(seed).node_id());
+        }
+        let endpoints = Endpoints::new(key(seed), Config { bind: Bind::RelayOnly, ..Config::default() });
+        let (node, _) = endpoints.for_scope(scope(), &Relays::Custom(vec![first.relay()])).await.unwrap();
+        online(&node).await;
+        nodes.push((endpoints, node));
+    }
+    let [(_, ours), (_, theirs)] = &nodes[..] else { unreachable!("two nodes") };
+    let old_addr = theirs.local_addr(&scope());
+    let dial = async || {
+        let dial = ours.dial(&scope(), key(2).node_id(), &old_addr, DialVia::default());
+        let (dialed, accepted) = tokio::join!(dial, theirs.accept());
+        (dialed.unwrap(), accepted.unwrap())
+    };
+    let (dialed, accepted) = dial().await;
+    first.shutdown().await;
+    for (endpoints, _) in &nodes {
+        endpoints.learn(scope(), &[second.relay()]).await;
+    }
+    for conn in [dialed, accepted] {
+        let closed = tokio::time::timeout(Duration::from_secs(20), conn.closed()).await;
+        // Their silence would have ended them too, as timed out.
+        assert_eq!(closed.unwrap(), ClosedWhy::Local(CloseCode::AddressGone));
+    }
+    let moved = async {
+        for (_, node) in &nodes {
+            while node.home_relay().is_none_or(|home| home.url != second.url() || !home.connected) {
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(30), moved).await.expect("the other relay is their home");
+    let (dialed, _accepted) = tokio::time::timeout(Duration::from_secs(20), dial()).await.unwrap();
+    assert_eq!(dialed.remote(), Some(format!("behind the relay {}/", second.url())));
+    for (_, node) in nodes {
+        node.shutdown().await;
+    }
+    second.shutdown().await;
+}
+
 #[tokio::test]
 async fn a_relay_is_never_learned_by_two_endpoints() {
     let endpoints = Endpoints::new(key(1), Config::loopback());
