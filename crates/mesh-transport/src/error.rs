@@ -42,7 +42,7 @@ pub enum CloseCode {
     Done,
     /// Two nodes use one key, and this is one of them (10).
     KeyInUseTwice,
-    /// The address of the machine that the connection was bound to is gone (11).
+    /// The address of the machine that the connection was bound to, or the relay that carried it, is gone (11).
     AddressGone,
     /// A code of a later version.
     Other(u32),
@@ -102,7 +102,7 @@ impl fmt::Display for CloseCode {
             Self::ScopeClosed => "left the scope",
             Self::Done => "done",
             Self::KeyInUseTwice => "two nodes use one key",
-            Self::AddressGone => "the address of this machine is gone",
+            Self::AddressGone => "the address or the relay that it went by is gone",
             Self::Other(code) => return write!(f, "code {code}"),
         })
     }
