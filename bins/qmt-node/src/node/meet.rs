@@ -37,8 +37,6 @@ enum Met {
 #[derive(Debug, Default)]
 struct Meetings {
     found: BTreeMap<NodeId, Meeting>,
-    /// Dials under way, by machine.
-    machines: BTreeMap<IpAddr, usize>,
 }
 
 #[derive(Debug)]
@@ -48,19 +46,26 @@ struct Meeting {
     tries: u32,
     /// The machine that is being dialed.
     dialing: Option<IpAddr>,
+    /// No longer found; forgotten when its dial has ended.
+    gone: bool,
 }
 
 impl Meetings {
     /// Takes up what is found now: new nodes and moved ones are due at once, those that are gone are forgotten.
     fn take(&mut self, found: &BTreeMap<NodeId, NodeAddr>, now: Instant) {
-        self.found.retain(|node, meeting| meeting.dialing.is_some() || found.contains_key(node));
+        self.found.retain(|node, meeting| {
+            meeting.gone = !found.contains_key(node);
+            !meeting.gone || meeting.dialing.is_some()
+        });
         for (node, addr) in found {
             let meeting = self.found.entry(*node).or_insert_with(|| Meeting {
                 addr: addr.clone(),
                 due: now,
                 tries: 0,
                 dialing: None,
+                gone: false,
             });
+            meeting.gone = false;
             if meeting.addr != *addr {
                 meeting.addr.clone_from(addr);
                 (meeting.due, meeting.tries) = (now, 0);
@@ -70,18 +75,9 @@ impl Meetings {
 
     /// The next node to dial, if one is due and there is room: who was tried least comes first.
     fn next(&mut self, now: Instant) -> Option<NodeId> {
-        if self.machines.values().sum::<usize>() >= DIALS_MAX {
-            return None;
-        }
-        let has_room =
-            |machine: &IpAddr| self.machines.get(machine).is_none_or(|dials| *dials < DIALS_PER_MACHINE_MAX);
-        let due = self.found.iter().filter_map(|(node, meeting)| {
-            let machine = meeting.addr.lan.first()?.ip();
-            let is_due = meeting.dialing.is_none() && meeting.due <= now && has_room(&machine);
-            is_due.then_some((meeting.tries, meeting.due, *node, machine))
-        });
-        let (_, _, node, machine) = due.min()?;
-        *self.machines.entry(machine).or_default() += 1;
+        let due = self.ready().filter(|(_, meeting, _)| meeting.due <= now);
+        let (_, _, node, machine) =
+            due.map(|(node, meeting, machine)| (meeting.tries, meeting.due, node, machine)).min()?;
         if let Some(meeting) = self.found.get_mut(&node) {
             meeting.dialing = Some(machine);
         }
@@ -91,14 +87,11 @@ impl Meetings {
     /// Notes how a dial ended. `chance` in 0..1 spreads the next tries of many nodes.
     fn met(&mut self, node: &NodeId, how: Met, chance: f64, now: Instant) {
         let Some(meeting) = self.found.get_mut(node) else { return };
-        if let Some(machine) = meeting.dialing.take()
-            && let Some(dials) = self.machines.get_mut(&machine)
-        {
-            *dials -= 1;
-            if *dials == 0 {
-                self.machines.remove(&machine);
-            }
+        if meeting.gone {
+            self.found.remove(node);
+            return;
         }
+        meeting.dialing = None;
         let wait = match how {
             Met::Linked => LOOK_AGAIN,
             Met::Refused => waited(meeting.tries, REFUSED_LONGEST),
@@ -108,9 +101,29 @@ impl Meetings {
         meeting.due = now + wait.mul_f64(0.5 + 0.5 * chance);
     }
 
-    /// When somebody is due who could be dialed then.
+    /// When somebody is due for whom there is room now; the end of a dial makes room for others.
     fn next_due(&self) -> Option<Instant> {
-        self.found.values().filter(|meeting| meeting.dialing.is_none()).map(|meeting| meeting.due).min()
+        self.ready().map(|(_, meeting, _)| meeting.due).min()
+    }
+
+    /// The nodes that could be dialed if they were due, each with the machine that it is at.
+    fn ready(&self) -> impl Iterator<Item = (NodeId, &Meeting, IpAddr)> {
+        let dials = self.dials();
+        let is_full = dials.values().sum::<usize>() >= DIALS_MAX;
+        let waiting = self.found.iter().filter(move |(_, meeting)| !is_full && meeting.dialing.is_none());
+        let at = waiting.filter_map(|(node, meeting)| Some((*node, meeting, meeting.addr.lan.first()?.ip())));
+        at.filter(move |(_, _, machine)| {
+            dials.get(machine).is_none_or(|dials| *dials < DIALS_PER_MACHINE_MAX)
+        })
+    }
+
+    /// Dials under way, by machine.
+    fn dials(&self) -> BTreeMap<IpAddr, usize> {
+        let mut dials = BTreeMap::new();
+        for machine in self.found.values().filter_map(|meeting| meeting.dialing) {
+            *dials.entry(machine).or_default() += 1;
+        }
+        dials
     }
 }
 
@@ -119,28 +132,31 @@ impl Node {
     pub(super) async fn meet(self, uninvited: Arc<Uninvited>) {
         let scope = uninvited.id();
         let mut found = self.transport().book().found();
+        found.mark_changed();
         let (mut meetings, mut dials) = (Meetings::default(), JoinSet::new());
         loop {
-            if self.scopes().get(&scope).is_none() {
+            if !self.is_lan(&scope) {
                 return;
             }
-            let mut wanted = found.borrow_and_update().clone();
-            wanted.retain(|node, _| uninvited.role_of(node).is_some());
-            meetings.take(&wanted, Instant::now());
+            if found.has_changed().unwrap_or(false) {
+                let mut wanted = found.borrow_and_update().clone();
+                wanted.retain(|node, _| uninvited.role_of(node).is_some());
+                meetings.take(&wanted, Instant::now());
+            }
             while let Some(node) = meetings.next(Instant::now()) {
                 let transport = self.transport().clone();
                 dials.spawn(async move { (node, met(transport.link(&scope, &node).await)) });
             }
-            let room = dials.len() < DIALS_MAX;
-            let pause = meetings.next_due().filter(|_| room).map_or(LOOK_AGAIN, |due| {
-                // Somebody who is due and was not dialed waits for another dial to the same machine.
-                due.saturating_duration_since(Instant::now()).max(Duration::from_millis(50))
-            });
+            let pause =
+                meetings.next_due().map_or(LOOK_AGAIN, |due| due.saturating_duration_since(Instant::now()));
             tokio::select! {
                 Some(Ok((node, how))) = dials.join_next() => {
                     meetings.met(&node, how, rand::random(), Instant::now());
                 }
-                changed = found.changed() => if changed.is_err() { return },
+                changed = found.changed() => match changed {
+                    Ok(()) => found.mark_changed(),
+                    Err(_) => return,
+                },
                 () = tokio::time::sleep(pause.min(LOOK_AGAIN)) => {}
                 () = self.stopping().cancelled_owned() => return,
             }
@@ -193,7 +209,7 @@ mod tests {
         for node in first {
             meetings.met(&node, Met::Failed, 0.0, now);
         }
-        assert!(meetings.machines.is_empty());
+        assert!(meetings.dials().is_empty());
     }
 
     #[test]
@@ -214,7 +230,7 @@ mod tests {
         }
         assert_eq!(dialed.len(), 1000);
         while meetings.next(now).is_some() {}
-        assert!(meetings.machines.values().sum::<usize>() <= DIALS_MAX);
+        assert!(meetings.dials().values().sum::<usize>() <= DIALS_MAX);
     }
 
     #[test]
@@ -250,7 +266,8 @@ mod tests {
         assert_eq!(meetings.next(now), Some(node(1)));
         meetings.take(&BTreeMap::new(), now);
         meetings.met(&node(1), Met::Failed, 0.0, now);
+        assert_eq!(meetings.next_due(), None);
         meetings.take(&BTreeMap::new(), now);
-        assert!(meetings.found.is_empty() && meetings.machines.is_empty());
+        assert!(meetings.found.is_empty() && meetings.dials().is_empty());
     }
 }
