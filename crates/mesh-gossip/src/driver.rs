@@ -17,7 +17,7 @@ use crate::event::{DownWhy, Event};
 use crate::exchange::{Exchange, Inbound};
 use crate::member::Members;
 use crate::metrics::Metrics;
-use crate::proto::{Command, Input, Membership, Output};
+use crate::proto::{Command, Input, LinkLoss, Membership, Output};
 use crate::sender::Sender;
 use crate::trust::GrantTrust;
 
@@ -170,8 +170,11 @@ impl Driver {
         match event {
             LinkEvent::Up { peer, .. } if peer.scope == self.scope => self.link_up(peer.id, peer.role),
             LinkEvent::Down { peer, why } if peer.scope == self.scope => {
-                let is_shutdown = matches!(why, ClosedWhy::Peer { code: CloseCode::Shutdown, .. });
-                self.link_down(peer.id, is_shutdown);
+                let why = match why {
+                    ClosedWhy::Peer { code: CloseCode::Shutdown, .. } => LinkLoss::Shutdown,
+                    _ => LinkLoss::Lost,
+                };
+                self.link_down(peer.id, why);
             }
             LinkEvent::NetworkChanged => self.input(Input::NetworkChanged),
             _ => {}
@@ -194,10 +197,10 @@ impl Driver {
         self.input(Input::LinkUp { peer, role });
     }
 
-    fn link_down(&mut self, peer: NodeId, is_shutdown: bool) {
+    fn link_down(&mut self, peer: NodeId, why: LinkLoss) {
         self.work.linked.remove(&peer);
         self.work.queues.remove(&peer);
-        self.input(Input::LinkDown { peer, is_shutdown });
+        self.input(Input::LinkDown { peer, why });
     }
 
     /// Brings the core's links in line with the transport's.
@@ -207,7 +210,7 @@ impl Driver {
         let gone: Vec<_> =
             self.work.linked.iter().filter(|peer| !actual.contains_key(peer)).copied().collect();
         for peer in gone {
-            self.link_down(peer, false);
+            self.link_down(peer, LinkLoss::Lost);
         }
         for (peer, role) in actual {
             self.link_up(peer, role);

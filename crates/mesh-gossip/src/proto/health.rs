@@ -13,7 +13,7 @@ use super::record::{Change, View};
 use super::timers::Timer;
 use super::trust::{Refusal, Trust};
 use super::wire::{Message, RawId};
-use super::{Membership, Output, SWEEP_INTERVAL, at_least_a_millisecond};
+use super::{LinkLoss, Membership, Output, SWEEP_INTERVAL, at_least_a_millisecond};
 use crate::event::{DownWhy, Event, UpWhy};
 use crate::member::Incarnation;
 
@@ -35,12 +35,12 @@ impl<T: Trust> Membership<T> {
         self.accuse_if_down(&peer);
     }
 
-    pub(super) fn handle_link_down(&mut self, peer: NodeId, is_shutdown: bool) {
+    pub(super) fn handle_link_down(&mut self, peer: NodeId, why: LinkLoss) {
         let Some(reach) = self.links.down(&peer) else { return };
         self.touched_if_known(&peer);
         self.reach_soon();
-        if is_shutdown && self.is_heard_as_alive(&peer) {
-            // The peer's own word, on a link that proved its key: nothing to wait for.
+        if why != LinkLoss::Lost && self.is_heard_as_alive(&peer) {
+            // The peer's own word, on a link that proved its key, or its machine's: nothing to wait for.
             self.down(&peer, DownWhy::Stopped);
         } else {
             self.suspect_if_alive(&peer);

@@ -63,8 +63,8 @@ pub enum Input {
     LinkDown {
         /// Which.
         peer: NodeId,
-        /// The peer closed it, saying that it shuts down.
-        is_shutdown: bool,
+        /// What is known of how it ended.
+        why: LinkLoss,
     },
     /// This machine's network is another one, or the machine slept: who was out of reach may be back.
     NetworkChanged,
@@ -84,6 +84,17 @@ pub enum Input {
     },
     /// The application wants something.
     Command(Command),
+}
+
+/// What is known of how a link ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LinkLoss {
+    /// The peer closed it, saying that it shuts down.
+    Shutdown,
+    /// The peer's machine says that its process has ended.
+    Gone,
+    /// Nobody knows.
+    Lost,
 }
 
 /// What the application wants.
@@ -279,7 +290,7 @@ impl<T: Trust> Membership<T> {
             Input::Tick => self.handle_tick(),
             Input::WallClock(time) => self.wall = (time, self.now),
             Input::LinkUp { peer, role } => self.handle_link_up(peer, role),
-            Input::LinkDown { peer, is_shutdown } => self.handle_link_down(peer, is_shutdown),
+            Input::LinkDown { peer, why } => self.handle_link_down(peer, why),
             Input::NetworkChanged => self.handle_network_changed(),
             Input::DialFailed { peer } => self.handle_dial_failed(peer),
             Input::Frame { from, role, frame } => return self.handle_frame(from, role, &frame),

@@ -9,7 +9,7 @@ use bytes::Bytes;
 use mesh_identity::{Domain, Expiry, NodeAddr, NodeId, NodeKey, NodeName, Role, UnixTime};
 
 use super::rng::Rng;
-use super::{Command, Input, Me, Membership, Output, Refusal, Signature, Standing, Trust};
+use super::{Command, Input, LinkLoss, Me, Membership, Output, Refusal, Signature, Standing, Trust};
 use crate::config::Config;
 use crate::event::Event;
 use crate::member::{Audience, State};
@@ -382,8 +382,8 @@ impl Sim {
 
     fn unlink(&mut self, a: NodeId, b: NodeId) {
         if self.links.remove(&ordered(a, b)) {
-            self.input(a, Input::LinkDown { peer: b, is_shutdown: false });
-            self.input(b, Input::LinkDown { peer: a, is_shutdown: false });
+            self.input(a, Input::LinkDown { peer: b, why: LinkLoss::Lost });
+            self.input(b, Input::LinkDown { peer: a, why: LinkLoss::Lost });
         }
     }
 

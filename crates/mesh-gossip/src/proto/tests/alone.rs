@@ -50,7 +50,7 @@ impl Lone {
     fn own(&mut self) -> NodeRecord {
         let peer = key(200).node_id();
         let outputs = self.input(Input::LinkUp { peer, role: Role::Member });
-        self.input(Input::LinkDown { peer, is_shutdown: false });
+        self.input(Input::LinkDown { peer, why: crate::proto::LinkLoss::Lost });
         let records = outputs.iter().filter_map(|output| match output {
             Output::Send { frame, .. } => match Message::decode(frame).unwrap() {
                 Message::Records { records } => Some(records),
