@@ -73,6 +73,11 @@ impl Domain {
         }
         Self(name)
     }
+
+    /// Its name, for doubles of signatures that keep purposes apart as the real ones do.
+    pub const fn as_str(&self) -> &'static str {
+        self.0
+    }
 }
 
 /// What is really signed: the domain, a NUL, the scope id, the message.
