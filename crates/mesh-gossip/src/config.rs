@@ -8,20 +8,23 @@ use std::time::Duration;
 /// sizes that say what a record may hold ([`crate::limits`]) are part of the protocol and fixed.
 #[derive(Debug, Clone)]
 pub struct Config {
-    /// Time between two pings to a linked member. Default 1 s.
+    /// A neighbour that was not heard for so long is pinged. Default 500 ms; with fewer than eight neighbours it is shorter in
+    /// proportion, down to two fifths of it, so that a small scope notices faster for the same traffic.
     pub probe_interval: Duration,
-    /// Unanswered pings in a row after which a linked member is suspect. Default 2. A lost link suspects at once.
-    pub probes_missed_max: u8,
-    /// How long a suspect has to be heard again, or to be redialed, before it is down. Default 5 s.
-    pub suspicion: Duration,
-    /// Time between two rounds of anti-entropy, give or take a quarter. Default 1 s.
+    /// How long a node has to contradict those who hold it for dead before it is down. Default 200 ms: news crosses a scope
+    /// of thousands and back in that time. Longer on a lossy network, by what this node measures.
+    pub grace: Duration,
+    /// How long this node waits when the dead node's neighbours do not agree or are missing too. Default 2 s.
+    pub disputed: Duration,
+    /// The same when this node is the only one that could know: a scope of two. Default 600 ms.
+    pub alone: Duration,
+    /// Time between two rounds of anti-entropy, give or take a quarter, for some seconds after news; five times as long in
+    /// a quiet scope. Default 1 s.
     pub exchange_interval: Duration,
-    /// Linked peers asked in one round of anti-entropy, and forwarded to when news came from elsewhere. Default 3.
+    /// Linked peers asked in one round of anti-entropy. Default 1.
     pub exchange_fanout: usize,
     /// How long changes are collected before they are pushed. Default 20 ms.
     pub push_delay: Duration,
-    /// How long changes of our links are collected before linked peers hear of them. Default 100 ms.
-    pub reach_delay: Duration,
     /// Members known at most, the dead that are remembered included. Default 2048; further ones are refused and counted.
     pub nodes_max: usize,
     /// Links that this node opens by itself at most. Default 48, below the 64 that a transport takes by default.
@@ -54,13 +57,13 @@ pub struct Config {
 impl Default for Config {
     fn default() -> Self {
         Self {
-            probe_interval: Duration::from_secs(1),
-            probes_missed_max: 2,
-            suspicion: Duration::from_secs(5),
+            probe_interval: Duration::from_millis(500),
+            grace: Duration::from_millis(200),
+            disputed: Duration::from_secs(2),
+            alone: Duration::from_millis(600),
             exchange_interval: Duration::from_secs(1),
-            exchange_fanout: 3,
+            exchange_fanout: 1,
             push_delay: Duration::from_millis(20),
-            reach_delay: Duration::from_millis(100),
             nodes_max: 2048,
             links_max: 48,
             dials_max: 8,

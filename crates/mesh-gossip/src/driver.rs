@@ -76,10 +76,10 @@ impl Driver {
             let deadline = self.core.next_deadline().unwrap_or_else(|| now() + ADDRESS_INTERVAL);
             tokio::select! {
                 biased;
-                () = self.cancel.cancelled() => break,
+                () = self.cancel.cancelled() => { self.say_goodbye(Command::Stop).await; break }
                 () = tokio::time::sleep_until(deadline.into()) => self.tick(),
                 request = self.requests.recv() => match request {
-                    Some(Request::Leave) => { self.leave().await; break }
+                    Some(Request::Leave) => { self.say_goodbye(Command::Leave).await; break }
                     Some(request) => self.take(request),
                     None => break,
                 },
@@ -105,8 +105,8 @@ impl Driver {
     }
 
     /// Writes the goodbye to all who can take it in time.
-    async fn leave(&mut self) {
-        self.input(Input::Command(Command::Leave));
+    async fn say_goodbye(&mut self, goodbye: Command) {
+        self.input(Input::Command(goodbye));
         self.perform();
         self.work.queues.clear();
         let written = async { while self.work.senders.join_next().await.is_some() {} };
@@ -299,7 +299,7 @@ fn close_code(why: DownWhy) -> CloseCode {
     match why {
         DownWhy::Revoked => CloseCode::Revoked,
         DownWhy::GrantExpired => CloseCode::Expired,
-        DownWhy::LinkLost | DownWhy::Silent | DownWhy::Stopped => SILENT,
+        DownWhy::LinkLost | DownWhy::Silent | DownWhy::Gone | DownWhy::Stopped => SILENT,
     }
 }
 

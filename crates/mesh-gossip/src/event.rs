@@ -18,12 +18,14 @@ pub enum UpWhy {
 /// Why a member is down.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum DownWhy {
-    /// Its link was lost and it was neither redialed nor heard by a linked peer in time.
+    /// Its link to this node was lost, and nobody else hears it.
     LinkLost,
-    /// It said, in closing its link, that it shuts down.
+    /// It said that it shuts down.
     Stopped,
-    /// Its link stood, its pings stayed unanswered.
+    /// It answered nobody any more, neither over links nor by way of others.
     Silent,
+    /// Its machine says that the process has ended.
+    Gone,
     /// Its grant ended without renewal.
     GrantExpired,
     /// It was revoked.
@@ -58,7 +60,8 @@ pub enum Event {
         incarnation: Incarnation,
         /// Why we think so.
         why: DownWhy,
-        /// Who says so; for now always this node alone.
+        /// Who says so: those who signed that they cannot hear it, the node itself when it stopped, or this node when a
+        /// grant ended or was revoked.
         witnesses: Vec<NodeId>,
     },
     /// A member said goodbye. This incarnation of it never returns.

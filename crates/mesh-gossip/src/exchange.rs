@@ -1,4 +1,4 @@
-//! The receiving side: streams of `gossip/1`, handed to the scope that they are in.
+//! The receiving side: streams of `gossip/2`, handed to the scope that they are in.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -13,7 +13,7 @@ use crate::limits;
 use crate::metrics::Metrics;
 
 /// What gossip's streams speak.
-pub const GOSSIP: Protocol = Protocol::new("gossip/1");
+pub const GOSSIP: Protocol = Protocol::new("gossip/2");
 
 /// Takes the gossip streams of one transport for every scope that gossips over it. Make one per transport: a transport
 /// has one handler for a protocol, and a second exchange would take the first one's streams.
@@ -43,7 +43,7 @@ pub(crate) struct Inbound {
 }
 
 impl Exchange {
-    /// Serves `gossip/1` on the transport from now on. Until a scope starts, its streams are reset.
+    /// Serves `gossip/2` on the transport from now on. Until a scope starts, its streams are reset.
     #[must_use]
     pub fn new(transport: Transport) -> Self {
         let scopes = Arc::new(Scopes::default());

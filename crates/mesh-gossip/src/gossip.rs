@@ -197,8 +197,8 @@ impl Gossip {
         self.ended().await;
     }
 
-    /// Ends gossip here and waits until no task is left. Others see the link go and redial: a node that restarts is
-    /// found again. Idempotent. Cancel safe: call it again to go on.
+    /// Ends gossip here and waits until no task is left. The others are told, signed, that this process has ended, for not longer
+    /// than [`Config::goodbye`]; they hold it for down at once and redial: a node that restarts is found again. Idempotent. Cancel safe: call it again to go on.
     pub async fn shutdown(&self) {
         self.inner.cancel.cancel();
         self.ended().await;

@@ -24,7 +24,7 @@ pub struct Peer {
 /// Longest protocol name in bytes: it travels in front of every stream.
 pub const PROTOCOL_NAME_MAX: usize = 32;
 
-/// The name and version of what a stream speaks, such as `gossip/1`.
+/// The name and version of what a stream speaks, such as `gossip/2`.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Protocol(&'static str);
 

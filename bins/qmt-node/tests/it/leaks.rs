@@ -24,7 +24,7 @@ use crate::support::{Host, Place, http, until};
 const PSK: &str = "four words of luck";
 /// Every protocol that a node serves, and one that it does not.
 const PROTOCOLS: [Protocol; 7] = [
-    Protocol::new("gossip/1"),
+    Protocol::new("gossip/2"),
     Protocol::new("gateway/1"),
     Protocol::new("ping/1"),
     Protocol::new("renew/1"),

@@ -19,7 +19,7 @@ use tokio::io::AsyncWriteExt;
 
 use crate::support::{Host, Place, pair, stop_both, until};
 
-const PROTOCOLS: [&str; 5] = ["gossip/1", "gateway/1", "ping/1", "drop/1", "renew/1"];
+const PROTOCOLS: [&str; 5] = ["gossip/2", "gateway/1", "ping/1", "drop/1", "renew/1"];
 
 /// Shows one grant wherever it goes, and believes everybody.
 struct Shows(Arc<SignedGrant>);

@@ -1,51 +1,42 @@
-//! The links of this node: who answers, and whom the others hear.
+//! The links of this node: who is at the other end, when it was heard last, and how long it takes to answer.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use mesh_identity::{NodeId, Role};
-
-use super::wire::RawId;
 
 /// One link, from its coming up to its going down.
 #[derive(Debug)]
 pub(crate) struct Link {
     pub(crate) role: Role,
-    /// Pings in a row that stayed unanswered.
-    missed: u8,
-    is_awaiting: bool,
+    heard: Instant,
+    /// Smoothed round trip and its deviation (RFC 6298, section 2).
+    rtt: Option<(Duration, Duration)>,
     answered: Option<Instant>,
-    /// Whom the peer hears over links of its own. Clients are not believed: theirs stays empty.
-    reach: BTreeSet<RawId>,
+    accused: Option<Instant>,
 }
 
 /// All links of this node in the scope.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(crate) struct Links {
     links: BTreeMap<NodeId, Link>,
-    missed_max: u8,
-    seq: u32,
 }
 
 impl Links {
-    pub(crate) fn new(missed_max: u8) -> Self {
-        Self { links: BTreeMap::new(), missed_max: missed_max.max(1), seq: 0 }
-    }
-
     /// Whether the link is new.
-    pub(crate) fn up(&mut self, peer: NodeId, role: Role) -> bool {
+    pub(crate) fn up(&mut self, peer: NodeId, role: Role, now: Instant) -> bool {
         if let Some(link) = self.links.get_mut(&peer) {
             link.role = role;
             return false;
         }
-        let link = Link { role, missed: 0, is_awaiting: false, answered: None, reach: BTreeSet::new() };
+        let link = Link { role, heard: now, rtt: None, answered: None, accused: None };
         self.links.insert(peer, link);
         true
     }
 
-    /// The nodes that the peer had said to hear, when there was a link.
-    pub(crate) fn down(&mut self, peer: &NodeId) -> Option<BTreeSet<RawId>> {
-        self.links.remove(peer).map(|link| link.reach)
+    /// Whether there was a link.
+    pub(crate) fn down(&mut self, peer: &NodeId) -> bool {
+        self.links.remove(peer).is_some()
     }
 
     pub(crate) fn len(&self) -> usize {
@@ -65,59 +56,49 @@ impl Links {
         self.links.iter().map(|(peer, link)| (*peer, link.role))
     }
 
-    /// A frame came from the peer. Whether it had been silent before.
-    pub(crate) fn heard(&mut self, peer: &NodeId) -> bool {
-        let Some(link) = self.links.get_mut(peer) else { return false };
-        let was_silent = link.missed >= self.missed_max;
-        (link.missed, link.is_awaiting) = (0, false);
-        was_silent
+    /// A frame came from the peer.
+    pub(crate) fn heard(&mut self, peer: &NodeId, now: Instant) {
+        if let Some(link) = self.links.get_mut(peer) {
+            link.heard = now;
+        }
     }
 
-    /// The next ping to the peer, and whether it has just become silent.
-    pub(crate) fn probe(&mut self, peer: &NodeId) -> Option<(u32, bool)> {
-        let link = self.links.get_mut(peer)?;
-        let was_silent = link.missed >= self.missed_max;
-        link.missed = link.missed.saturating_add(u8::from(link.is_awaiting));
-        link.is_awaiting = true;
-        self.seq = self.seq.wrapping_add(1);
-        Some((self.seq, link.missed >= self.missed_max && !was_silent))
+    /// When the peer was heard last, if it is linked.
+    pub(crate) fn heard_at(&self, peer: &NodeId) -> Option<Instant> {
+        self.links.get(peer).map(|link| link.heard)
     }
 
-    /// Whether a link to the peer stands and the peer answers.
-    pub(crate) fn hears(&self, peer: &NodeId) -> bool {
-        self.links.get(peer).is_some_and(|link| link.missed < self.missed_max)
+    /// The peer answered a ping after `took`.
+    pub(crate) fn measured(&mut self, peer: &NodeId, took: Duration) {
+        let Some(link) = self.links.get_mut(peer) else { return };
+        link.rtt = Some(match link.rtt {
+            None => (took, took / 2),
+            Some((smooth, deviation)) => {
+                ((smooth * 7 + took) / 8, (deviation * 3 + smooth.abs_diff(took)) / 4)
+            }
+        });
     }
 
-    /// Whether another linked peer that answers says that it hears the node.
-    pub(crate) fn has_witness(&self, node: &NodeId) -> bool {
-        let mut others =
-            self.links.iter().filter(|(peer, link)| *peer != node && link.missed < self.missed_max);
-        others.any(|(_, link)| link.reach.contains(node.as_bytes()))
-    }
-
-    /// Whether the peer says that it hears the node.
-    pub(crate) fn reaches(&self, peer: &NodeId, node: &NodeId) -> bool {
-        self.links.get(peer).is_some_and(|link| link.reach.contains(node.as_bytes()))
-    }
-
-    /// Takes a peer's word on whom it hears; the nodes on which it changed its mind.
-    pub(crate) fn set_reach(&mut self, peer: &NodeId, nodes: Vec<RawId>) -> Vec<RawId> {
-        let Some(link) = self.links.get_mut(peer).filter(|link| link.role == Role::Member) else {
-            return Vec::new();
-        };
-        let reach: BTreeSet<RawId> = nodes.into_iter().collect();
-        let changed = reach.symmetric_difference(&link.reach).copied().collect();
-        link.reach = reach;
-        changed
+    /// How long the peer's answer takes, and how much that varies.
+    pub(crate) fn rtt(&self, peer: &NodeId) -> Option<(Duration, Duration)> {
+        self.links.get(peer).and_then(|link| link.rtt)
     }
 
     /// Whether a digest of this peer may be answered now: one in `pause` is.
     pub(crate) fn may_answer(&mut self, peer: &NodeId, pause: Duration, now: Instant) -> bool {
-        let Some(link) = self.links.get_mut(peer) else { return false };
-        if link.answered.is_some_and(|last| now.saturating_duration_since(last) < pause) {
-            return false;
-        }
-        link.answered = Some(now);
-        true
+        self.links.get_mut(peer).is_some_and(|link| is_due(&mut link.answered, pause, now))
     }
+
+    /// Whether the peer may be told now that we hold it for dead: once in `pause`.
+    pub(crate) fn may_accuse(&mut self, peer: &NodeId, pause: Duration, now: Instant) -> bool {
+        self.links.get_mut(peer).is_some_and(|link| is_due(&mut link.accused, pause, now))
+    }
+}
+
+fn is_due(last: &mut Option<Instant>, pause: Duration, now: Instant) -> bool {
+    if last.is_some_and(|last| now.saturating_duration_since(last) < pause) {
+        return false;
+    }
+    *last = Some(now);
+    true
 }

@@ -1,18 +1,26 @@
 //! The membership protocol as a pure core: it reads no clock, owns no socket, spawns nothing, and draws chance only
 //! from its seed. docs/protocols/gossip.md describes messages, states, timers, limits and threats.
 //!
-//! **Invariants:** what is known of a node changes only by that node's own signature; a (node, incarnation) that is down
-//! or has left stays so; after a [`Input::Tick`] the next deadline lies in the future.
+//! **Invariants:** what is known of a node changes only by that node's own signature; no node is down by one other's word; a
+//! (node, incarnation) that is down or has left stays so; after a [`Input::Tick`] the next deadline lies in the future.
 
+mod case;
+mod dial;
 mod exchange;
-mod health;
+#[cfg(any(test, feature = "testing"))]
+mod known;
 mod links;
 mod node;
+mod overlay;
 mod own;
+mod phase;
 mod record;
+mod rings;
 mod rng;
+mod table;
 mod timers;
 mod trust;
+mod watch;
 mod wire;
 
 #[cfg(any(test, feature = "testing"))]
@@ -27,6 +35,8 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use mesh_identity::{NodeAddr, NodeId, Role, UnixTime};
 
+#[cfg(any(test, feature = "testing"))]
+pub use known::{Known, OwnRecord};
 pub use trust::{Refusal, Signature, Standing, Trust};
 
 use crate::config::Config;
@@ -34,16 +44,25 @@ use crate::error::{PeerFault, SetError};
 use crate::event::{DownWhy, Event};
 use crate::limits;
 use crate::member::{Audience, Incarnation, Member, Members, State, Value};
+use case::Cases;
 use links::Links;
 use node::{Dial, Node, Phase};
+use overlay::Overlay;
 use own::Own;
 use record::View;
+use rings::Places;
 use rng::Rng;
+use table::Table;
 use timers::{Timer, Timers};
-use wire::{FrameFault, Hash, Message, RawId};
+use watch::Watches;
+use wire::{Course, FrameFault, Hash, Message};
 
-/// The dead are looked through this often.
-const SWEEP_INTERVAL: Duration = Duration::from_secs(60);
+/// The dead, and grants that end, are looked through this often.
+const SWEEP_INTERVAL: Duration = Duration::from_secs(10);
+/// In a scope of so many nodes everybody is linked with everybody; in a larger one links are opened on use.
+const SMALL: usize = 16;
+/// A timer that fires this much too late says that this process did not run: it was stopped, starved, or the machine slept.
+const FROZEN: Duration = Duration::from_millis(300);
 
 /// What happens to the core.
 #[derive(Debug, Clone)]
@@ -121,8 +140,10 @@ pub enum Command {
     /// was seen before a restart. Each is dialed, again and again, until its record comes. Replaces an earlier list;
     /// [`Config::nodes_max`] of them count.
     Contacts(Vec<NodeId>),
-    /// Say goodbye to all. Final for this incarnation.
+    /// Say goodbye to all: this node is no member any more. Final for this incarnation.
     Leave,
+    /// Say goodbye to all: this process ends. Final for this incarnation.
+    Stop,
 }
 
 /// What the core wants done, in this order.
@@ -204,10 +225,15 @@ pub struct Membership<T> {
     now: Instant,
     wall: (UnixTime, Instant),
     own: Option<Own>,
-    nodes: BTreeMap<NodeId, Node>,
-    index: BTreeMap<RawId, NodeId>,
+    places: Places,
+    nodes: Table,
+    /// When a record changed last.
+    changed: Instant,
     revocations: BTreeMap<Hash, Bytes>,
     links: Links,
+    overlay: Overlay,
+    watches: Watches,
+    cases: Cases,
     dials: BTreeMap<NodeId, Dial>,
     dials_running: usize,
     /// Nodes to have a link with although nothing is known of them but a way.
@@ -217,8 +243,9 @@ pub struct Membership<T> {
     /// Others' news to forward: which keys, and who had them already.
     fresh: BTreeMap<NodeId, Fresh>,
     is_push_set: bool,
-    is_reach_set: bool,
     touched: BTreeSet<NodeId>,
+    /// All nodes are to be looked at for the next snapshot.
+    is_adopted: bool,
     members: Arc<Members>,
 }
 
@@ -253,9 +280,13 @@ impl<T: Trust> Membership<T> {
             now,
             wall: (me.started, now),
             own,
-            nodes: BTreeMap::new(),
-            index: BTreeMap::new(),
-            links: Links::new(config.probes_missed_max),
+            places: rings::places(&me.id),
+            nodes: Table::default(),
+            changed: now,
+            links: Links::default(),
+            overlay: Overlay::default(),
+            watches: Watches::new(),
+            cases: Cases::default(),
             config,
             dials: BTreeMap::new(),
             dials_running: 0,
@@ -264,16 +295,14 @@ impl<T: Trust> Membership<T> {
             outputs: VecDeque::new(),
             fresh: BTreeMap::new(),
             is_push_set: false,
-            is_reach_set: false,
             touched: BTreeSet::new(),
+            is_adopted: false,
             members: Arc::new(Members::default()),
         };
         core.touched.insert(core.me);
-        for (timer, interval) in [
-            (Timer::Probe, core.config.probe_interval),
-            (Timer::Exchange, core.config.exchange_interval),
-            (Timer::Sweep, SWEEP_INTERVAL),
-        ] {
+        for (timer, interval) in
+            [(Timer::Exchange, core.config.exchange_interval), (Timer::Sweep, SWEEP_INTERVAL)]
+        {
             let at = now + core.rng.between(Duration::from_millis(1), at_least_a_millisecond(interval));
             core.timers.set(at, timer);
         }
@@ -286,6 +315,15 @@ impl<T: Trust> Membership<T> {
     /// The peer's frame is no message. Nothing changed; the peer is at fault.
     pub fn handle(&mut self, input: Input, now: Instant) -> Result<(), PeerFault> {
         self.now = self.now.max(now);
+        if self.next_deadline().is_some_and(|due| self.now.saturating_duration_since(due) >= FROZEN) {
+            self.thaw();
+        }
+        let result = self.take(input);
+        self.refresh_overlay();
+        result
+    }
+
+    fn take(&mut self, input: Input) -> Result<(), PeerFault> {
         match input {
             Input::Tick => self.handle_tick(),
             Input::WallClock(time) => self.wall = (time, self.now),
@@ -313,11 +351,14 @@ impl<T: Trust> Membership<T> {
     /// Whether [`Membership::members`] would return something new.
     #[must_use]
     pub fn is_changed(&self) -> bool {
-        !self.touched.is_empty()
+        self.is_adopted || !self.touched.is_empty()
     }
 
     /// The members as they are now.
     pub fn members(&mut self) -> Arc<Members> {
+        if std::mem::take(&mut self.is_adopted) {
+            self.touched.extend(self.nodes.iter().map(|(id, _)| *id));
+        }
         let touched = std::mem::take(&mut self.touched);
         if !touched.is_empty() {
             let mut members = Arc::clone(&self.members);
@@ -339,13 +380,13 @@ impl<T: Trust> Membership<T> {
     fn handle_tick(&mut self) {
         while let Some(timer) = self.timers.pop_due(self.now) {
             match timer {
-                Timer::Probe => self.handle_probe(),
                 Timer::Exchange => self.handle_exchange(),
                 Timer::Push => self.push(),
-                Timer::Reach => self.send_reach_to_all(),
                 Timer::Sweep => self.handle_sweep(),
-                Timer::Suspicion(id) => self.handle_suspicion_over(&id),
+                Timer::Watch(id) => self.handle_watch_due(id),
+                Timer::Case(id) => self.handle_case_due(&id),
                 Timer::Dial(id) => self.handle_dial_due(id),
+                Timer::Close(id) => self.handle_close_due(&id),
             }
         }
         debug_assert!(
@@ -359,27 +400,34 @@ impl<T: Trust> Membership<T> {
             FrameFault::TooLong => PeerFault::TooLong,
             FrameFault::Malformed => PeerFault::Malformed,
         })?;
-        if let Message::Reach { nodes } = &message
-            && nodes.len() > self.config.nodes_max
-        {
-            return Err(PeerFault::TooLong);
+        if let Some(Message::Pong { seq }) = message {
+            self.handle_pong(&from, seq);
         }
         self.heard(&from);
+        let Some(message) = message else { return Ok(()) };
         let view = self.view(role);
         match message {
-            Message::Ping { seq } => self.send(from, &Message::Pong { seq }),
+            Message::Ping { seq } => {
+                self.send(from, &Message::Pong { seq });
+                self.accuse_if_down(&from);
+            }
             Message::Pong { .. } => {}
             Message::Root { records, revocations } => self.handle_root((from, view), records, revocations),
-            Message::Digest { items } => self.handle_digest((from, view), items),
+            Message::Buckets { sums } => self.handle_buckets((from, view), sums),
+            Message::Digest { buckets, items } => self.handle_digest((from, view), buckets, items),
             Message::Summaries { summaries } => self.handle_summaries((from, view), summaries),
             Message::Records { records } => self.handle_records((from, view), records),
-            Message::Reach { nodes } => self.handle_reach(&from, nodes),
             Message::Accused { incarnation } => {
                 self.handle_accused((from, view), Incarnation::from_u64(incarnation))
             }
             Message::Revocations { have, whole, answer } => {
                 self.handle_revocations(from, (have, whole), answer)
             }
+            Message::Ask { subject, nonce } => self.handle_ask(from, subject, nonce),
+            Message::Heard { subject, nonce, signature } => {
+                self.handle_heard(subject, nonce, signature.into())
+            }
+            Message::Accusations { accusations } => self.handle_accusations(from, accusations),
         }
         Ok(())
     }
@@ -406,14 +454,15 @@ impl<T: Trust> Membership<T> {
             }
             Command::Contacts(contacts) => self.handle_contacts(contacts),
             Command::Revoke(revocation) => self.take_revocation(self.me, &revocation),
-            Command::Leave => self.leave(),
+            Command::Leave => self.end(Course::Left),
+            Command::Stop => self.end(Course::Stopped),
         }
     }
 
     fn set(&mut self, key: &str, value: Option<Bytes>, audience: Audience) -> Result<(), SetError> {
         check_sizes(key, value.as_ref())?;
         let own = self.own.as_mut().ok_or(SetError::Passive)?;
-        if own.has_left() {
+        if own.has_ended() {
             return Err(SetError::Closed);
         }
         if own.set(key, (value, audience), &self.trust)? {
@@ -422,9 +471,9 @@ impl<T: Trust> Membership<T> {
         Ok(())
     }
 
-    fn leave(&mut self) {
-        let Some(own) = self.own.as_mut().filter(|own| !own.has_left()) else { return };
-        own.leave(&self.trust);
+    fn end(&mut self, course: Course) {
+        let Some(own) = self.own.as_mut().filter(|own| !own.has_ended()) else { return };
+        own.end(course, &self.trust);
         self.touched.insert(self.me);
         self.push();
     }
@@ -464,19 +513,24 @@ impl<T: Trust> Membership<T> {
     }
 
     fn own_member(&self) -> Option<Member> {
-        let record = &self.own.as_ref().filter(|own| !own.has_left())?.record;
+        let record = &self.own.as_ref().filter(|own| !own.has_ended())?.record;
         Some(member_of(record, State::Alive, false))
     }
 
     fn member(&self, id: &NodeId) -> Option<Member> {
         let node = self.nodes.get(id)?;
-        let state = match node.phase {
-            Phase::Alive => State::Alive,
-            Phase::Suspect { .. } => State::Suspect,
-            Phase::Down(_) => State::Down,
-            Phase::Unheard { .. } | Phase::Left => return None,
-        };
+        let state = state_of(node.phase)?;
         Some(member_of(&node.record, state, self.links.contains(id)))
+    }
+}
+
+/// What the application is told of a node in this phase; it is not told of every node.
+fn state_of(phase: Phase) -> Option<State> {
+    match phase {
+        Phase::Alive => Some(State::Alive),
+        Phase::Suspect => Some(State::Suspect),
+        Phase::Down(_) => Some(State::Down),
+        Phase::Unheard | Phase::Left => None,
     }
 }
 

@@ -1,33 +1,36 @@
 //! What the core thinks of one other node, beside the node's own words.
 
+use std::sync::Arc;
 use std::time::Instant;
 
 use mesh_identity::Role;
 
-use super::record::Record;
+use super::record::{Record, View};
+use super::rings::{self, Places};
+use super::wire::{self, Course};
 use crate::event::DownWhy;
 
 /// Another node: its record and our opinion of it.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(crate) struct Node {
-    pub(crate) record: Record,
+    /// Shared between cores of one simulation, as long as none of them learns something else.
+    pub(crate) record: Arc<Record>,
+    pub(crate) places: Places,
     pub(crate) phase: Phase,
     /// Since when it is in this phase.
     pub(crate) since: Instant,
+    /// Whether the record is passed on; the long dead are not.
+    pub(crate) is_offered: bool,
 }
 
 /// Where a node stands within its incarnation. Down and Left are final for the incarnation.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Phase {
-    /// Its record is here, but nobody within our sight hears it. The application has not been told of it: a replayed
-    /// record of a dead node ends here.
-    Unheard {
-        until: Instant,
-    },
+    /// Its record is here, but nobody whom we are linked with says that it lives. The application has not been told of it: a
+    /// replayed record of a dead node ends here.
+    Unheard,
     Alive,
-    Suspect {
-        until: Instant,
-    },
+    Suspect,
     Down(DownWhy),
     Left,
 }
@@ -41,14 +44,52 @@ pub(crate) struct Dial {
 }
 
 impl Node {
+    pub(crate) fn new(record: Record, now: Instant) -> Self {
+        let places = rings::places(&record.id);
+        Self { record: Arc::new(record), places, phase: Phase::Unheard, since: now, is_offered: true }
+    }
+
     pub(crate) fn is_dead(&self) -> bool {
         matches!(self.phase, Phase::Down(_) | Phase::Left)
     }
 
-    /// Whether a link to it is worth having: clients come to us, and who left or lost its right is let go.
-    pub(crate) fn is_wanted(&self) -> bool {
+    /// Whether it counts as alive: suspects do until they are down.
+    pub(crate) fn is_up(&self) -> bool {
+        matches!(self.phase, Phase::Alive | Phase::Suspect)
+    }
+
+    /// Whether it is a place on the rings: clients come to members, and are watched by them.
+    pub(crate) fn is_on_rings(&self) -> bool {
+        self.is_up() && self.record.card.standing.role == Role::Member
+    }
+
+    /// Whether witnesses, and not the node itself or its grant, say that it is dead.
+    pub(crate) fn is_convicted(&self) -> bool {
+        let by_others = matches!(
+            self.phase,
+            Phase::Down(DownWhy::LinkLost | DownWhy::Silent | DownWhy::Gone | DownWhy::Stopped)
+        );
+        by_others && self.record.card.course == Course::Running
+    }
+
+    /// Whether it may be dialed at all: who left or lost its right is let go.
+    pub(crate) fn is_welcome(&self) -> bool {
         let is_gone =
             matches!(self.phase, Phase::Left | Phase::Down(DownWhy::Revoked | DownWhy::GrantExpired));
         self.record.card.standing.role == Role::Member && !is_gone
+    }
+
+    /// What it adds to the sum of all that is passed on, seen as `view`: equal opinions on equal records, equal prints.
+    pub(crate) fn print(&self, view: View) -> u128 {
+        if !self.is_offered {
+            0
+        } else if self.is_convicted() {
+            let mut hasher = blake3::Hasher::new();
+            hasher.update(b"dead").update(self.record.id.as_bytes());
+            hasher.update(&self.record.card.incarnation.as_u64().to_le_bytes());
+            u128::from_le_bytes(wire::half(&hasher.finalize()))
+        } else {
+            u128::from_le_bytes(self.record.print_of(view))
+        }
     }
 }

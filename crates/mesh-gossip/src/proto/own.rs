@@ -8,13 +8,13 @@ use mesh_identity::{NodeAddr, NodeId};
 
 use super::record::{Card, Entry, OwnCard, Record};
 use super::trust::{Standing, Trust};
-use super::wire;
+use super::wire::{self, Course};
 use crate::error::SetError;
 use crate::limits;
 use crate::member::{Audience, Incarnation};
 
 /// A report of our death is contradicted at most this often: each costs every member a frame.
-const REFUTATION_PAUSE: Duration = Duration::from_millis(500);
+pub(crate) const REFUTATION_PAUSE: Duration = Duration::from_millis(500);
 
 /// So many contradictions of what this process said show that another one is alive: what an earlier process said is
 /// outlived at once, twice if it ran in the same second with a clock that was set back.
@@ -43,7 +43,14 @@ impl Own {
         (incarnation, addr): (Incarnation, &NodeAddr),
         trust: &impl Trust,
     ) -> Self {
-        let card = OwnCard { incarnation, version: 1, left: false, addr, grant: &grant, standing: &standing };
+        let card = OwnCard {
+            incarnation,
+            version: 1,
+            course: Course::Running,
+            addr,
+            grant: &grant,
+            standing: &standing,
+        };
         let record = Record::own(me, Card::signed(&card, trust));
         Self {
             record,
@@ -56,8 +63,9 @@ impl Own {
         }
     }
 
-    pub(crate) fn has_left(&self) -> bool {
-        self.record.card.left
+    /// Whether it has said goodbye.
+    pub(crate) fn has_ended(&self) -> bool {
+        self.record.card.course != Course::Running
     }
 
     pub(crate) fn incarnation(&self) -> Incarnation {
@@ -113,7 +121,7 @@ impl Own {
         if self.record.card.addr == *addr {
             return false;
         }
-        self.issue(self.incarnation(), self.has_left(), Some(addr), trust);
+        self.issue(self.incarnation(), self.record.card.course, Some(addr), trust);
         true
     }
 
@@ -125,15 +133,15 @@ impl Own {
     }
 
     /// Says goodbye. Final for this incarnation.
-    pub(crate) fn leave(&mut self, trust: &impl Trust) {
-        self.issue(self.incarnation(), true, None, trust);
+    pub(crate) fn end(&mut self, course: Course, trust: &impl Trust) {
+        self.issue(self.incarnation(), course, None, trust);
     }
 
     /// Contradicts a report that `incarnation` is dead. Returns whether the record changed.
     pub(crate) fn refute(&mut self, incarnation: Incarnation, now: Instant, trust: &impl Trust) -> bool {
         let is_early =
             self.refuted.is_some_and(|last| now.saturating_duration_since(last) < REFUTATION_PAUSE);
-        if incarnation != self.incarnation() || self.has_left() || is_early {
+        if incarnation != self.incarnation() || self.has_ended() || is_early {
             return false;
         }
         self.refuted = Some(now);
@@ -182,7 +190,7 @@ impl Own {
     fn step(&mut self, incarnation: Incarnation, trust: &impl Trust) {
         let is_new_life = incarnation.life() != self.incarnation().life();
         let entries = if is_new_life { std::mem::take(&mut self.record.entries) } else { BTreeMap::new() };
-        self.issue(incarnation, self.has_left(), None, trust);
+        self.issue(incarnation, self.record.card.course, None, trust);
         for (key, entry) in entries.into_iter().filter(|(_, entry)| entry.value.is_some()) {
             self.version += 1;
             let entry =
@@ -192,13 +200,19 @@ impl Own {
         }
     }
 
-    fn issue(&mut self, incarnation: Incarnation, left: bool, addr: Option<&NodeAddr>, trust: &impl Trust) {
+    fn issue(
+        &mut self,
+        incarnation: Incarnation,
+        course: Course,
+        addr: Option<&NodeAddr>,
+        trust: &impl Trust,
+    ) {
         self.version += 1;
         let old = &self.record.card;
         let card = OwnCard {
             incarnation,
             version: self.version,
-            left,
+            course,
             addr: addr.unwrap_or(&old.addr),
             grant: &self.grant,
             standing: &old.standing,

@@ -9,7 +9,7 @@ use bytes::Bytes;
 use mesh_identity::{DIRECT_ADDRS_MAX, NodeAddr, NodeId, Role, UnixTime};
 
 use super::trust::{Refusal, Signature, Standing, Trust};
-use super::wire::{self, Hash};
+use super::wire::{self, Course, Hash};
 use crate::limits;
 use crate::member::{Audience, Incarnation};
 
@@ -26,7 +26,7 @@ pub(crate) struct Record {
 pub(crate) struct Card {
     pub(crate) incarnation: Incarnation,
     pub(crate) version: u64,
-    pub(crate) left: bool,
+    pub(crate) course: Course,
     pub(crate) addr: NodeAddr,
     pub(crate) standing: Standing,
     wire: wire::Card,
@@ -98,7 +98,7 @@ impl Card {
         let mut wire = wire::Card {
             incarnation: of.incarnation.as_u64(),
             version: of.version,
-            left: of.left,
+            course: of.course,
             addr: encode_addr(of.addr),
             grant: of.grant.to_vec(),
             signature: Signature([0; 64]).into(),
@@ -107,7 +107,7 @@ impl Card {
         Self {
             incarnation: of.incarnation,
             version: of.version,
-            left: of.left,
+            course: of.course,
             addr: of.addr.clone(),
             standing: of.standing.clone(),
             wire,
@@ -129,7 +129,7 @@ impl Card {
 pub(crate) struct OwnCard<'a> {
     pub(crate) incarnation: Incarnation,
     pub(crate) version: u64,
-    pub(crate) left: bool,
+    pub(crate) course: Course,
     pub(crate) addr: &'a NodeAddr,
     pub(crate) grant: &'a [u8],
     pub(crate) standing: &'a Standing,
@@ -222,7 +222,7 @@ fn check_card(
     Ok(Card {
         incarnation: Incarnation::from_u64(sent.incarnation),
         version: sent.version,
-        left: sent.left,
+        course: sent.course,
         addr: decode_addr(&sent.addr).ok_or(Refusal::TooLarge)?,
         standing,
         wire: sent,
@@ -330,6 +330,14 @@ impl Record {
         self.prints = self.print();
     }
 
+    /// Whether all of `sent` is here already, byte for byte.
+    pub(crate) fn is_all_of(&self, sent: &wire::NodeRecord) -> bool {
+        let is_held = |entry: &wire::Entry| {
+            self.entries.get(&entry.key).is_some_and(|held| held.to_wire(&entry.key) == *entry)
+        };
+        self.card.is(&sent.card) && sent.entries.iter().all(is_held)
+    }
+
     /// Whether `sent` is what this record has under its key, or older.
     pub(crate) fn has_at_least(&self, sent: &wire::Entry) -> bool {
         self.entries.get(&sent.key).is_some_and(|held| {
@@ -379,35 +387,45 @@ impl Record {
     }
 
     /// The whole record as `view` shows it.
-    pub(crate) fn whole(&self, view: View) -> wire::NodeRecord {
-        self.part(view, |_, _| true)
+    pub(crate) fn whole(&self, view: View, alive: bool) -> wire::NodeRecord {
+        self.part(view, alive, |_, _| true)
     }
 
     /// The card and the entries among `keys`.
-    pub(crate) fn only(&self, view: View, keys: &std::collections::BTreeSet<String>) -> wire::NodeRecord {
-        self.part(view, |key, _| keys.contains(key))
+    pub(crate) fn only(
+        &self,
+        view: View,
+        alive: bool,
+        keys: &std::collections::BTreeSet<String>,
+    ) -> wire::NodeRecord {
+        self.part(view, alive, |key, _| keys.contains(key))
     }
 
-    fn part(&self, view: View, take: impl Fn(&str, &Entry) -> bool) -> wire::NodeRecord {
+    fn part(&self, view: View, alive: bool, take: impl Fn(&str, &Entry) -> bool) -> wire::NodeRecord {
         let shown = self.entries.iter().filter(|(key, entry)| view.shows(entry.audience) && take(key, entry));
         wire::NodeRecord {
             id: *self.id.as_bytes(),
+            alive,
             card: self.card.wire.clone(),
             entries: shown.map(|(key, entry)| entry.to_wire(key)).collect(),
         }
     }
 
     /// What this record has that `summary` lacks, and whether `summary` has something that this record lacks.
-    pub(crate) fn compare(&self, summary: &wire::Summary, view: View) -> (Option<wire::NodeRecord>, bool) {
+    pub(crate) fn compare(
+        &self,
+        summary: &wire::Summary,
+        (view, alive): (View, bool),
+    ) -> (Option<wire::NodeRecord>, bool) {
         let mine = self.card.incarnation;
         let theirs = Incarnation::from_u64(summary.incarnation);
         if mine.life() != theirs.life() {
-            return if mine > theirs { (Some(self.whole(view)), false) } else { (None, true) };
+            return if mine > theirs { (Some(self.whole(view, alive)), false) } else { (None, true) };
         }
         let known: BTreeMap<&str, u64> =
             summary.keys.iter().map(|(key, version)| (key.as_str(), *version)).collect();
-        let part =
-            self.part(view, |key, entry| known.get(key).is_none_or(|version| *version < entry.version));
+        let part = self
+            .part(view, alive, |key, entry| known.get(key).is_none_or(|version| *version < entry.version));
         let (my_card, their_card) = ((mine, self.card.version), (theirs, summary.card));
         let lacks = my_card < their_card
             || known

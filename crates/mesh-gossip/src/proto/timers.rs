@@ -8,20 +8,20 @@ use mesh_identity::NodeId;
 /// What is due.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Timer {
-    /// Ping the linked members.
-    Probe,
-    /// Anti-entropy with a few linked peers.
+    /// Anti-entropy with a linked peer.
     Exchange,
     /// Push what changed.
     Push,
-    /// Tell linked peers whom we hear.
-    Reach,
     /// Forget the long dead, end what has expired.
     Sweep,
-    /// A node's time of suspicion is over.
-    Suspicion(NodeId),
+    /// A neighbour has to be looked after.
+    Watch(NodeId),
+    /// An accused node's case has to be weighed.
+    Case(NodeId),
     /// A node may be dialed.
     Dial(NodeId),
+    /// The link of a convicted node, which stays silent, may be closed.
+    Close(NodeId),
 }
 
 /// Timers by time. An entry whose owner has moved on is ignored when it fires: owners remember their own time.

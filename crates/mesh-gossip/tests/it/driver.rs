@@ -148,7 +148,7 @@ async fn an_isolated_member_is_down_and_comes_back() {
     let is_down = |event: &Event| matches!(event, Event::MemberDown { node, .. } if *node == lost);
     let down = until_event(&mut events, "down", is_down).await;
     let Event::MemberDown { witnesses, .. } = down else { unreachable!() };
-    assert_eq!(witnesses, [mesh[0].id()]);
+    assert_eq!(witnesses.len(), 2, "both that are left say so: {witnesses:?}");
     assert_eq!(all[0].members().get(&lost).unwrap().state, State::Down);
     let before = all[0].members().get(&lost).unwrap().incarnation;
     until(&all[2], "the lost one sees nobody", |members| are_alive(members, 0)).await;

@@ -53,7 +53,7 @@ impl Lone {
         self.input(Input::LinkDown { peer, why: crate::proto::LinkLoss::Lost });
         let records = outputs.iter().filter_map(|output| match output {
             Output::Send { frame, .. } => match Message::decode(frame).unwrap() {
-                Message::Records { records } => Some(records),
+                Some(Message::Records { records }) => Some(records),
                 _ => None,
             },
             _ => None,
@@ -92,7 +92,7 @@ fn forged_and_foreign_records_are_refused_and_counted() {
     let mut forged_value = good.clone();
     forged_value.entries[0].value = Some(b"false".to_vec());
     let mut forged_card = good.clone();
-    forged_card.card.left = true;
+    forged_card.card.course = Course::Left;
     let mut stolen = good.clone();
     stolen.id = *key(4).node_id().as_bytes();
     for bad in [forged_value, forged_card, stolen] {
@@ -113,7 +113,6 @@ fn a_word_about_somebody_else_is_not_believed() {
     let incarnation = node.core.members().get(&peer).unwrap().incarnation;
     node.input(Input::LinkUp { peer: liar, role: Role::Member });
     node.frame(liar, &Message::Accused { incarnation: incarnation.as_u64() });
-    node.frame(liar, &Message::Reach { nodes: Vec::new() });
     assert!(node.core.members().get(&peer).unwrap().is_alive());
 }
 
@@ -180,20 +179,27 @@ fn a_contact_is_dialed_until_its_record_comes() {
 }
 
 #[test]
-fn a_full_node_forgets_the_oldest_dead_first() {
+fn a_full_node_makes_room_of_the_unheard_and_the_dead_but_not_of_the_living() {
     let mut node = Lone::new(1);
     node.core.config.nodes_max = 2;
     let from = key(9).node_id();
     let refused = |outputs: &[Output]| outputs.iter().any(|output| matches!(output, Output::Refused { .. }));
-    for number in 2..4 {
-        assert!(!refused(&node.frame(from, &Message::Records { records: vec![Lone::new(number).own()] })));
+    let takes = |node: &mut Lone, number: u8| {
+        !refused(&node.frame(from, &Message::Records { records: vec![Lone::new(number).own()] }))
+    };
+    let knows = |node: &Lone, number: u8| node.core.nodes.contains_key(&key(number).node_id());
+    for number in 2..6 {
+        assert!(takes(&mut node, number), "nobody says that those before it live");
+        node.now += SECOND;
     }
-    let third = Lone::new(4).own();
-    assert!(refused(&node.frame(from, &Message::Records { records: vec![third.clone()] })));
-    node.now += 6 * SECOND;
-    node.input(Input::Tick);
-    assert!(!refused(&node.frame(from, &Message::Records { records: vec![third] })));
-    assert_eq!((node.core.nodes.len(), node.core.index.len(), node.core.dials.len()), (2, 2, 2));
+    assert_eq!((node.core.nodes.len(), node.core.dials.len()), (2, 2));
+    for number in 4..6 {
+        node.input(Input::LinkUp { peer: key(number).node_id(), role: Role::Member });
+    }
+    assert!(!takes(&mut node, 6), "both are alive");
+    node.input(Input::LinkDown { peer: key(4).node_id(), why: crate::proto::LinkLoss::Gone });
+    assert!(takes(&mut node, 6));
+    assert!(!knows(&node, 4) && knows(&node, 5));
 }
 
 #[test]
@@ -213,8 +219,14 @@ fn bad_frames_are_the_peers_fault_and_change_nothing() {
 #[test]
 fn golden_bytes_of_every_message() {
     let signature = Signature([7; 64]).into();
-    let card =
-        Card { incarnation: 5 << 20, version: 3, left: false, addr: vec![0], grant: vec![1, 2], signature };
+    let card = Card {
+        incarnation: 5 << 20,
+        version: 3,
+        course: Course::Stopped,
+        addr: vec![0],
+        grant: vec![1, 2],
+        signature,
+    };
     let entry = Entry { key: "k".into(), version: 2, everyone: true, value: Some(vec![9]), signature };
     let (id, hash) = ([0x11; 32], [0x22; 16]);
     let messages = [
@@ -224,36 +236,57 @@ fn golden_bytes_of_every_message() {
             Message::Root { records: hash, revocations: [0x33; 16] },
             format!("02{}{}", "22".repeat(16), "33".repeat(16)),
         ),
+        (Message::Buckets { sums: vec![hash] }, format!("0301{}", "22".repeat(16))),
         (
-            Message::Digest { items: vec![DigestItem { id, incarnation: 1, print: hash }] },
-            format!("0301{}01{}", "11".repeat(32), "22".repeat(16)),
+            Message::Digest {
+                buckets: BucketSet::These(5),
+                items: vec![DigestItem { id, incarnation: 1, dead: true, print: hash }],
+            },
+            format!("04000501{}0101{}", "11".repeat(32), "22".repeat(16)),
         ),
+        (Message::Digest { buckets: BucketSet::Named, items: Vec::new() }, "040100".into()),
         (
             Message::Summaries {
                 summaries: vec![Summary { id, incarnation: 1, card: 2, keys: vec![("k".into(), 3)] }],
             },
-            format!("0401{}010201016b03", "11".repeat(32)),
+            format!("0501{}010201016b03", "11".repeat(32)),
         ),
         (
-            Message::Records { records: vec![NodeRecord { id, card, entries: vec![entry] }] },
+            Message::Records { records: vec![NodeRecord { id, alive: true, card, entries: vec![entry] }] },
             format!(
-                "0501{0}8080c0020300010002 0102{1}01016b02010101 09{1}",
+                "0601{0}01 8080c0020301010002 0102{1}01016b02010101 09{1}",
                 "11".repeat(32),
                 "07".repeat(64)
             ),
         ),
-        (Message::Reach { nodes: vec![id] }, format!("0601{}", "11".repeat(32))),
         (Message::Accused { incarnation: 128 }, "078001".into()),
         (
             Message::Revocations { have: vec![hash], whole: vec![vec![4]], answer: true },
             format!("0801{}01010401", "22".repeat(16)),
+        ),
+        (Message::Ask { subject: id, nonce: 300 }, format!("09{}ac02", "11".repeat(32))),
+        (
+            Message::Heard { subject: id, nonce: 1, signature },
+            format!("0a{}01{}", "11".repeat(32), "07".repeat(64)),
+        ),
+        (
+            Message::Accusations {
+                accusations: vec![Accusation {
+                    subject: id,
+                    incarnation: 1,
+                    witness: [0x44; 32],
+                    evidence: Evidence::Gone,
+                    signature,
+                }],
+            },
+            format!("0b01{}01{}01{}", "11".repeat(32), "44".repeat(32), "07".repeat(64)),
         ),
     ];
     for (message, golden) in messages {
         let bytes = message.encode();
         let hex: String = bytes.iter().map(|byte| format!("{byte:02x}")).collect();
         assert_eq!(hex, golden.replace(' ', ""), "{message:?}");
-        assert_eq!(Message::decode(&bytes).unwrap(), message);
+        assert_eq!(Message::decode(&bytes).unwrap(), Some(message));
     }
 }
 
@@ -291,7 +324,7 @@ fn knowledge(frames: impl IntoIterator<Item = NodeRecord>) -> Vec<Vec<u8>> {
     }
     let view = crate::proto::record::View::Member;
     let whole = |record: NodeRecord| Message::Records { records: vec![record] }.encode().to_vec();
-    node.core.nodes.values().map(|node| whole(node.record.whole(view))).collect()
+    node.core.nodes.values().map(|node| whole(node.record.whole(view, false))).collect()
 }
 
 proptest! {

@@ -1,0 +1,98 @@
+//! With whom this node has links of its own accord, and over which links news goes on.
+
+use std::collections::BTreeSet;
+
+use mesh_identity::{NodeId, Role};
+
+use super::node::Node;
+use super::rings::{self, NEIGHBOURS, Nearest};
+use super::trust::Trust;
+use super::{Membership, SMALL};
+
+/// How far along a ring somebody within reach is looked for.
+const DEPTH: usize = 4;
+/// After so many failed dials a neighbour counts as out of reach, and the next on its ring is linked as well.
+const OUT_OF_REACH: u32 = 2;
+
+/// Whom this node keeps links with.
+#[derive(Debug, Default)]
+pub(crate) struct Overlay {
+    /// Neighbours on the rings, and stand-ins for those out of reach.
+    pub(crate) peers: BTreeSet<NodeId>,
+    /// Somebody came or went since the last look.
+    pub(crate) is_stale: bool,
+    /// Members that count as up, this node not included.
+    pub(crate) up: usize,
+}
+
+impl<T: Trust> Membership<T> {
+    /// The neighbours of a node among the members, this one included.
+    pub(super) fn neighbours_of(&self, id: &NodeId) -> Vec<NodeId> {
+        let is_member = self.own.is_some() && self.role == Role::Member;
+        let me = (is_member && *id != self.me).then_some((self.me, self.places));
+        let others =
+            self.nodes.iter().filter(|(_, node)| node.is_on_rings()).map(|(id, node)| (*id, node.places));
+        let places = rings::places(id);
+        distinct(Nearest::of(id, &places, others.chain(me), 1).neighbours())
+    }
+
+    /// Brings links and watches in line with who is there.
+    pub(super) fn refresh_overlay(&mut self) {
+        if !std::mem::take(&mut self.overlay.is_stale) {
+            return;
+        }
+        let members = || self.nodes.iter().filter(|(_, node)| node.is_on_rings());
+        self.overlay.up = members().count();
+        let is_small = self.overlay.up <= NEIGHBOURS || self.config.uninvited;
+        let peers = if is_small {
+            members().map(|(id, _)| *id).collect()
+        } else {
+            let others = members().map(|(id, node)| (*id, node.places));
+            let nearest = Nearest::of(&self.me, &self.places, others, DEPTH);
+            let is_out = |id: &NodeId| {
+                !self.links.contains(id) && self.dials.get(id).is_some_and(|dial| dial.failed >= OUT_OF_REACH)
+            };
+            distinct(nearest.reachable(is_out).into_iter())
+        };
+        let peers: Vec<NodeId> = peers.into_iter().take(self.config.links_max).collect();
+        self.watch_only(&peers);
+        let peers: BTreeSet<NodeId> = peers.into_iter().collect();
+        let new: Vec<NodeId> = peers.difference(&self.overlay.peers).copied().collect();
+        self.overlay.peers = peers;
+        for id in new {
+            self.dial_soon(&id);
+        }
+    }
+
+    pub(super) fn dial_soon(&mut self, id: &NodeId) {
+        let is_planned = self.dials.get(id).is_some_and(|dial| dial.at.is_some() || dial.is_running);
+        if !self.links.contains(id) && !is_planned {
+            let wait = self.first_dial_wait(id);
+            self.dial_in(*id, wait);
+        }
+    }
+
+    /// The linked peers to which news goes on: neighbours that are members.
+    pub(super) fn flood_peers(&self) -> impl Iterator<Item = NodeId> + '_ {
+        let is_neighbour = |peer: &NodeId| self.overlay.peers.contains(peer) || self.overlay.peers.is_empty();
+        let members = self.links.peers().filter(|(_, role)| *role == Role::Member);
+        members.map(|(peer, _)| peer).filter(is_neighbour)
+    }
+
+    /// Whether a link to the node is worth having: it is a neighbour, the scope is so small that everybody is linked with
+    /// everybody, or it may have come back without anybody here knowing.
+    pub(super) fn is_wanted(&self, id: &NodeId) -> bool {
+        let Some(node) = self.nodes.get(id) else { return self.contacts.contains(id) };
+        let is_due = self.overlay.peers.contains(id) || self.nodes.len() <= SMALL || self.is_lost(node);
+        is_due && node.is_welcome()
+    }
+
+    fn is_lost(&self, node: &Node) -> bool {
+        node.is_dead() || self.contacts.contains(&node.record.id) && !node.is_up()
+    }
+}
+
+fn distinct(ids: impl Iterator<Item = NodeId>) -> Vec<NodeId> {
+    let mut seen = BTreeSet::new();
+    ids.filter(|id| seen.insert(*id)).collect()
+}
