@@ -119,7 +119,7 @@ impl Liar {
 
 fn records_in(frame: &[u8]) -> Option<Vec<NodeRecord>> {
     match Message::decode(frame) {
-        Ok(Message::Records { records }) => Some(records),
+        Ok(Some(Message::Records { records })) => Some(records),
         _ => None,
     }
 }
