@@ -92,7 +92,7 @@ async fn serve(scopes: Arc<Scopes>, peer: Peer, stream: Stream) {
             tokio::select! { biased; () = inbox.cancel.cancelled() => return, next = frames.next() => next };
         match next {
             Ok(Some(frame)) => {
-                inbox.metrics.received();
+                inbox.metrics.received(&frame);
                 let inbound = Inbound { from: peer.id, role: peer.role, frame: Bytes::from(frame) };
                 let sent = tokio::select! {
                     () = inbox.cancel.cancelled() => return,

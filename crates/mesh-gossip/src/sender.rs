@@ -38,7 +38,7 @@ impl Sender {
         while let Some(frame) = queue.recv().await {
             let written = tokio::time::timeout(WRITE_DEADLINE, self.write(&mut stream, &frame)).await;
             if written == Ok(true) {
-                self.metrics.sent();
+                self.metrics.sent(&frame);
             } else {
                 stream = None;
                 self.metrics.dropped();

@@ -49,7 +49,9 @@ impl Node {
     }
 
     fn scope_status(&self, scope: &Scope) -> ScopeStatus {
-        let alive = self.gossip(&scope.id()).map_or(0, |gossip| gossip.members().alive().count());
+        let gossip = self.gossip(&scope.id());
+        let alive = gossip.as_ref().map_or(0, |gossip| gossip.members().alive().count());
+        let traffic = gossip.map(|gossip| gossip.metrics()).unwrap_or_default();
         ScopeStatus {
             id: scope.id().to_string(),
             name: scope.name.clone(),
@@ -58,6 +60,8 @@ impl Node {
             trust: scope.uninvited.as_ref().map(|uninvited| uninvited.rule().to_owned()),
             members_alive: u32::try_from(alive + 1).unwrap_or(u32::MAX),
             grant_expires_at: Some(scope.grant.expires_at.0),
+            gossip_bytes_sent: traffic.bytes_sent,
+            gossip_bytes_received: traffic.bytes_received,
         }
     }
 

@@ -58,6 +58,12 @@ pub struct ScopeStatus {
     /// When the node's grant ends, Unix seconds; none for the founder, whose right does not end.
     #[serde(default)]
     pub grant_expires_at: Option<u64>,
+    /// Bytes of gossip that the node handed to its links in this scope since it entered it.
+    #[serde(default)]
+    pub gossip_bytes_sent: u64,
+    /// Bytes of gossip that came over its links.
+    #[serde(default)]
+    pub gossip_bytes_received: u64,
     /// For the scope of uninvited peers: the rule by which they are let in (`client`, `open`, `peers`).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub trust: Option<String>,
