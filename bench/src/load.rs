@@ -84,14 +84,21 @@ impl Client {
     pub(crate) async fn hold(mut self, body: &Bytes) -> Result<Held> {
         let mut response = self.post(body.clone()).await?.into_body();
         response.frame().await.context("the stream ended at once")??;
-        Ok(Held { _response: response, _client: self })
+        Ok(Held { response, _client: self })
     }
 }
 
 /// An open stream.
 pub(crate) struct Held {
-    _response: Incoming,
+    response: Incoming,
     _client: Client,
+}
+
+impl Held {
+    /// The next bytes; none once it has ended, well or not.
+    pub(crate) async fn piece(&mut self) -> Option<Bytes> {
+        self.response.frame().await?.ok().map(|frame| frame.into_data().unwrap_or_default())
+    }
 }
 
 fn send_time(event: &[u8]) -> Option<u64> {

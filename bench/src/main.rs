@@ -4,6 +4,8 @@
 mod gateway;
 mod load;
 mod machine;
+#[cfg(target_os = "linux")]
+mod membership;
 mod processes;
 mod report;
 mod stats;
@@ -40,6 +42,22 @@ enum Command {
         #[arg(long)]
         report: Option<PathBuf>,
     },
+    /// Who is there, with what: real nodes that are killed, revoked, left alone.
+    #[cfg(target_os = "linux")]
+    Membership {
+        /// Fewer rounds: enough to see that it runs, too few to rely on.
+        #[arg(long)]
+        quick: bool,
+        /// Measure this alone; may be repeated. The other figures are said to be not measured.
+        #[arg(long = "part")]
+        parts: Vec<membership::Part>,
+        /// Folder with qmt-node.
+        #[arg(long)]
+        bin_dir: PathBuf,
+        /// Where to write the report.
+        #[arg(long)]
+        report: Option<PathBuf>,
+    },
     /// Links: throughput and round trips beside the bare libraries; real nodes that find each other, behind NATs, on
     /// networks that change.
     #[cfg(target_os = "linux")]
@@ -65,6 +83,10 @@ fn main() -> ExitCode {
     let done = match Arguments::parse().command {
         Command::Gateway { quick, bin_dir, nginx, report } => {
             gateway::run(&gateway::Options { quick, bin_dir, nginx, report })
+        }
+        #[cfg(target_os = "linux")]
+        Command::Membership { quick, parts, bin_dir, report } => {
+            membership::run(&membership::Options { quick, parts, bin_dir, report })
         }
         #[cfg(target_os = "linux")]
         Command::Transport { quick, parts, bin_dir, report } => {

@@ -62,7 +62,7 @@ pub(super) async fn wire(report: &mut Report, effort: &Effort) {
 }
 
 /// A lab that cannot be built panics, as its tests want it; here the other figures are still wanted.
-pub(super) async fn guarded<T>(measuring: impl Future<Output = Result<T>>) -> Result<T> {
+pub(crate) async fn guarded<T>(measuring: impl Future<Output = Result<T>>) -> Result<T> {
     let done = AssertUnwindSafe(measuring).catch_unwind().await;
     done.unwrap_or_else(|panic| Err(anyhow!("{}", words(&*panic))))
 }
@@ -72,7 +72,7 @@ fn words(panic: &(dyn Any + Send)) -> &str {
     text.or_else(|| panic.downcast_ref::<&str>().copied()).unwrap_or("a panic without words")
 }
 
-pub(super) fn lack(report: &mut Report, figures: Lacking, error: &anyhow::Error) {
+pub(crate) fn lack(report: &mut Report, figures: Lacking, error: &anyhow::Error) {
     let names: Vec<_> = figures.iter().map(|(what, ..)| format!("\"{what}\"")).collect();
     eprintln!("not measured: {error:#}");
     report.note(format!("not measured: {}: {}.", names.join(", "), first_line(&format!("{error:#}"))));

@@ -2,7 +2,7 @@
 
 mod flow;
 mod found;
-mod laboratory;
+pub(crate) mod laboratory;
 mod loopback;
 mod nat;
 mod node;
@@ -23,7 +23,7 @@ use crate::machine;
 use crate::report::{Goal, Report};
 
 /// Figures that a run does not have: what, in which unit, with which goal.
-type Lacking = Vec<(String, &'static str, Goal)>;
+pub(crate) type Lacking = Vec<(String, &'static str, Goal)>;
 
 pub(crate) struct Options {
     pub(crate) quick: bool,
