@@ -172,6 +172,7 @@ impl Driver {
             LinkEvent::Down { peer, why } if peer.scope == self.scope => {
                 let why = match why {
                     ClosedWhy::Peer { code: CloseCode::Shutdown, .. } => LinkLoss::Shutdown,
+                    ClosedWhy::Gone => LinkLoss::Gone,
                     _ => LinkLoss::Lost,
                 };
                 self.link_down(peer.id, why);

@@ -71,7 +71,8 @@ where
     );
 }
 
-async fn serve_one<C, F, Fut>(peer: Peer, stream: Stream, bytes_max: usize, answer: &F)
+/// Serves one call on a stream that a peer has opened.
+pub(crate) async fn serve_one<C, F, Fut>(peer: Peer, stream: Stream, bytes_max: usize, answer: &F)
 where
     C: Call,
     F: Fn(Peer, C) -> Fut,

@@ -3,7 +3,7 @@
 use std::{
     collections::BTreeSet,
     fmt,
-    net::IpAddr,
+    net::{IpAddr, SocketAddr},
     sync::{Arc, PoisonError, RwLock},
     time::Duration,
 };
@@ -97,6 +97,11 @@ pub trait Connection: Send + Sync + 'static {
 
     /// Where the other end is, in words for a human: an address or a relay. `None` if there is no such thing.
     fn remote(&self) -> Option<String> {
+        None
+    }
+
+    /// The peer's own address, as far as it is seen: `None` behind a relay or in memory.
+    fn remote_addr(&self) -> Option<SocketAddr> {
         None
     }
 

@@ -44,6 +44,8 @@ pub enum CloseCode {
     KeyInUseTwice,
     /// The address of the machine that the connection was bound to, or the relay that carried it, is gone (11).
     AddressGone,
+    /// The peer's process has ended, as its machine says; hardly ever heard by a peer (12).
+    Gone,
     /// A code of a later version.
     Other(u32),
 }
@@ -64,6 +66,7 @@ impl CloseCode {
             Self::Done => 9,
             Self::KeyInUseTwice => 10,
             Self::AddressGone => 11,
+            Self::Gone => 12,
             Self::Other(code) => code,
         }
     }
@@ -83,6 +86,7 @@ impl CloseCode {
             9 => Self::Done,
             10 => Self::KeyInUseTwice,
             11 => Self::AddressGone,
+            12 => Self::Gone,
             other => Self::Other(other),
         }
     }
@@ -103,6 +107,7 @@ impl fmt::Display for CloseCode {
             Self::Done => "done",
             Self::KeyInUseTwice => "two nodes use one key",
             Self::AddressGone => "the address or the relay that it went by is gone",
+            Self::Gone => "the process at the other end has ended",
             Self::Other(code) => return write!(f, "code {code}"),
         })
     }
@@ -122,6 +127,9 @@ pub enum ClosedWhy {
         /// The peer's words: untrusted, at most 256 bytes.
         reason: String,
     },
+    /// The peer's machine says that the process at the other end has ended. It did not say goodbye.
+    #[error("the peer's process has ended")]
+    Gone,
     /// Nothing was heard for the idle timeout.
     #[error("nothing heard from the peer")]
     TimedOut,

@@ -45,6 +45,10 @@ counters! {
     streams_served,
     /// `mesh_transport_streams_total{side="refused"}`: inbound streams without a good header or handler.
     streams_refused,
+    /// `mesh_transport_pulses_total`: pulses to peers nearby that were made or renewed.
+    pulses_made,
+    /// `mesh_transport_processes_gone_total`: peers whose machine said that their process has ended.
+    processes_gone,
     /// `mesh_transport_handler_panics_total`: handlers that panicked; the stream was reset.
     handler_panics,
 }

@@ -2,6 +2,7 @@
 
 use std::{
     io,
+    net::SocketAddr,
     pin::Pin,
     sync::{Mutex, OnceLock, PoisonError},
     task::{Context, Poll, ready},
@@ -176,6 +177,15 @@ impl Connection for IrohConnection {
 
     fn origin(&self) -> Origin {
         self.origin
+    }
+
+    fn remote_addr(&self) -> Option<SocketAddr> {
+        let paths = self.conn.paths();
+        let path = paths.iter().find(|path| path.is_selected())?;
+        match path.remote_addr() {
+            TransportAddr::Ip(addr) => Some(*addr),
+            _ => None,
+        }
     }
 
     fn remote(&self) -> Option<String> {

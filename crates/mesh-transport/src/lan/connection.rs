@@ -1,7 +1,7 @@
 //! A libp2p connection as one of ours.
 
 use std::{
-    net::IpAddr,
+    net::{IpAddr, SocketAddr},
     sync::{
         Arc, Mutex, PoisonError,
         atomic::{AtomicBool, AtomicU64, Ordering},
@@ -291,6 +291,10 @@ impl Connection for LanConnection {
             Some((socket, _)) => socket.to_string(),
             None => self.shared.ends.there.to_string(),
         })
+    }
+
+    fn remote_addr(&self) -> Option<SocketAddr> {
+        addr::socket(&self.shared.ends.there).map(|(socket, _)| socket)
     }
 
     fn bound_to(&self) -> Option<IpAddr> {

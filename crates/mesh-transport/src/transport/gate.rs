@@ -10,7 +10,7 @@ use tokio::time::Instant;
 
 use crate::{config::Config, connection::Origin};
 
-/// Counts inbound connections in hello, all together and per origin.
+/// Counts inbound connections of strangers, all together and per origin.
 #[derive(Debug)]
 pub(crate) struct HelloGate {
     counts: Mutex<HashMap<Origin, usize>>,
@@ -34,6 +34,11 @@ impl HelloGate {
             per_address_max: config.hellos_per_address_max,
             per_peer_max: config.hellos_per_peer_max,
         })
+    }
+
+    /// For connections that are counted by address alone.
+    pub(crate) fn for_addresses(total_max: usize, per_address_max: usize) -> Arc<Self> {
+        Arc::new(Self { counts: Mutex::default(), total_max, per_address_max, per_peer_max: 0 })
     }
 
     /// A place for a connection from there, if a limit does not forbid it.

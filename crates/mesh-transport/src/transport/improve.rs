@@ -90,7 +90,7 @@ fn better(inner: &Inner, link: &LinkConn, addr: &NodeAddr) -> Vec<Arc<dyn Driver
 }
 
 /// Whether a machine of the same network may have the address: others' public addresses are not asked again and again.
-fn is_near(ip: IpAddr) -> bool {
+pub(super) fn is_near(ip: IpAddr) -> bool {
     match ip.to_canonical() {
         IpAddr::V4(ip) => {
             let is_shared = ip.octets()[0] == 100 && ip.octets()[1] & 0xc0 == 64;

@@ -319,6 +319,14 @@ impl LinkConn {
         self.conn.close(code, reason);
     }
 
+    /// Resolves when it has ended, with the cause. Cancel safe.
+    pub(crate) async fn closed(&self) -> ClosedWhy {
+        match self.conn.closed().await {
+            ClosedWhy::Local(CloseCode::Gone) => ClosedWhy::Gone,
+            why => why,
+        }
+    }
+
     pub(crate) fn is_expired(&self, now: UnixTime) -> bool {
         self.grant_expires.is_over(now)
     }

@@ -10,6 +10,7 @@ mod instances;
 mod links;
 mod network;
 mod probe;
+mod pulse;
 mod redeem;
 mod redial;
 mod rule;
@@ -152,6 +153,7 @@ pub(crate) struct Inner {
     /// Whether somebody watches for them.
     watching: AtomicBool,
     redial: Redial,
+    pulses: pulse::Pulses,
     instances: Instances,
     connections: Arc<Semaphore>,
     connections_max: usize,
@@ -192,6 +194,7 @@ impl Transport {
             network: watch::Sender::default(),
             watching: AtomicBool::new(false),
             redial: Redial::default(),
+            pulses: pulse::Pulses::new(connections_max),
             instances: Instances::default(),
             connections: Arc::new(Semaphore::new(connections_max.min(Semaphore::MAX_PERMITS))),
             connections_max,
@@ -378,6 +381,7 @@ impl Transport {
         for driver in drivers {
             driver.shutdown().await;
         }
+        inner.pulses.close();
         inner.tasks.close();
         inner.tasks.wait().await;
         inner.handlers.write().unwrap_or_else(PoisonError::into_inner).clear();
@@ -412,7 +416,7 @@ impl Link {
 
     /// Resolves when the link has ended. Cancel safe.
     pub async fn closed(&self) -> ClosedWhy {
-        self.conn.conn.closed().await
+        self.conn.closed().await
     }
 }
 

@@ -62,7 +62,7 @@ impl Redial {
 pub(super) fn ended(inner: &Arc<Inner>, conn: &LinkConn, why: &ClosedWhy) {
     let is_lost = match why {
         ClosedWhy::TimedOut | ClosedWhy::Failed(_) | ClosedWhy::Local(CloseCode::AddressGone) => true,
-        ClosedWhy::Local(_) | ClosedWhy::Peer { .. } => false,
+        ClosedWhy::Local(_) | ClosedWhy::Peer { .. } | ClosedWhy::Gone => false,
     };
     let key = (conn.peer.scope, conn.peer.id);
     if !is_lost || inner.links.linked(&key.0, &key.1).is_some() {

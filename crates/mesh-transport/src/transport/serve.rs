@@ -14,7 +14,7 @@ use tracing::Instrument;
 use super::{
     Inner, LinkEvent,
     links::{CountedStream, LinkConn},
-    probe, redial,
+    probe, pulse, redial,
 };
 use crate::{
     error::{CloseCode, ClosedWhy, ConnectionLost, OpenError, Refusal, ResetCode, StreamFault},
@@ -34,6 +34,7 @@ pub(super) fn adopt(inner: &Arc<Inner>, conn: Arc<LinkConn>) -> Arc<LinkConn> {
         old.close(CloseCode::Superseded, "replaced by a newer connection");
     }
     close_once_idle(inner, registered.superseded);
+    pulse::linked(inner, &conn);
     // Who dials anew may have lost what is still preferred here.
     for preferred in registered.preferred {
         probe::ask(inner, preferred);
@@ -82,27 +83,33 @@ async fn run(inner: Arc<Inner>, conn: Arc<LinkConn>) {
     let mut paths = conn.conn.path_changes();
     let why = loop {
         tokio::select! {
-            why = conn.conn.closed() => break why,
+            why = conn.closed() => break why,
             () = inner.cancel.cancelled() => {
                 conn.close(CloseCode::Shutdown, "shutting down");
                 break ClosedWhy::Local(CloseCode::Shutdown);
             }
             Some(done) = handlers.join_next() => reap(&inner, done),
-            Ok(()) = paths.changed() => inner.links.path_changed(&conn),
+            Ok(()) = paths.changed() => {
+                inner.links.path_changed(&conn);
+                pulse::linked(&inner, &conn);
+            }
             accepted = accept(&conn, &room), if !inner.stop_accepting.is_cancelled() => match accepted {
                 Ok((stream, permit)) => {
                     handlers.spawn(serve(inner.clone(), conn.clone(), stream, permit).in_current_span());
                 }
-                Err(lost) => break lost.why,
+                // What ended it is told by the connection itself.
+                Err(_) => break conn.closed().await,
             },
         }
     };
+    let why = asked_of_machine(&inner, &conn, why).await;
     tracing::debug!(%why, "link ended");
     if let ClosedWhy::Peer { code: CloseCode::KeyInUseTwice, reason } = &why {
         let (node, places) = (inner.me, reason.clone());
         drop(inner.events.send(LinkEvent::KeyInUseTwice { node, places, told_by: Some(conn.peer.id) }));
     }
     inner.links.remove(&conn, why.clone());
+    pulse::unlinked(&inner, &conn);
     redial::ended(&inner, &conn, &why);
     let grace = inner.config.handler_grace;
     let reaped = async {
@@ -115,6 +122,14 @@ async fn run(inner: Arc<Inner>, conn: Arc<LinkConn>) {
         _ = tokio::time::timeout(grace, reaped) => {}
     }
     handlers.shutdown().await;
+}
+
+/// How a connection ended that failed without a word: the peer's machine may know.
+async fn asked_of_machine(inner: &Arc<Inner>, conn: &Arc<LinkConn>, why: ClosedWhy) -> ClosedWhy {
+    let ClosedWhy::Failed(_) = why else { return why };
+    // Who wants a link meanwhile dials.
+    close_once_idle(inner, inner.links.set_silent(conn, true));
+    if pulse::is_gone(inner, conn).await { ClosedWhy::Gone } else { why }
 }
 
 /// The next inbound stream, once there is room to serve it: a peer that opens more waits.
@@ -152,6 +167,9 @@ async fn serve(inner: Arc<Inner>, conn: Arc<LinkConn>, mut stream: Stream, room:
     if name == Some(probe::ALIVE.as_str()) {
         drop(stream.shutdown().await);
         return probe::hint(&inner, &conn);
+    }
+    if name == Some(pulse::PULSE.as_str()) {
+        return pulse::answer(&inner, &conn, stream).await;
     }
     let handler = name.map(|name| {
         let handlers = inner.handlers.read().unwrap_or_else(std::sync::PoisonError::into_inner);

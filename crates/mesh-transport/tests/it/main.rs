@@ -11,4 +11,5 @@ mod lan_hostile;
 mod lan_peers;
 mod links;
 mod network;
+mod pulse;
 mod sites;
