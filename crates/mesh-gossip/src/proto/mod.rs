@@ -14,6 +14,7 @@ mod node;
 mod overlay;
 mod own;
 mod phase;
+mod pieces;
 mod record;
 mod rings;
 mod rng;

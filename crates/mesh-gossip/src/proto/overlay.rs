@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use mesh_identity::{NodeId, Role};
 
 use super::node::Node;
-use super::rings::{self, NEIGHBOURS, Nearest};
+use super::rings::{self, NEIGHBOURS};
 use super::trust::Trust;
 use super::{Membership, SMALL};
 
@@ -21,8 +21,6 @@ pub(crate) struct Overlay {
     pub(crate) peers: BTreeSet<NodeId>,
     /// Somebody came or went since the last look.
     pub(crate) is_stale: bool,
-    /// Members that count as up, this node not included.
-    pub(crate) up: usize,
 }
 
 impl<T: Trust> Membership<T> {
@@ -30,10 +28,7 @@ impl<T: Trust> Membership<T> {
     pub(super) fn neighbours_of(&self, id: &NodeId) -> Vec<NodeId> {
         let is_member = self.own.is_some() && self.role == Role::Member;
         let me = (is_member && *id != self.me).then_some((self.me, self.places));
-        let others =
-            self.nodes.iter().filter(|(_, node)| node.is_on_rings()).map(|(id, node)| (*id, node.places));
-        let places = rings::places(id);
-        distinct(Nearest::of(id, &places, others.chain(me), 1).neighbours())
+        self.nodes.rings().neighbours_with(*id, &rings::places(id), me)
     }
 
     /// Brings links and watches in line with who is there.
@@ -41,18 +36,18 @@ impl<T: Trust> Membership<T> {
         if !std::mem::take(&mut self.overlay.is_stale) {
             return;
         }
-        let members = || self.nodes.iter().filter(|(_, node)| node.is_on_rings());
-        self.overlay.up = members().count();
-        let is_small = self.overlay.up <= NEIGHBOURS || self.config.uninvited;
-        let peers = if is_small {
-            members().map(|(id, _)| *id).collect()
+        let members = self.nodes.rings();
+        let peers = if members.len() <= NEIGHBOURS || self.config.uninvited {
+            self.nodes
+                .iter()
+                .filter(|(_, node)| node.is_on_rings() || self.config.uninvited && node.is_up())
+                .map(|(id, _)| *id)
+                .collect()
         } else {
-            let others = members().map(|(id, node)| (*id, node.places));
-            let nearest = Nearest::of(&self.me, &self.places, others, DEPTH);
             let is_out = |id: &NodeId| {
                 !self.links.contains(id) && self.dials.get(id).is_some_and(|dial| dial.failed >= OUT_OF_REACH)
             };
-            distinct(nearest.reachable(is_out).into_iter())
+            members.nearest(self.me, &self.places, DEPTH).reachable(is_out)
         };
         let peers: Vec<NodeId> = peers.into_iter().take(self.config.links_max).collect();
         self.watch_only(&peers);
@@ -90,9 +85,4 @@ impl<T: Trust> Membership<T> {
     fn is_lost(&self, node: &Node) -> bool {
         node.is_dead() || self.contacts.contains(&node.record.id) && !node.is_up()
     }
-}
-
-fn distinct(ids: impl Iterator<Item = NodeId>) -> Vec<NodeId> {
-    let mut seen = BTreeSet::new();
-    ids.filter(|id| seen.insert(*id)).collect()
 }

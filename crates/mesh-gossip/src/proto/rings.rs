@@ -5,7 +5,11 @@
 //! same members. Random rings make an expander, so news reaches everybody in a logarithmic number of hops, and nobody
 //! chooses whom it watches (Suresh et al., "Stable and Consistent Membership at Scale with Rapid", USENIX ATC 2018, section 4.1).
 
+use std::collections::BTreeSet;
+
 use mesh_identity::NodeId;
+
+use super::pieces::Pieces;
 
 /// How many rings there are.
 pub(crate) const RINGS: usize = 4;
@@ -25,66 +29,103 @@ pub(crate) fn places(id: &NodeId) -> Places {
     places
 }
 
-/// The nearest members on both sides of each ring, nearest first.
-#[derive(Debug)]
-pub(crate) struct Nearest {
-    sides: [[Vec<(u64, NodeId)>; 2]; RINGS],
-    depth: usize,
+/// Who stands on the rings.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Rings([Pieces<(u64, NodeId), ()>; RINGS]);
+
+impl Rings {
+    pub(crate) fn insert(&mut self, id: NodeId, places: Places) {
+        for (ring, place) in self.0.iter_mut().zip(places) {
+            ring.insert((place, id), ());
+        }
+    }
+
+    pub(crate) fn remove(&mut self, id: NodeId, places: Places) {
+        for (ring, place) in self.0.iter_mut().zip(places) {
+            ring.remove(&(place, id));
+        }
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        self.0[0].len()
+    }
+
+    /// The nearest `depth` on either side of each ring of a node that stands there or might, itself left out.
+    pub(crate) fn nearest(&self, id: NodeId, places: &Places, depth: usize) -> Nearest {
+        let is_other = |key: &(u64, NodeId)| key.1 != id;
+        let side = |number: usize, ring: &Pieces<(u64, NodeId), ()>, is_up: bool| -> Vec<NodeId> {
+            let key = (places[number], id);
+            let keys: Vec<_> = if is_up {
+                ring.upwards(&key).map(|(key, ())| *key).filter(is_other).take(depth).collect()
+            } else {
+                ring.downwards(&key).map(|(key, ())| *key).filter(is_other).take(depth).collect()
+            };
+            keys.into_iter().map(|(_, id)| id).collect()
+        };
+        let rings = self.0.iter().enumerate();
+        Nearest(
+            rings.flat_map(|(number, ring)| [side(number, ring, true), side(number, ring, false)]).collect(),
+        )
+    }
+
+    /// The same among those on the rings and one more node, which is not on them here: this one.
+    pub(crate) fn neighbours_with(
+        &self,
+        id: NodeId,
+        places: &Places,
+        me: Option<(NodeId, Places)>,
+    ) -> Vec<NodeId> {
+        let nearest = self.nearest(id, places, 1);
+        let Some((me, mine)) = me else { return distinct(nearest.neighbours()) };
+        let sides = nearest.0.iter().enumerate().map(|(number, side)| {
+            let (ring, is_up) = (number / 2, number % 2 == 0);
+            let distance = |other: u64| {
+                if is_up { other.wrapping_sub(places[ring]) } else { places[ring].wrapping_sub(other) }
+            };
+            match side.first() {
+                Some(held) if (distance(self::places(held)[ring]), *held) < (distance(mine[ring]), me) => {
+                    *held
+                }
+                _ => me,
+            }
+        });
+        distinct(sides)
+    }
 }
 
+/// The nearest members on both sides of each ring, nearest first.
+#[derive(Debug)]
+pub(crate) struct Nearest(Vec<Vec<NodeId>>);
+
 impl Nearest {
-    /// The `depth` nearest of `members` to `id` on either side of each ring.
-    pub(crate) fn of(
-        id: &NodeId,
-        places: &Places,
-        members: impl Iterator<Item = (NodeId, Places)>,
-        depth: usize,
-    ) -> Self {
-        let mut nearest = Self { sides: Default::default(), depth: depth.max(1) };
-        for (other, theirs) in members.filter(|(other, _)| other != id) {
-            for (ring, (mine, theirs)) in places.iter().zip(theirs).enumerate() {
-                nearest.offer(ring, 0, (theirs.wrapping_sub(*mine), other));
-                nearest.offer(ring, 1, (mine.wrapping_sub(theirs), other));
-            }
-        }
-        nearest
-    }
-
-    fn offer(&mut self, ring: usize, side: usize, candidate: (u64, NodeId)) {
-        let held = &mut self.sides[ring][side];
-        if held.len() == self.depth && held.last().is_some_and(|last| *last < candidate) {
-            return;
-        }
-        let at = held.partition_point(|one| *one < candidate);
-        held.insert(at, candidate);
-        held.truncate(self.depth);
-    }
-
     /// The neighbours: the nearest of each side.
     pub(crate) fn neighbours(&self) -> impl Iterator<Item = NodeId> + '_ {
-        self.sides.iter().flatten().filter_map(|side| side.first()).map(|(_, id)| *id)
+        self.0.iter().filter_map(|side| side.first()).copied()
     }
 
     /// The neighbours, and for each one that is out of reach the next ones of its side, up to one within reach.
     pub(crate) fn reachable(&self, is_out_of_reach: impl Fn(&NodeId) -> bool) -> Vec<NodeId> {
         let mut all = Vec::new();
-        for side in self.sides.iter().flatten() {
-            for (_, id) in side {
+        for side in &self.0 {
+            for id in side {
                 all.push(*id);
                 if !is_out_of_reach(id) {
                     break;
                 }
             }
         }
-        all
+        distinct(all.into_iter())
     }
+}
+
+fn distinct(ids: impl Iterator<Item = NodeId>) -> Vec<NodeId> {
+    let mut seen = BTreeSet::new();
+    ids.filter(|id| seen.insert(*id)).collect()
 }
 
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
-    use std::collections::BTreeSet;
-
     use super::*;
 
     fn members(count: u64) -> Vec<(NodeId, Places)> {
@@ -96,8 +137,16 @@ mod tests {
         (0..count).map(key).map(|id| (id, places(&id))).collect()
     }
 
+    fn rings(all: &[(NodeId, Places)]) -> Rings {
+        let mut rings = Rings::default();
+        for (id, places) in all {
+            rings.insert(*id, *places);
+        }
+        rings
+    }
+
     fn neighbours(of: &(NodeId, Places), all: &[(NodeId, Places)]) -> BTreeSet<NodeId> {
-        Nearest::of(&of.0, &of.1, all.iter().copied(), 1).neighbours().collect()
+        rings(all).nearest(of.0, &of.1, 1).neighbours().collect()
     }
 
     #[test]
@@ -128,12 +177,25 @@ mod tests {
     #[test]
     fn who_is_out_of_reach_is_kept_and_stood_in_for() {
         let all = members(40);
-        let nearest = Nearest::of(&all[0].0, &all[0].1, all.iter().copied(), 4);
+        let nearest = rings(&all).nearest(all[0].0, &all[0].1, 4);
         let out = nearest.neighbours().next().unwrap();
         let with = nearest.reachable(|id| *id == out);
         let strict: BTreeSet<NodeId> = nearest.neighbours().collect();
         let with: BTreeSet<NodeId> = with.into_iter().collect();
         assert!(with.is_superset(&strict) && with.contains(&out));
-        assert_eq!(nearest.reachable(|_| true).len(), NEIGHBOURS * 4);
+        assert!(nearest.reachable(|_| true).len() > NEIGHBOURS);
+    }
+
+    #[test]
+    fn this_node_counts_as_if_it_stood_on_the_rings() {
+        let all = members(30);
+        for me in &all {
+            let others: Vec<_> = all.iter().filter(|one| one.0 != me.0).copied().collect();
+            for of in &others {
+                let with: BTreeSet<_> =
+                    rings(&others).neighbours_with(of.0, &of.1, Some(*me)).into_iter().collect();
+                assert_eq!(with, neighbours(of, &all));
+            }
+        }
     }
 }

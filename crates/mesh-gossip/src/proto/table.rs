@@ -1,40 +1,46 @@
-//! All other nodes that the core knows, ordered by id, with a running sum of what is passed on.
-//!
-//! The table is cut into pieces that are copied when they change. Cores of one simulation can so begin with one table
-//! between them: ten thousand of ten thousand peers each fit into memory.
-
-use std::sync::Arc;
+//! All other nodes that the core knows, ordered by id, with a running sum of what is passed on, and those among them that
+//! stand on the rings.
 
 use mesh_identity::NodeId;
 
 use super::node::Node;
+use super::pieces::Pieces;
 use super::record::View;
+use super::rings::{Places, Rings};
 use super::wire::{BUCKETS, RawId, bucket};
-
-/// A piece is divided at this length: copying it costs some microseconds.
-const PIECE_MAX: usize = 128;
-
-type Piece = Arc<Vec<(NodeId, Node)>>;
 
 /// See the module.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Table {
-    pieces: Vec<Piece>,
-    len: usize,
+    nodes: Pieces<NodeId, Node>,
+    rings: Rings,
     sums: [u128; 2],
 }
 
-fn views() -> [View; 2] {
-    [View::Member, View::Client]
+const VIEWS: [View; 2] = [View::Member, View::Client];
+
+/// What follows from a node's record and phase.
+struct Derived {
+    prints: [u128; 2],
+    on_rings: Option<Places>,
+}
+
+impl Derived {
+    fn of(node: &Node) -> Self {
+        Self {
+            prints: VIEWS.map(|view| node.print(view)),
+            on_rings: node.is_on_rings().then_some(node.places),
+        }
+    }
 }
 
 impl Table {
     pub(crate) fn len(&self) -> usize {
-        self.len
+        self.nodes.len()
     }
 
     pub(crate) fn iter(&self) -> impl Iterator<Item = (&NodeId, &Node)> {
-        self.pieces.iter().flat_map(|piece| piece.iter().map(|(id, node)| (id, node)))
+        self.nodes.iter().map(|(id, node)| (id, node))
     }
 
     pub(crate) fn values(&self) -> impl Iterator<Item = &Node> {
@@ -51,56 +57,47 @@ impl Table {
 
     /// By a key that may be none. Looking it up is much cheaper than checking that it is one.
     pub(crate) fn find(&self, id: &RawId) -> Option<&(NodeId, Node)> {
-        let piece = self.pieces.get(self.piece_of(id))?;
-        let at = piece.binary_search_by(|(held, _)| held.as_bytes().cmp(id)).ok()?;
-        piece.get(at)
+        self.nodes.find(|held| held.as_bytes().cmp(id))
     }
 
-    /// Changes a node; the sums follow.
+    /// The members that are up.
+    pub(crate) fn rings(&self) -> &Rings {
+        &self.rings
+    }
+
+    /// Changes a node; what is derived from it follows.
     pub(crate) fn update<R>(&mut self, id: &NodeId, change: impl FnOnce(&mut Node) -> R) -> Option<R> {
-        let at = self.piece_of(id.as_bytes());
-        let piece = self.pieces.get_mut(at)?;
-        let index = piece.binary_search_by(|(held, _)| held.cmp(id)).ok()?;
-        let node = &mut Arc::make_mut(piece)[index].1;
-        let before = views().map(|view| node.print(view));
+        let node = self.nodes.get_mut(id)?;
+        let before = Derived::of(node);
         let result = change(node);
-        let after = views().map(|view| node.print(view));
-        for (sum, (before, after)) in self.sums.iter_mut().zip(before.into_iter().zip(after)) {
-            *sum = sum.wrapping_sub(before).wrapping_add(after);
-        }
+        let after = Derived::of(node);
+        self.replace(id, &before, &after);
         Some(result)
     }
 
     /// Adds a node that is not there.
     pub(crate) fn insert(&mut self, id: NodeId, node: Node) {
-        for (sum, view) in self.sums.iter_mut().zip(views()) {
-            *sum = sum.wrapping_add(node.print(view));
-        }
-        if self.pieces.is_empty() {
-            self.pieces.push(Arc::default());
-        }
-        let at = self.piece_of(id.as_bytes());
-        let piece = Arc::make_mut(&mut self.pieces[at]);
-        let index = piece.partition_point(|(held, _)| *held < id);
-        piece.insert(index, (id, node));
-        self.len += 1;
-        if piece.len() > PIECE_MAX {
-            let rest = piece.split_off(PIECE_MAX / 2);
-            self.pieces.insert(at + 1, Arc::new(rest));
-        }
+        let none = Derived { prints: [0; 2], on_rings: None };
+        let after = Derived::of(&node);
+        self.nodes.insert(id, node);
+        self.replace(&id, &none, &after);
     }
 
     pub(crate) fn remove(&mut self, id: &NodeId) {
-        let at = self.piece_of(id.as_bytes());
-        let Some(piece) = self.pieces.get_mut(at) else { return };
-        let Ok(index) = piece.binary_search_by(|(held, _)| held.cmp(id)) else { return };
-        let (_, node) = Arc::make_mut(piece).remove(index);
-        for (sum, view) in self.sums.iter_mut().zip(views()) {
-            *sum = sum.wrapping_sub(node.print(view));
+        let none = Derived { prints: [0; 2], on_rings: None };
+        if let Some(node) = self.nodes.remove(id) {
+            self.replace(id, &Derived::of(&node), &none);
         }
-        self.len -= 1;
-        if piece.is_empty() {
-            self.pieces.remove(at);
+    }
+
+    fn replace(&mut self, id: &NodeId, before: &Derived, after: &Derived) {
+        for (sum, (before, after)) in self.sums.iter_mut().zip(before.prints.into_iter().zip(after.prints)) {
+            *sum = sum.wrapping_sub(before).wrapping_add(after);
+        }
+        match (before.on_rings, after.on_rings) {
+            (None, Some(places)) => self.rings.insert(*id, places),
+            (Some(places), None) => self.rings.remove(*id, places),
+            _ => {}
         }
     }
 
@@ -120,14 +117,6 @@ impl Table {
             *sum = sum.wrapping_add(node.print(view));
         }
         sums
-    }
-
-    /// The last piece that does not begin behind the id.
-    fn piece_of(&self, id: &RawId) -> usize {
-        let after = self
-            .pieces
-            .partition_point(|piece| piece.first().is_none_or(|(first, _)| first.as_bytes() <= id));
-        after.saturating_sub(1)
     }
 }
 

@@ -16,14 +16,16 @@ use super::{Membership, at_least_a_millisecond};
 
 /// Others that are asked at once (SWIM's k; Das, Gupta, Motivala 2002, section 3.1).
 const HELPERS: usize = 3;
-/// One in so many rounds of a living node may end in a wrong accusation, which the other watchers then refuse to share.
-const WRONG: f64 = 1e-6;
+/// Share of the pings of living nodes that may end in a wrong accusation, which the other watchers then refuse to share.
+const WRONG: f64 = 3e-6;
 /// Share of lost pings below which the network counts as clean.
 const CLEAN: f64 = 0.01;
+/// What is assumed before anything was measured.
+const UNKNOWN: f64 = 0.15;
 /// A path by way of others is not trusted to fail less often than this: paths share machines and cables.
 const SHARED_FATE: f64 = 0.02;
-/// Weight of one ping in the share of lost ones: it follows a change within some tens of pings.
-const WEIGHT: f64 = 1.0 / 64.0;
+/// Weight of one ping in the share of lost ones: eight neighbours are a hundred pings in ten seconds.
+const WEIGHT: f64 = 1.0 / 128.0;
 /// Rounds at most, however bad the network.
 const ROUNDS_MAX: u8 = 16;
 /// A new neighbour without a link has this long to be linked before it is asked for.
@@ -53,6 +55,8 @@ pub(crate) struct Watch {
     /// Rounds without an answer.
     rounds: u8,
     pinged: Option<(u32, Instant)>,
+    /// An earlier ping whose answer was not seen yet although the peer was heard meanwhile.
+    open: Option<u32>,
     nonce: u64,
     /// Others accuse it.
     is_urgent: bool,
@@ -78,7 +82,7 @@ impl Watches {
             all: BTreeMap::new(),
             seq: 0,
             asked: VecDeque::new(),
-            lost: CLEAN,
+            lost: UNKNOWN,
             sick: 0,
             well: 0,
             signed: (None, 0),
@@ -113,10 +117,8 @@ impl Watches {
         self.well = 0;
     }
 
+    /// A ping was answered.
     fn answered(&mut self, after_rounds: u8) {
-        for _ in 0..after_rounds {
-            self.lost += (1.0 - self.lost) * WEIGHT;
-        }
         self.lost -= self.lost * WEIGHT;
         if after_rounds == 0 && self.sick > 0 {
             self.well += 1;
@@ -126,15 +128,24 @@ impl Watches {
         }
     }
 
-    /// Rounds of silence after which a living node is a millionth as likely as a dead one.
+    /// So many pings of a node that lives were not.
+    fn missed(&mut self, rounds: u8) {
+        for _ in 0..rounds {
+            self.lost += (1.0 - self.lost) * WEIGHT;
+        }
+    }
+
+    /// Rounds of silence after which it is dead rather than unlucky.
     fn rounds(&self, helpers: usize) -> u8 {
-        let direct = self.lost.clamp(CLEAN, 0.95);
+        // Two standard deviations of the estimate on the safe side.
+        let doubt = 2.0 * (self.lost * (1.0 - self.lost) * WEIGHT / 2.0).sqrt();
+        let direct = (self.lost + doubt).clamp(CLEAN, 0.95);
         // By way of another one four frames have to arrive instead of two.
         let helped = 1.0 - (1.0 - direct) * (1.0 - direct);
         let helpers = i32::try_from(helpers.min(HELPERS)).unwrap_or(0);
         let round = direct * helped.powi(helpers).max(SHARED_FATE);
-        let rounds = (WRONG.ln() / round.ln()).ceil().clamp(2.0, f64::from(ROUNDS_MAX));
-        // Between 2 and 16.
+        // The first round is a ping alone.
+        let rounds = 1.0 + ((WRONG / direct).ln() / round.ln()).ceil();
         let rounds = (2..=ROUNDS_MAX).rev().find(|whole| f64::from(*whole) <= rounds).unwrap_or(2);
         rounds.saturating_add(self.sick)
     }
@@ -155,7 +166,15 @@ impl<T: Trust> Membership<T> {
             }
             let wait = if self.links.contains(id) { self.probe_interval() } else { LINK_GRACE };
             let at = self.now + self.rng.jittered(wait);
-            let watch = Watch { at, heard: self.now, rounds: 0, pinged: None, nonce: 0, is_urgent: false };
+            let watch = Watch {
+                at,
+                heard: self.now,
+                rounds: 0,
+                pinged: None,
+                open: None,
+                nonce: 0,
+                is_urgent: false,
+            };
             self.watches.all.insert(*id, watch);
             self.timers.set(at, Timer::Watch(*id));
         }
@@ -165,23 +184,24 @@ impl<T: Trust> Membership<T> {
     pub(super) fn heard(&mut self, peer: &NodeId) {
         self.links.heard(peer, self.now);
         let Some(watch) = self.watches.all.get_mut(peer) else { return };
-        let (rounds, was_asked, is_urgent) = (watch.rounds, watch.pinged.is_some(), watch.is_urgent);
+        let (rounds, is_urgent) = (watch.rounds, watch.is_urgent);
+        watch.open = watch.pinged.map(|(seq, _)| seq).or(watch.open);
         watch.heard = self.now;
         (watch.rounds, watch.pinged, watch.is_urgent, watch.nonce) = (0, None, false, 0);
-        if was_asked || rounds > 0 {
-            self.watches.answered(rounds);
-        }
+        self.watches.missed(rounds);
         if rounds > 0 || is_urgent {
             self.reconsider(peer);
         }
     }
 
     pub(super) fn handle_pong(&mut self, peer: &NodeId, seq: u32) {
-        if let Some(watch) = self.watches.all.get(peer)
-            && let Some((sent, at)) = watch.pinged
-            && sent == seq
-        {
+        let Some(watch) = self.watches.all.get_mut(peer) else { return };
+        let rounds = watch.rounds;
+        if let Some((_, at)) = watch.pinged.take_if(|(sent, _)| *sent == seq) {
             self.links.measured(peer, self.now.saturating_duration_since(at));
+            self.watches.answered(rounds);
+        } else if watch.open.take_if(|open| *open == seq).is_some() {
+            self.watches.answered(rounds);
         }
     }
 
@@ -222,6 +242,8 @@ impl<T: Trust> Membership<T> {
         let seq = self.watches.seq;
         if let Some(watch) = self.watches.all.get_mut(&id) {
             (watch.pinged, watch.nonce) = (Some((seq, self.now)), nonce);
+            let is_lost = watch.open.take().is_some();
+            self.watches.missed(u8::from(is_lost));
         }
         if is_linked {
             self.send(id, &Message::Ping { seq });
@@ -322,10 +344,11 @@ impl<T: Trust> Membership<T> {
     /// Signed word of a neighbour came by way of others.
     fn heard_of(&mut self, id: &NodeId) {
         let Some(watch) = self.watches.all.get_mut(id) else { return };
-        let rounds = watch.rounds;
+        // The way over others is the longer one: what was asked directly is lost, too.
+        let missed = watch.rounds + u8::from(watch.pinged.is_some() && self.links.contains(id));
         watch.heard = self.now;
         (watch.rounds, watch.pinged, watch.is_urgent, watch.nonce) = (0, None, false, 0);
-        self.watches.answered(rounds);
+        self.watches.missed(missed);
         self.reconsider(id);
     }
 
