@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use futures_util::future::select_all;
 use mesh_control::{ApiError, ErrorCode, EventKind, ModelView, RouteTarget, RouteView};
@@ -22,18 +22,42 @@ use super::{Node, views};
 
 /// Facts are looked at this often even when nothing told of a change: round trips and free memory drift.
 pub(super) const LOOK: Duration = Duration::from_secs(2);
-/// Free memory is told in steps of this many bytes, so that a quiet node's record is quiet.
+/// Free memory is shown to the owner in steps of this many bytes.
 const MEMORY_STEP: u64 = 256 * 1024 * 1024;
+/// Others are told of it in this many parts of the whole, and no more often than this, so that the record of a node at work is
+/// quiet: each change goes to every member.
+const TOLD_PARTS: u64 = 16;
+const TOLD_EVERY: Duration = Duration::from_secs(30);
 /// Longest reason told to others, bytes.
 const DETAIL_MAX: usize = 200;
+
+/// The free memory that others were told of last.
+#[derive(Debug, Default)]
+struct ToldMemory(Option<(Instant, u64)>);
+
+impl ToldMemory {
+    /// What others are told now: what they were told before, unless that is off by a part and a while ago.
+    fn told(&mut self, memory: &MemoryFacts, now: Instant) -> u64 {
+        let part = (memory.total / TOLD_PARTS).max(1);
+        if let Some((at, told)) = self.0
+            && (told.abs_diff(memory.free) < part || now.saturating_duration_since(at) < TOLD_EVERY)
+        {
+            return told;
+        }
+        let told = memory.free / part * part;
+        self.0 = Some((now, told));
+        told
+    }
+}
 
 impl Node {
     /// Keeps routing and our record up to date for as long as the node runs.
     pub(crate) async fn keep_facts(self) {
         let mut told: Vec<ModelView> = Vec::new();
+        let mut free = ToldMemory::default();
         loop {
             self.feed_router();
-            self.publish().await;
+            self.publish(&mut free).await;
             self.tell_models(&mut told);
             tokio::select! {
                 () = self.inner.changed.notified() => {}
@@ -140,9 +164,13 @@ impl Node {
     }
 
     /// Puts our offers and facts into our record in every scope; gossip sends only what changed.
-    async fn publish(&self) {
+    async fn publish(&self, free: &mut ToldMemory) {
         let backends = self.backends().list();
-        let facts = serde_json::to_vec(&self.own_facts()).unwrap_or_default();
+        let mut facts = self.own_facts();
+        if let Some(memory) = &mut facts.memory {
+            memory.free = free.told(memory, Instant::now());
+        }
+        let facts = serde_json::to_vec(&facts).unwrap_or_default();
         for scope in self.scopes().list() {
             let Some(gossip) = self.gossip(&scope.id()) else { continue };
             if self.config().client {
@@ -360,5 +388,26 @@ fn routed_state(state: &BackendState) -> Option<RoutedState> {
         BackendState::Loading(_) => Some(RoutedState::Loading { eta: None }),
         BackendState::Failed { .. } => Some(RoutedState::Cold),
         _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn free_memory_is_told_coarsely_and_rarely() {
+        let start = Instant::now();
+        let mut told = ToldMemory::default();
+        let mut tell = |free, secs| {
+            let memory = MemoryFacts { total: 1600, free, cap: None };
+            told.told(&memory, start + Duration::from_secs(secs))
+        };
+        assert_eq!(tell(850, 0), 800);
+        assert_eq!(tell(300, 10), 800, "too soon");
+        assert_eq!(tell(750, 40), 800, "within a part of it");
+        assert_eq!(tell(300, 41), 300);
+        assert_eq!(tell(1500, 70), 300, "too soon again");
+        assert_eq!(tell(1500, 72), 1500);
     }
 }
