@@ -22,6 +22,7 @@ pub use node::{Node, now_ms};
 pub use sight::{Book, Sighting, View};
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
@@ -43,7 +44,7 @@ pub struct Setup<'a> {
     /// How many nodes.
     pub nodes: usize,
     /// Where each runs; none for all on this machine, where they meet over its loopback.
-    pub hosts: Vec<Host>,
+    pub hosts: Vec<Arc<Host>>,
     /// What a node's configuration has beside what all have, by its number.
     pub configure: &'a dyn Fn(usize) -> String,
 }

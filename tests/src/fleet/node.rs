@@ -3,6 +3,7 @@
 use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context, Result, bail, ensure};
@@ -24,7 +25,7 @@ pub struct Node {
     id: String,
     program: PathBuf,
     home: PathBuf,
-    host: Option<Host>,
+    host: Option<Arc<Host>>,
     client: Client,
     process: Option<Process>,
 }
@@ -34,7 +35,7 @@ impl Node {
         number: usize,
         program: PathBuf,
         home: PathBuf,
-        host: Option<Host>,
+        host: Option<Arc<Host>>,
         configuration: &str,
     ) -> Result<Self> {
         std::fs::create_dir_all(&home)?;
@@ -62,7 +63,7 @@ impl Node {
 
     /// Where it runs; none for this machine itself.
     pub fn host(&self) -> Option<&Host> {
-        self.host.as_ref()
+        self.host.as_deref()
     }
 
     /// What it wrote to standard error in all its lives.
@@ -80,7 +81,7 @@ impl Node {
         self.process.is_some()
     }
 
-    pub(super) fn take_host(&mut self) -> Option<Host> {
+    pub(super) fn take_host(&mut self) -> Option<Arc<Host>> {
         self.host.take()
     }
 

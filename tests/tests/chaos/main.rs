@@ -6,6 +6,7 @@
 
 mod schedule;
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use qmt_tests::fleet::{Fleet, Setup, built};
@@ -16,6 +17,8 @@ use schedule::{Act, Schedule};
 const NODES: usize = 30;
 /// How long things happen.
 const TIME: Duration = Duration::from_secs(35);
+/// While they do not agree yet, it is told what is missing.
+const TELL: Duration = Duration::from_secs(2);
 /// After they agree nobody may see anything change for so long: several rounds of gossip.
 const QUIET: Duration = Duration::from_secs(4);
 
@@ -37,7 +40,22 @@ async fn thirty_nodes_agree_after_kills_freezes_and_cuts() {
         println!("{:5.1} s: {act:?}", begun.elapsed().as_secs_f64());
         perform(&mut fleet, act).await;
     }
-    fleet.all_see_the_living().await.unwrap();
+    let agreed = async {
+        let mut told = tokio::time::interval(TELL);
+        loop {
+            told.tick().await;
+            let missing = fleet.read(|book| fleet.disagreements(book));
+            let (time, count) = (begun.elapsed().as_secs_f64(), missing.len());
+            println!(
+                "{time:5.1} s: {count} are not as they should be: {:?}",
+                missing.iter().take(6).collect::<Vec<_>>()
+            );
+        }
+    };
+    tokio::select! {
+        () = agreed => {}
+        agreed = fleet.all_see_the_living() => agreed.unwrap(),
+    }
     println!("{:5.1} s: all agree", begun.elapsed().as_secs_f64());
     fleet.is_quiet_for(QUIET).await.unwrap();
     assert_eq!(fleet.read(|book| fleet.disagreements(book)), Vec::<String>::new());
@@ -46,11 +64,11 @@ async fn thirty_nodes_agree_after_kills_freezes_and_cuts() {
 }
 
 /// A host for each node, where this machine can have them; nothing can be cut on one machine's loopback.
-fn hosts() -> (Option<Lab>, Vec<Host>) {
+fn hosts() -> (Option<Lab>, Vec<Arc<Host>>) {
     match Lab::new() {
         Ok(mut lab) => {
             let lan = lab.lan();
-            let hosts = (0..NODES).map(|_| lab.host(&lan)).collect();
+            let hosts = (0..NODES).map(|_| Arc::new(lab.host(&lan))).collect();
             (Some(lab), hosts)
         }
         Err(reason) => {

@@ -1,6 +1,7 @@
 //! What nodes say to each other when nothing happens, by the counters of their interfaces.
 
 use std::path::Path;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
@@ -31,7 +32,7 @@ impl Idle {
     pub(super) async fn measure(program: &Path, time: Duration) -> Result<Self> {
         let mut lab = Lab::new()?;
         let lan = lab.lan();
-        let hosts = (0..NODES).map(|_| lab.host(&lan)).collect();
+        let hosts = (0..NODES).map(|_| Arc::new(lab.host(&lan))).collect();
         let fleet = Fleet::start(Setup { hosts, ..Setup::on_loopback(program, NODES) }).await?;
         fleet.is_quiet_for(REST).await?;
         let (before, begun) = (counts(&fleet).await?, Instant::now());
