@@ -14,7 +14,7 @@ use super::node::Phase;
 use super::own::REFUTATION_PAUSE;
 use super::record::View;
 use super::timers::Timer;
-use super::trust::{Signature, Trust};
+use super::trust::{Refusal, Signature, Trust};
 use super::wire::{self, Accusation, Evidence, Message};
 use super::{Membership, Output, at_least_a_millisecond};
 use crate::event::DownWhy;
@@ -187,7 +187,10 @@ impl<T: Trust> Membership<T> {
         if is_other || voices.is_some_and(is_heard_before) {
             return;
         }
-        let Some(witness) = self.witness(&accusation) else { return };
+        let Some(witness) = self.witness(&accusation) else {
+            self.outputs.push_back(Output::Refused { from, why: Refusal::BadSignature });
+            return;
+        };
         if self.cases.is_muted(&witness, self.now) {
             return;
         }
@@ -333,10 +336,12 @@ impl<T: Trust> Membership<T> {
         let agreed = voices * 2 > jury.len() && voices >= 2;
         if agreed {
             let why = case.why(&jury);
-            let grace = if why == DownWhy::Gone || why == DownWhy::Stopped {
+            // Those who have not spoken may know better; the more they are, the longer the accused has.
+            let missing = u32::try_from(jury.len() - voices).unwrap_or(u32::MAX);
+            let grace = if missing == 0 && why != DownWhy::Silent {
                 Duration::ZERO
             } else {
-                self.watches.weathered(self.config.grace)
+                self.watches.weathered(self.config.grace) * missing.saturating_add(1)
             };
             let since = case.agreed.unwrap_or(now);
             if let Some(case) = self.cases.open.get_mut(id) {

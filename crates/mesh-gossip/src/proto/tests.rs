@@ -1,5 +1,6 @@
 #![allow(clippy::unwrap_used)]
 mod alone;
+mod model;
 mod uninvited;
 
 use std::collections::BTreeSet;

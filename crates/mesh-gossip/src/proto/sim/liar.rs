@@ -8,7 +8,7 @@ use bytes::Bytes;
 use mesh_identity::NodeId;
 
 use super::super::Trust;
-use super::super::wire::{self, Message, NodeRecord, RawId};
+use super::super::wire::{self, Accusation, Evidence, Message, NodeRecord, RawId};
 use super::double::Double;
 use super::network::{Happening, Wish};
 use super::simulated::Directory;
@@ -16,6 +16,8 @@ use crate::member::Incarnation;
 
 /// How often a liar says something of its own.
 const EVERY: Duration = Duration::from_millis(500);
+/// Testimonies in one of its frames.
+const ACCUSATIONS_PER_FRAME: usize = 400;
 /// Records in one of its frames.
 const RECORDS_PER_FRAME: usize = 64;
 
@@ -26,8 +28,18 @@ pub enum Lie {
     Withhold,
     /// Shows everybody, again and again, every record that it ever saw: the dead, and earlier lives of the living.
     Replay,
+    /// Testifies that everybody is dead, again and again, for every incarnation that it sees.
+    Accuse,
+    /// Writes testimonies in the names of others, and answers in theirs that they live.
+    Forge,
     /// Signs two contents under one version: one for half of its peers, another for the rest.
     Equivocate,
+}
+
+impl Lie {
+    fn needs_records(self) -> bool {
+        matches!(self, Self::Replay | Self::Accuse | Self::Forge)
+    }
 }
 
 /// What a liar needs to lie.
@@ -61,7 +73,7 @@ impl Liar {
             Happening::LinkDown { peer, .. } => {
                 self.peers.remove(peer);
             }
-            Happening::Frame { frame, .. } if self.lie == Lie::Replay => {
+            Happening::Frame { frame, .. } if self.lie.needs_records() => {
                 for record in records_in(frame).into_iter().flatten() {
                     self.seen.insert((record.id, record.card.incarnation), record);
                 }
@@ -76,12 +88,37 @@ impl Liar {
             return;
         }
         self.next = now + EVERY;
-        if self.lie == Lie::Replay {
-            let all: Vec<_> = self.seen.values().cloned().collect();
-            for records in all.chunks(RECORDS_PER_FRAME) {
-                let frame = Message::Records { records: records.to_vec() }.encode();
-                self.tell_all(&frame, wishes);
+        match self.lie {
+            Lie::Replay => {
+                let all: Vec<_> = self.seen.values().cloned().collect();
+                for records in all.chunks(RECORDS_PER_FRAME) {
+                    let frame = Message::Records { records: records.to_vec() }.encode();
+                    self.tell_all(&frame, wishes);
+                }
             }
+            Lie::Accuse | Lie::Forge => {
+                let accusations = self.accusations();
+                self.tell_all(&Message::Accusations { accusations }.encode(), wishes);
+            }
+            Lie::Withhold | Lie::Equivocate => {}
+        }
+    }
+
+    /// Everybody is dead, as far as the liar goes: by its own word or by everybody's.
+    fn accusations(&self) -> Vec<Accusation> {
+        let ids: BTreeSet<RawId> = self.seen.keys().map(|(id, _)| *id).collect();
+        let subjects = self.seen.keys().filter(|(id, _)| *id != self.me);
+        let accusation = |(subject, incarnation): (RawId, u64), witness: RawId| {
+            let statement = wire::accusation_statement(&subject, incarnation, Evidence::Gone);
+            let signature = self.pen.sign(wire::ACCUSATION, &statement).into();
+            Accusation { subject, incarnation, witness, evidence: Evidence::Gone, signature }
+        };
+        match self.lie {
+            Lie::Forge => {
+                let all = subjects.flat_map(|one| ids.iter().map(|witness| accusation(*one, *witness)));
+                all.take(ACCUSATIONS_PER_FRAME).collect()
+            }
+            _ => subjects.map(|one| accusation(*one, self.me)).collect(),
         }
     }
 
@@ -91,6 +128,10 @@ impl Liar {
 
     /// What becomes of a frame that its core wants sent.
     pub(super) fn twist(&self, to: u32, frame: Bytes) -> Option<Bytes> {
+        if let (Lie::Forge, Ok(Some(Message::Ask { subject, nonce }))) = (self.lie, Message::decode(&frame)) {
+            let signature = self.pen.sign(wire::HEARD, &wire::heard_statement(nonce)).into();
+            return Some(Message::Heard { subject, nonce, signature }.encode());
+        }
         let Some(mut records) = records_in(&frame) else { return Some(frame) };
         match self.lie {
             Lie::Withhold => {
@@ -103,7 +144,7 @@ impl Liar {
                 }
                 Some(Message::Records { records }.encode())
             }
-            Lie::Equivocate | Lie::Replay => Some(frame),
+            Lie::Equivocate | Lie::Replay | Lie::Accuse | Lie::Forge => Some(frame),
         }
     }
 
