@@ -1,9 +1,9 @@
 //! Accusations and verdicts: how a scope agrees that one of its nodes is dead.
 //!
 //! A witness signs what it saw. The words of the subject's neighbours count, and nobody else's, since nobody chooses whose
-//! neighbour it is. When most of them agree, and the subject has had time to contradict, it is down. Where the
-//! neighbours themselves are missing, as after a partition, those that are left decide, more slowly. One word alone is
-//! never enough, unless it is one's own and nobody else could have one.
+//! neighbour it is. When most of them agree, and the subject has had time to contradict, it is down. Where they do not
+//! agree, or are missing themselves, as after a partition, each node asks for the subject itself before it believes those
+//! who are left. One word alone is never enough, unless it is one's own and nobody else could have one.
 
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
@@ -28,11 +28,21 @@ const CASES_MAX: usize = 4096;
 const CASE_MAX: Duration = Duration::from_secs(20);
 /// Between two looks at a disputed case.
 const LOOK: Duration = Duration::from_millis(250);
-/// A witness that was wrong is not listened to for so long, doubled each time.
-const MUTED_MIN: Duration = Duration::from_secs(10);
-const MUTED_DOUBLINGS: u32 = 6;
+/// The same words about a node that has answered are not heard again for so long.
+const ACQUITTED: Duration = Duration::from_secs(10);
+/// Rounds in which this node itself asks for the accused of a disputed case.
+const INQUIRY: u8 = 4;
+/// A witness that was wrong so often within [`WRONG_WITHIN`] is not listened to for a while: twice for each of its neighbours,
+/// which an honest one reaches when the whole scope falls apart and together again twice in a minute.
+const WRONG_MAX: u32 = 2 * super::rings::NEIGHBOURS as u32;
+const WRONG_WITHIN: Duration = Duration::from_secs(60);
+/// How long, doubled each time.
+const MUTED_MIN: Duration = Duration::from_secs(60);
+const MUTED_DOUBLINGS: u32 = 5;
 /// Witnesses remembered for having been wrong, at most.
-const MUTED_MAX: usize = 4096;
+const WITNESSES_MAX: usize = 4096;
+/// Who was wrong before gets a contradiction from the accused no more often than this; sooner than a disputed case is decided.
+const SLOW_REFUTATION: Duration = Duration::from_millis(1500);
 
 /// One witness's word.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -53,7 +63,18 @@ pub(crate) struct Case {
     voices: Voices,
     /// Its neighbours, when that was looked at last.
     jury: Vec<NodeId>,
+    /// This node's own questions for the accused: their number, and how many rounds there were.
+    inquiry: Option<(u64, u8)>,
     at: Option<Instant>,
+}
+
+/// How often a witness was wrong.
+#[derive(Debug)]
+struct Record {
+    since: Instant,
+    wrong: u32,
+    muted: Option<Instant>,
+    times: u32,
 }
 
 /// Open cases, closed ones whose testimonies others may lack, and witnesses that were wrong.
@@ -61,7 +82,11 @@ pub(crate) struct Case {
 pub(crate) struct Cases {
     open: BTreeMap<NodeId, Case>,
     closed: BTreeMap<NodeId, (Incarnation, Voices)>,
-    muted: BTreeMap<NodeId, (Instant, u32)>,
+    /// Nodes that answered although they were accused, and when.
+    acquitted: BTreeMap<NodeId, (Instant, Incarnation, Voices)>,
+    witnesses: BTreeMap<NodeId, Record>,
+    refuted: Option<Instant>,
+    refutes_at: Option<Instant>,
 }
 
 enum Verdict {
@@ -76,23 +101,34 @@ impl Cases {
     }
 
     fn is_muted(&self, witness: &NodeId, now: Instant) -> bool {
-        self.muted.get(witness).is_some_and(|(until, _)| *until > now)
+        self.witnesses.get(witness).is_some_and(|record| record.muted.is_some_and(|until| until > now))
     }
 
-    fn mute(&mut self, witness: NodeId, now: Instant) {
-        if self.muted.len() >= MUTED_MAX {
-            self.muted.retain(|_, (until, _)| *until > now);
+    /// The witness was contradicted.
+    fn was_wrong(&mut self, witness: NodeId, now: Instant) {
+        let is_old = |record: &Record| now.saturating_duration_since(record.since) >= WRONG_WITHIN;
+        if self.witnesses.len() >= WITNESSES_MAX {
+            self.witnesses.retain(|_, record| !is_old(record));
         }
-        if self.muted.len() < MUTED_MAX {
-            let (until, times) = self.muted.entry(witness).or_insert((now, 0));
-            *until = now + MUTED_MIN * (1 << (*times).min(MUTED_DOUBLINGS));
-            *times += 1;
+        if self.witnesses.len() >= WITNESSES_MAX {
+            return;
+        }
+        let new = Record { since: now, wrong: 0, muted: None, times: 0 };
+        let record = self.witnesses.entry(witness).or_insert(new);
+        if is_old(record) {
+            (record.since, record.wrong) = (now, 0);
+        }
+        record.wrong += 1;
+        if record.wrong >= WRONG_MAX {
+            record.muted = Some(now + MUTED_MIN * (1 << record.times.min(MUTED_DOUBLINGS)));
+            (record.wrong, record.times) = (0, record.times + 1);
         }
     }
 
     pub(crate) fn forget(&mut self, id: &NodeId) {
         self.closed.remove(id);
-        self.muted.remove(id);
+        self.witnesses.remove(id);
+        self.acquitted.remove(id);
     }
 }
 
@@ -145,21 +181,47 @@ impl<T: Trust> Membership<T> {
     fn handle_own_accusation(&mut self, accusation: &Accusation) {
         let is_current =
             self.own.as_ref().is_some_and(|own| own.incarnation().as_u64() == accusation.incarnation);
-        if !is_current || self.witness(accusation).is_none() {
-            return;
-        }
-        if self.refute(Incarnation::from_u64(accusation.incarnation)) {
+        let Some(witness) = self.witness(accusation).filter(|_| is_current) else { return };
+        let last = self.cases.refuted.map(|last| self.now.saturating_duration_since(last));
+        let is_slow = self.cases.is_muted(&witness, self.now);
+        if is_slow && last.is_some_and(|last| last < SLOW_REFUTATION) {
+            self.refute_in(SLOW_REFUTATION);
+        } else if self.refute(Incarnation::from_u64(accusation.incarnation)) {
             self.watches.fell_ill(1);
+            self.cases.was_wrong(witness, self.now);
+        }
+    }
+
+    /// An accusation comes once; what it is too early to contradict is contradicted later.
+    fn refute_in(&mut self, wait: Duration) {
+        if self.cases.refutes_at.is_none() {
+            let at = self.now + wait;
+            self.cases.refutes_at = Some(at);
+            self.timers.set(at, Timer::Refute);
+        }
+    }
+
+    pub(super) fn handle_refute_due(&mut self) {
+        self.cases.refutes_at = None;
+        if let Some(incarnation) = self.own.as_ref().map(super::Own::incarnation) {
+            self.refute(incarnation);
         }
     }
 
     /// Contradicts the word that this node is dead; the next incarnation goes out at once.
     pub(super) fn refute(&mut self, incarnation: Incarnation) -> bool {
         let Some(own) = &mut self.own else { return false };
+        let is_current = own.incarnation() == incarnation && !own.has_ended();
         let is_refuted = own.refute(incarnation, self.now, &self.trust);
         if is_refuted {
+            if let Some(at) = self.cases.refutes_at.take() {
+                self.timers.unset(at, Timer::Refute);
+            }
+            self.cases.refuted = Some(self.now);
             self.touched.insert(self.me);
             self.push();
+        } else if is_current {
+            self.refute_in(REFUTATION_PAUSE);
         }
         is_refuted
     }
@@ -179,7 +241,13 @@ impl<T: Trust> Membership<T> {
                 .and_then(|witness| voices.get(&witness))
                 .is_some_and(|voice| voice.evidence >= accusation.evidence)
         };
-        let voices = if node.is_dead() {
+        let is_acquitted = |(at, of, _): &&(Instant, Incarnation, Voices)| {
+            *of == incarnation && self.now.saturating_duration_since(*at) < ACQUITTED
+        };
+        let acquitted = self.cases.acquitted.get(&id).filter(is_acquitted);
+        let voices = if let Some((_, _, voices)) = acquitted.filter(|_| !self.cases.is_open(&id)) {
+            Some(voices)
+        } else if node.is_dead() {
             self.cases.closed.get(&id).filter(|(of, _)| *of == incarnation).map(|(_, voices)| voices)
         } else {
             self.cases.open.get(&id).map(|case| &case.voices)
@@ -196,6 +264,11 @@ impl<T: Trust> Membership<T> {
         }
         let voice = Voice { evidence: accusation.evidence, signature: Some(accusation.signature.into()) };
         let is_dead = node.is_dead();
+        if !is_dead && !self.cases.is_open(&id) && !self.jury(&id).contains(&witness) {
+            // Nobody's word but a neighbour's makes a case; but a neighbour may look.
+            self.watch_closely(&id, false);
+            return;
+        }
         let is_new = if is_dead {
             self.add_closed(&id, incarnation, (witness, voice))
         } else {
@@ -204,7 +277,9 @@ impl<T: Trust> Membership<T> {
         if !is_new {
             return;
         }
-        self.pass_on(from, accusation);
+        if is_dead || self.is_juror(&id, &witness) {
+            self.pass_on(from, accusation);
+        }
         if !is_dead {
             self.watch_closely(&id, false);
             if self.is_juror(&id, &witness) && !self.hears(&id) {
@@ -242,8 +317,15 @@ impl<T: Trust> Membership<T> {
                 return false;
             }
             let jury = self.jury(id);
-            let case =
-                Case { incarnation, since: self.now, agreed: None, voices: Voices::new(), jury, at: None };
+            let case = Case {
+                incarnation,
+                since: self.now,
+                agreed: None,
+                voices: Voices::new(),
+                jury,
+                inquiry: None,
+                at: None,
+            };
             self.cases.open.insert(*id, case);
         }
         let Some(case) = self.cases.open.get_mut(id) else { return false };
@@ -350,37 +432,53 @@ impl<T: Trust> Membership<T> {
             let waited = now.saturating_duration_since(since);
             return if waited >= grace { Verdict::Dead(why) } else { Verdict::Later(grace - waited) };
         }
-        self.disputed(id, &jury, age)
+        self.disputed(id, &jury, (voices, age))
     }
 
-    /// No majority: who of the neighbours is accused and silent, too, has no say any more.
-    fn disputed(&self, id: &NodeId, jury: &[NodeId], age: Duration) -> Verdict {
+    /// No majority: this node asks for the accused itself.
+    fn disputed(&mut self, id: &NodeId, jury: &[NodeId], (voices, age): (usize, Duration)) -> Verdict {
         let Some(case) = self.cases.open.get(id) else { return Verdict::Dropped };
-        let is_alone = jury.iter().all(|juror| *juror == self.me) && !self.config.uninvited;
-        let wait = if is_alone { self.config.alone } else { self.config.disputed };
+        let has_own = case.voices.contains_key(&self.me);
+        let is_alone = jury.iter().all(|juror| *juror == self.me);
+        let wait = if is_alone && !self.config.uninvited { self.config.alone } else { self.config.disputed };
         let wait = self.watches.weathered(wait);
         if age < wait {
             return Verdict::Later(wait - age);
         }
-        let is_silent = |juror: &NodeId| {
-            self.cases.open.get(juror).is_some_and(|case| {
-                *juror != self.me
-                    && self.now.saturating_duration_since(case.since) >= wait
-                    && !self.hears(juror)
-            })
-        };
-        let left: Vec<NodeId> = jury.iter().filter(|juror| !is_silent(juror)).copied().collect();
-        let voices = left.iter().filter(|juror| case.voices.contains_key(juror)).count();
-        let has_own = case.voices.contains_key(&self.me);
-        let is_dead =
-            if left.is_empty() { has_own || case.voices.len() >= 2 } else { voices * 2 > left.len() };
-        if is_dead && (voices >= 2 || has_own || left.len() < 2) {
-            Verdict::Dead(case.why(&left))
-        } else if age > CASE_MAX && !has_own {
-            Verdict::Dropped
-        } else {
-            Verdict::Later(LOOK)
+        if is_alone && has_own {
+            return Verdict::Dead(case.why(&[self.me]));
         }
+        let (nonce, rounds) = case.inquiry.unwrap_or((0, 0));
+        if rounds > self.watches.longer(INQUIRY) {
+            // One other's word is no verdict where others could know: they look by now, and speak for themselves.
+            let is_enough = voices >= 2 || has_own || (voices == 1 && jury.len() == 1);
+            return if is_enough { Verdict::Dead(case.why(jury)) } else { Verdict::Dropped };
+        }
+        let nonce = if nonce == 0 { self.rng.next() | 1 } else { nonce };
+        if let Some(case) = self.cases.open.get_mut(id) {
+            case.inquiry = Some((nonce, rounds + 1));
+        }
+        self.ask_for(id, nonce);
+        Verdict::Later(LOOK)
+    }
+
+    /// Signed word of an accused node came in answer to this node's own question. Whether it was one.
+    pub(super) fn is_answer(&self, id: &NodeId, nonce: u64) -> bool {
+        self.cases.open.get(id).is_some_and(|case| case.inquiry.is_some_and(|(asked, _)| asked == nonce))
+    }
+
+    /// The accused has answered: whatever its accusers see, it lives.
+    pub(super) fn acquit(&mut self, id: &NodeId) {
+        if let Some(case) = self.cases.open.get(id) {
+            let entry = (self.now, case.incarnation, case.voices.clone());
+            let acquitted = &mut self.cases.acquitted;
+            if acquitted.len() >= CASES_MAX {
+                acquitted.retain(|_, (at, ..)| self.now.saturating_duration_since(*at) < ACQUITTED);
+            }
+            acquitted.insert(*id, entry);
+        }
+        self.close_case(id, true);
+        self.reconsider(id);
     }
 
     /// Whether this node itself was told by the subject, or by its machine, that it has ended.
@@ -413,7 +511,7 @@ impl<T: Trust> Membership<T> {
             if witness == self.me {
                 self.watches.fell_ill(1);
             } else {
-                self.cases.mute(witness, self.now);
+                self.cases.was_wrong(witness, self.now);
             }
         }
     }
@@ -421,7 +519,7 @@ impl<T: Trust> Membership<T> {
     /// All waits begin anew.
     pub(super) fn adjourn_cases(&mut self) {
         for case in self.cases.open.values_mut() {
-            (case.since, case.agreed) = (self.now, None);
+            (case.since, case.agreed, case.inquiry) = (self.now, None, None);
         }
     }
 

@@ -385,6 +385,7 @@ impl<T: Trust> Membership<T> {
                 Timer::Push => self.push(),
                 Timer::Sweep => self.handle_sweep(),
                 Timer::Watch(id) => self.handle_watch_due(id),
+                Timer::Refute => self.handle_refute_due(),
                 Timer::Case(id) => self.handle_case_due(&id),
                 Timer::Dial(id) => self.handle_dial_due(id),
                 Timer::Close(id) => self.handle_close_due(&id),

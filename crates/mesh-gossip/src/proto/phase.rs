@@ -247,6 +247,8 @@ impl<T: Trust> Membership<T> {
         let is_up = matches!(phase, Phase::Alive | Phase::Suspect);
         if was_up.is_some_and(|was_up| was_up != is_up) {
             self.overlay.is_stale = true;
+            // Who missed the news is found sooner.
+            self.changed = now;
         }
         self.touched.insert(*id);
     }

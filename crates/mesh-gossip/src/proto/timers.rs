@@ -14,6 +14,8 @@ pub(crate) enum Timer {
     Push,
     /// Forget the long dead, end what has expired.
     Sweep,
+    /// This node, held for dead by somebody, may contradict.
+    Refute,
     /// A neighbour has to be looked after.
     Watch(NodeId),
     /// An accused node's case has to be weighed.

@@ -112,6 +112,12 @@ impl Watches {
         self.patience(wait.mul_f64(1.0 + (self.lost / 0.1).min(4.0)))
     }
 
+    /// More rounds where frames get lost.
+    pub(crate) fn longer(&self, rounds: u8) -> u8 {
+        let more = [0.05, 0.15, 0.3, 0.45, 0.6].into_iter().filter(|share| self.lost > *share).count();
+        rounds * u8::try_from(more + 1).unwrap_or(1) + self.sick
+    }
+
     pub(crate) fn fell_ill(&mut self, degrees: u8) {
         self.sick = self.sick.saturating_add(degrees).min(SICK_MAX);
         self.well = 0;
@@ -298,6 +304,14 @@ impl<T: Trust> Membership<T> {
         }
     }
 
+    /// Asks for a node whether it is a neighbour or not.
+    pub(super) fn ask_for(&mut self, subject: &NodeId, nonce: u64) {
+        self.ask_others(subject, nonce);
+        if self.links.contains(subject) {
+            self.send(*subject, &Message::Ask { subject: *subject.as_bytes(), nonce });
+        }
+    }
+
     /// A question on its way: about this node, or to be passed on to a linked one.
     pub(super) fn handle_ask(&mut self, from: NodeId, subject: RawId, nonce: u64) {
         if subject == *self.me.as_bytes() {
@@ -329,6 +343,13 @@ impl<T: Trust> Membership<T> {
 
     pub(super) fn handle_heard(&mut self, subject: RawId, nonce: u64, signature: Signature) {
         let Some(id) = self.known(&subject) else { return };
+        if self.is_answer(&id, nonce) {
+            if self.trust.is_signed(&id, wire::HEARD, &wire::heard_statement(nonce), &signature) {
+                self.heard_of(&id);
+                self.acquit(&id);
+            }
+            return;
+        }
         if self.watches.all.get(&id).is_some_and(|watch| watch.nonce == nonce && nonce != 0) {
             if self.trust.is_signed(&id, wire::HEARD, &wire::heard_statement(nonce), &signature) {
                 self.heard_of(&id);
