@@ -4,6 +4,7 @@
 //! **Invariants:** what is known of a node changes only by that node's own signature; no node is down by one other's word; a
 //! (node, incarnation) that is down or has left stays so; after a [`Input::Tick`] the next deadline lies in the future.
 
+mod accuse;
 mod case;
 mod dial;
 mod exchange;
@@ -21,6 +22,7 @@ mod rng;
 mod table;
 mod timers;
 mod trust;
+mod verdict;
 mod watch;
 mod wire;
 
