@@ -118,7 +118,8 @@ pub struct Config {
     pub handshake_timeout: Duration,
     /// Silence after which a path is given up for another one (1.5 s).
     pub path_idle: Duration,
-    /// How often a silent path is asked for a sign of life (400 ms).
+    /// How often a silent path is asked for a sign of life (700 ms): twice before it is given up, and never on a path that
+    /// gossip pings.
     pub path_keep_alive: Duration,
     /// Silence on every path after which the connection is lost (5 s): how soon a killed peer is noticed.
     pub idle: Duration,
@@ -139,7 +140,7 @@ impl Default for Config {
             handshakes_per_address_max: 16,
             handshake_timeout: Duration::from_secs(5),
             path_idle: Duration::from_millis(1500),
-            path_keep_alive: Duration::from_millis(400),
+            path_keep_alive: Duration::from_millis(700),
             idle: Duration::from_secs(5),
             streams_max: 1024,
         }
