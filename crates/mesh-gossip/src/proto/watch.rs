@@ -20,12 +20,16 @@ const HELPERS: usize = 3;
 const WRONG: f64 = 3e-6;
 /// Share of lost pings below which the network counts as clean.
 const CLEAN: f64 = 0.01;
+/// Up to this share of lost pings nobody has to wait longer.
+const GOOD: f64 = 0.05;
 /// What is assumed before anything was measured.
 const UNKNOWN: f64 = 0.15;
 /// A path by way of others is not trusted to fail less often than this: paths share machines and cables.
 const SHARED_FATE: f64 = 0.02;
 /// Weight of one ping in the share of lost ones: eight neighbours are a hundred pings in ten seconds.
 const WEIGHT: f64 = 1.0 / 128.0;
+/// What was assumed weighs as much as so many pings.
+const ASSUMED: f64 = 8.0;
 /// Rounds at most, however bad the network.
 const ROUNDS_MAX: u8 = 16;
 /// A new neighbour without a link has this long to be linked before it is asked for.
@@ -71,6 +75,7 @@ pub(crate) struct Watches {
     asked: VecDeque<(u64, NodeId)>,
     /// Share of pings of living nodes that got no answer.
     lost: f64,
+    weight: f64,
     sick: u8,
     well: u8,
     signed: (Option<Instant>, u32),
@@ -83,6 +88,7 @@ impl Watches {
             seq: 0,
             asked: VecDeque::new(),
             lost: UNKNOWN,
+            weight: 1.0 / ASSUMED,
             sick: 0,
             well: 0,
             signed: (None, 0),
@@ -109,12 +115,12 @@ impl Watches {
 
     /// Waits of a judgement are longer where frames get lost: a word against it may take several tries.
     pub(crate) fn weathered(&self, wait: Duration) -> Duration {
-        self.patience(wait.mul_f64(1.0 + (self.lost / 0.1).min(4.0)))
+        self.patience(wait.mul_f64(1.0 + ((self.lost - GOOD).max(0.0) / 0.1).min(4.0)))
     }
 
     /// More rounds where frames get lost.
     pub(crate) fn longer(&self, rounds: u8) -> u8 {
-        let more = [0.05, 0.15, 0.3, 0.45, 0.6].into_iter().filter(|share| self.lost > *share).count();
+        let more = [0.1, 0.2, 0.35, 0.5, 0.65].into_iter().filter(|share| self.lost > *share).count();
         rounds * u8::try_from(more + 1).unwrap_or(1) + self.sick
     }
 
@@ -125,7 +131,7 @@ impl Watches {
 
     /// A ping was answered.
     fn answered(&mut self, after_rounds: u8) {
-        self.lost -= self.lost * WEIGHT;
+        self.count(0.0);
         if after_rounds == 0 && self.sick > 0 {
             self.well += 1;
             if self.well >= WELL {
@@ -134,17 +140,22 @@ impl Watches {
         }
     }
 
+    fn count(&mut self, lost: f64) {
+        self.lost += (lost - self.lost) * self.weight;
+        self.weight = (self.weight / (1.0 + self.weight)).max(WEIGHT);
+    }
+
     /// So many pings of a node that lives were not.
     fn missed(&mut self, rounds: u8) {
         for _ in 0..rounds {
-            self.lost += (1.0 - self.lost) * WEIGHT;
+            self.count(1.0);
         }
     }
 
     /// Rounds of silence after which it is dead rather than unlucky.
     fn rounds(&self, helpers: usize) -> u8 {
         // Two standard deviations of the estimate on the safe side.
-        let doubt = 2.0 * (self.lost * (1.0 - self.lost) * WEIGHT / 2.0).sqrt();
+        let doubt = 2.0 * (self.lost * (1.0 - self.lost) * self.weight / 2.0).sqrt();
         let direct = (self.lost + doubt).clamp(CLEAN, 0.95);
         // By way of another one four frames have to arrive instead of two.
         let helped = 1.0 - (1.0 - direct) * (1.0 - direct);
