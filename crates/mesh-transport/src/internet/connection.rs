@@ -181,7 +181,8 @@ impl Connection for IrohConnection {
 
     fn remote_addr(&self) -> Option<SocketAddr> {
         let paths = self.conn.paths();
-        let path = paths.iter().find(|path| path.is_selected())?;
+        // As in `path`: none is selected in the first moments, and nothing tells of the first that is.
+        let path = paths.iter().find(|path| path.is_selected()).or_else(|| paths.iter().next())?;
         match path.remote_addr() {
             TransportAddr::Ip(addr) => Some(*addr),
             _ => None,

@@ -53,7 +53,7 @@ pub(super) fn ip(addr: &Multiaddr) -> Option<IpAddr> {
 }
 
 /// The address of this machine from which it speaks to that one now.
-pub(super) fn own_ip_towards(ip: IpAddr) -> Option<IpAddr> {
+pub(crate) fn own_ip_towards(ip: IpAddr) -> Option<IpAddr> {
     let any: IpAddr = if ip.is_ipv4() { Ipv4Addr::UNSPECIFIED.into() } else { Ipv6Addr::UNSPECIFIED.into() };
     // Nothing is sent: this only asks the system for the way. The port does not matter.
     let socket = UdpSocket::bind((any, 0)).ok()?;

@@ -33,6 +33,7 @@ use libp2p::Multiaddr;
 
 use self::addr::{Carrier, multiaddr};
 
+pub(crate) use addr::own_ip_towards;
 pub use driver::Lan;
 #[cfg(feature = "testing")]
 pub(crate) use quic::default_configs as default_quic;

@@ -14,7 +14,7 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-use super::{Inner, TOKEN_BYTES, Token, over};
+use super::{Inner, TOKEN_BYTES, Token, is_own, over};
 use crate::connection::Origin;
 
 /// From accepting a connection to its whole token, which who connects has at hand (once it has asked anew: a second).
@@ -31,6 +31,7 @@ pub(super) fn port_for(inner: &Arc<Inner>, remote: IpAddr) -> io::Result<u16> {
         // A node that only its own machine knows is open to no other.
         IpAddr::V4(ip) if ip.is_loopback() => Ipv4Addr::LOCALHOST.into(),
         IpAddr::V6(ip) if ip.is_loopback() => Ipv6Addr::LOCALHOST.into(),
+        IpAddr::V4(_) if is_own(remote) => remote,
         _ => Ipv6Addr::UNSPECIFIED.into(),
     };
     if let Some(port) = listeners.get(&at) {

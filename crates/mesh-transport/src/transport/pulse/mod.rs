@@ -25,6 +25,7 @@ use crate::{
     call::{self, Call, CallFault},
     connection::PathKind,
     error::CloseCode,
+    lan::own_ip_towards,
     peer::{Peer, Protocol},
     stream::Stream,
 };
@@ -70,7 +71,7 @@ pub(super) struct Place {
 pub(super) struct Pulses {
     peers: Mutex<BTreeMap<NodeId, Arc<Watched>>>,
     peers_max: usize,
-    /// The port of the listener at each address: loopback for peers of this machine, the unspecified one for others.
+    /// The port of the listener at each address: those of this machine for peers on it, the unspecified one for others.
     listeners: Mutex<BTreeMap<IpAddr, u16>>,
     gate: Arc<HelloGate>,
     /// Cancelled when every link has said goodbye: a pulse that ended before would be taken for a death.
@@ -222,8 +223,15 @@ fn bury(inner: &Inner, node: NodeId, instance: u64) {
 /// The peer's address, where its machine is so near that what it says of a port is its own word.
 fn near(conn: &LinkConn) -> Option<SocketAddr> {
     let addr = conn.conn.remote_addr()?;
-    let is_near = conn.path().kind == PathKind::Direct && super::improve::is_near(addr.ip());
-    is_near.then(|| SocketAddr::new(addr.ip().to_canonical(), addr.port()))
+    let ip = addr.ip().to_canonical();
+    let is_near = conn.path().kind == PathKind::Direct && (super::improve::is_near(ip) || is_own(ip));
+    // A link-local address keeps the interface that it is for.
+    is_near.then(|| if ip.is_ipv4() { SocketAddr::new(ip, addr.port()) } else { addr })
+}
+
+/// Whether the address is one of this machine: the other process is here, too.
+fn is_own(ip: IpAddr) -> bool {
+    own_ip_towards(ip) == Some(ip)
 }
 
 /// Resolves when the transport has ended, and what was to be said on its links was said.

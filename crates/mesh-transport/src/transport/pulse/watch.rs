@@ -107,7 +107,7 @@ impl Watch<'_> {
         let mut failures = 0;
         loop {
             let Some((conn, addr)) = self.near_link() else {
-                self.watched.changed.notified().await;
+                drop(timeout(COMPARE_EVERY, self.watched.changed.notified()).await);
                 continue;
             };
             let next = match self.establish(&conn, addr).await {
