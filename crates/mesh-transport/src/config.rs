@@ -36,7 +36,7 @@ pub struct Config {
     pub handler_grace: Duration,
     /// How long `shutdown` lets running handlers finish (500 ms).
     pub shutdown_grace: Duration,
-    /// How often links are checked for grants that ended (30 s).
+    /// How often at least links are checked for grants that ended, whatever the clock said before (30 s).
     pub expiry_check: Duration,
     /// Words told to peers in hello, at most 16 of 32 bytes each.
     pub features: Vec<String>,

@@ -45,6 +45,8 @@ counters! {
     streams_served,
     /// `mesh_transport_streams_total{side="refused"}`: inbound streams without a good header or handler.
     streams_refused,
+    /// `mesh_transport_grants_refused_total`: later grants that peers have shown on standing links, and that were not taken.
+    grants_refused,
     /// `mesh_transport_pulses_total`: pulses to peers nearby that were made or renewed.
     pulses_made,
     /// `mesh_transport_processes_gone_total`: peers whose machine said that their process has ended.

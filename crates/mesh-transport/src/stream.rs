@@ -3,14 +3,15 @@
 use std::{
     io,
     pin::Pin,
-    sync::Arc,
+    sync::{Arc, OnceLock},
     task::{Context, Poll},
 };
 
 use futures_util::future::BoxFuture;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio_util::sync::CancellationToken;
 
-use crate::error::{ResetCode, StreamFault};
+use crate::error::{CloseCode, ClosedWhy, ConnectionLost, ResetCode, StreamFault};
 
 /// The writing half as a driver provides it.
 pub trait SendHalf: AsyncWrite + Send + Sync + Unpin + 'static {
@@ -29,6 +30,46 @@ pub trait RecvHalf: AsyncRead + Send + Sync + Unpin + 'static {
 /// A value that lives as long as a half does; links count their streams with it.
 pub(crate) type Held = Arc<dyn Send + Sync>;
 
+/// Says of a link that nothing may pass on it any more, not even what has arrived and was not read.
+#[derive(Debug, Default)]
+pub(crate) struct Cut {
+    why: OnceLock<CloseCode>,
+    token: CancellationToken,
+}
+
+impl Cut {
+    /// Cuts every stream; only the first cause counts.
+    pub(crate) fn cut(&self, why: CloseCode) {
+        // Set before the token is, so that who waited for it finds the cause.
+        let _ = self.why.set(why);
+        self.token.cancel();
+    }
+
+    /// Whether it was cut.
+    pub(crate) fn is_cut(&self) -> bool {
+        self.why.get().is_some()
+    }
+
+    fn check(&self) -> Result<(), StreamFault> {
+        match self.why.get() {
+            Some(code) => Err(StreamFault::Lost(ConnectionLost { why: ClosedWhy::Local(*code) })),
+            None => Ok(()),
+        }
+    }
+}
+
+/// Fails once the link of a half was cut; a half without a link never is.
+fn check(cut: &Option<Arc<Cut>>) -> Result<(), StreamFault> {
+    cut.as_ref().map_or(Ok(()), |cut| cut.check())
+}
+
+fn cut_off(cut: &Option<Arc<Cut>>) -> BoxFuture<'static, ()> {
+    match cut {
+        Some(cut) => Box::pin(cut.token.clone().cancelled_owned()),
+        None => Box::pin(std::future::pending()),
+    }
+}
+
 /// The writing half of a [`Stream`].
 ///
 /// `shutdown` ends it properly (the reader sees end of file); dropped before that, it is reset and the reader sees an
@@ -37,6 +78,7 @@ pub struct SendStream {
     half: Box<dyn SendHalf>,
     over: bool,
     held: Vec<Held>,
+    cut: Option<Arc<Cut>>,
 }
 
 /// The reading half of a [`Stream`]. Dropped before the end of file, it tells the writer to stop.
@@ -46,6 +88,7 @@ pub struct RecvStream {
     /// Set with `over` when the end was not a proper one: a second read must not look like end of file.
     failed: bool,
     held: Vec<Held>,
+    cut: Option<Arc<Cut>>,
 }
 
 /// A byte stream to a peer in both directions, each direction with its own end.
@@ -60,8 +103,11 @@ pub struct Stream {
 impl Stream {
     /// Puts a driver's halves together.
     pub fn from_halves(send: Box<dyn SendHalf>, recv: Box<dyn RecvHalf>) -> Self {
-        let send = SendStream { half: send, over: false, held: Vec::new() };
-        Self { send, recv: RecvStream { half: recv, over: false, failed: false, held: Vec::new() } }
+        let send = SendStream { half: send, over: false, held: Vec::new(), cut: None };
+        Self {
+            send,
+            recv: RecvStream { half: recv, over: false, failed: false, held: Vec::new(), cut: None },
+        }
     }
 
     /// The two halves, to be used from two tasks.
@@ -85,9 +131,21 @@ impl Stream {
         self.send.cancelled()
     }
 
+    /// Resolves when this node has cut the link off, since the peer may not be here any more: from then on both halves
+    /// fail, and what was read before should go no further. Cancel safe.
+    pub fn cut_off(&self) -> BoxFuture<'static, ()> {
+        cut_off(&self.recv.cut)
+    }
+
     pub(crate) fn hold(&mut self, held: Held) {
         self.send.held.push(held.clone());
         self.recv.held.push(held);
+    }
+
+    /// Ties both halves to the link that they are on.
+    pub(crate) fn tie(&mut self, cut: &Arc<Cut>) {
+        self.send.cut = Some(cut.clone());
+        self.recv.cut = Some(cut.clone());
     }
 }
 
@@ -142,6 +200,7 @@ impl AsyncWrite for SendStream {
         if self.over {
             return Poll::Ready(Err(StreamFault::Ended.into()));
         }
+        check(&self.cut)?;
         Pin::new(&mut *self.half).poll_write(cx, buf)
     }
 
@@ -156,6 +215,7 @@ impl AsyncWrite for SendStream {
         if self.over {
             return Poll::Ready(Ok(()));
         }
+        check(&self.cut)?;
         let ended = Pin::new(&mut *self.half).poll_shutdown(cx);
         if let Poll::Ready(Ok(())) = &ended {
             self.over = true;
@@ -177,7 +237,10 @@ impl AsyncRead for RecvStream {
             return Poll::Ready(Ok(()));
         }
         let before = buf.filled().len();
-        let read = Pin::new(&mut *self.half).poll_read(cx, buf);
+        let read = match check(&self.cut) {
+            Ok(()) => Pin::new(&mut *self.half).poll_read(cx, buf),
+            Err(fault) => Poll::Ready(Err(fault.into())),
+        };
         match &read {
             Poll::Ready(Ok(())) if buf.filled().len() == before => self.over = true,
             Poll::Ready(Err(_)) => (self.over, self.failed) = (true, true),

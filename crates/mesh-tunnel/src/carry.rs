@@ -21,14 +21,23 @@ pub(crate) async fn carry(
 ) -> io::Result<()> {
     let mut socket = Cut { socket, whole: false };
     let _open = Open::count(counters);
+    let cut_off = stream.cut_off();
     let (mut send, mut recv) = stream.split();
     let (mut from_local, mut to_local) = socket.socket.split();
     let to_peers = counters.iter().map(|all| &all.to_peers_bytes).collect::<Vec<_>>();
     let from_peers = counters.iter().map(|all| &all.from_peers_bytes).collect::<Vec<_>>();
-    let carried = tokio::try_join!(
-        pump(&mut from_local, &mut send, &to_peers, buffer_bytes),
-        pump(&mut recv, &mut to_local, &from_peers, buffer_bytes),
-    );
+    let both = async {
+        tokio::try_join!(
+            pump(&mut from_local, &mut send, &to_peers, buffer_bytes),
+            pump(&mut recv, &mut to_local, &from_peers, buffer_bytes),
+        )
+    };
+    let carried = tokio::select! {
+        biased;
+        // Also where neither side moves: what waits for a slow socket is not to be delivered any more.
+        () = cut_off => Err(io::ErrorKind::ConnectionAborted.into()),
+        carried = both => carried,
+    };
     socket.whole = carried.is_ok();
     if carried.is_err() {
         counters.iter().for_each(|all| _ = all.broken.fetch_add(1, Relaxed));

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use mesh_identity::{Authority, DeviceDelegation, Expiry, NodeId, ScopeId, SignedGrant, UnixTime};
-use mesh_transport::{Call, CallFault, Protocol, Transport, serve_call};
+use mesh_transport::{Call, CallFault, Peer, Protocol, Transport, serve_call};
 use serde::{Deserialize, Serialize};
 
 use super::Node;
@@ -31,7 +31,7 @@ impl Call for Renew {
 /// Answers [`Renew`] where this node may admit: the caller is the peer whose key the link proved, and its present grant
 /// must still hold, so who was revoked gets nothing.
 pub(crate) fn serve(transport: &Transport, scopes: Arc<Scopes>) {
-    serve_call::<Renew, _, _>(transport, move |peer, renew| {
+    serve_call::<Renew, _, _>(transport, move |peer: Peer, renew| {
         let answer = renew_for(&scopes, &peer.scope, peer.id, &renew);
         async move { answer }
     });
@@ -135,6 +135,7 @@ impl Node {
             return false;
         }
         self.scopes().renew(&next);
+        self.transport().show_credential(&next.id());
         if let Some(gossip) = self.gossip(&next.id()) {
             gossip.renew(&next.signed).await;
         }

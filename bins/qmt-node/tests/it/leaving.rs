@@ -2,8 +2,8 @@
 
 use mesh_control::{ErrorCode, LeaveRequest, NodeState, PingRequest, RevokeRequest, RevokedKind};
 
-use crate::support::stub::{HANGS, Stub};
-use crate::support::{Host, Place, api_error, http, pair, stop_both, until};
+use crate::support::stub::{FLOODS, HANGS, Stub};
+use crate::support::{Host, PATIENCE, Place, api_error, http, pair, stop_both, until};
 
 async fn ping(from: &Host, to: &str) -> Result<Vec<mesh_control::Pong>, mesh_control::ClientError> {
     from.client.ping(&PingRequest { node: to.to_owned(), count: Some(1) }).await
@@ -81,6 +81,44 @@ async fn a_revoked_node_is_cut_off_and_stays_out() {
     let first = start_first().await;
     assert_shut_out(&first, &second).await;
     stop_both(first, second).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_holder_cuts_what_runs_to_and_from_a_revoked_node() {
+    let (of_subject, of_holder) = (format!("{FLOODS}-subject"), format!("{FLOODS}-holder"));
+    let (subject_stub, holder_stub) = (Stub::start(&[&of_subject]).await, Stub::start(&[&of_holder]).await);
+    let [first, subject, holder] = ["first", "subject", "holder"].map(Place::new);
+    let (first, subject, holder) = tokio::join!(
+        first.start(),
+        subject.start_with(|config| config.providers = vec![subject_stub.provider()]),
+        holder.start_with(|config| config.providers = vec![holder_stub.provider()]),
+    );
+    subject.join(&first.invite().await.token).await;
+    holder.join(&first.invite().await.token).await;
+    tokio::join!(subject.offers(&of_holder), holder.offers(&of_subject));
+    // Two answers that never end, between two nodes that revoke nobody; the callers take a piece and rest.
+    let ask = async |host: &Host, model: &str| {
+        let path = "/v1/chat/completions";
+        let mut answer = http::open(host.gateway().await, path, http::chat(model)).await;
+        assert!(answer.piece().await.unwrap().is_ok());
+        answer
+    };
+    let (mut to_holder, to_subject) = tokio::join!(ask(&holder, &of_subject), ask(&subject, &of_holder));
+    tokio::join!(subject_stub.wait_open(1), holder_stub.wait_open(1));
+    let revoked = RevokeRequest { subject: "subject".to_owned(), scope: None };
+    first.client.revoke(&revoked).await.unwrap();
+    tokio::join!(subject_stub.wait_open(0), holder_stub.wait_open(0));
+    let last = async {
+        let mut last = None;
+        while let Some(piece) = to_holder.piece().await {
+            last = Some(piece.unwrap());
+        }
+        last.unwrap()
+    };
+    let last = tokio::time::timeout(PATIENCE, last).await.unwrap();
+    assert!(String::from_utf8_lossy(&last).contains("not allowed here any more"), "{last:?}");
+    drop(to_subject);
+    tokio::join!(first.stop(), subject.stop(), holder.stop());
 }
 
 /// The second node gets neither a pong nor an answer from the first, which does not count it among the living.

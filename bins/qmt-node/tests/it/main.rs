@@ -4,6 +4,7 @@
 mod children;
 mod control;
 mod crowd;
+mod deaths;
 mod doctor;
 mod drops;
 mod full_disk;

@@ -143,7 +143,9 @@ impl Core {
             let open = tokio::time::timeout(limit, transport.open(scope, node, PROTOCOL)).await;
             let stream =
                 open.map_err(|_| format!("no stream within {limit:?}"))?.map_err(|error| chain(&error))?;
-            let mut lease = Lease::once(Wire::new(stream).await.map_err(|error| chain(&error))?);
+            let cut_off = stream.cut_off();
+            let wire = Wire::new(stream).await.map_err(|error| chain(&error))?;
+            let mut lease = Lease::once(wire, cut_off);
             let sent = self.send(&mut lease.wire, post(path, headers, forward.body.clone())).await;
             let answer = sent.map_err(|(NoHead::Closed(why) | NoHead::Late(why))| why)?;
             Ok((answer, lease))

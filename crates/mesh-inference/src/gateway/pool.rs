@@ -3,8 +3,11 @@
 use std::collections::HashMap;
 use std::io;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::task::{Context, Poll};
 use std::time::Duration;
 
+use futures_util::FutureExt;
+use futures_util::future::BoxFuture;
 use http::Uri;
 use http::uri::{Authority, Scheme};
 use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder};
@@ -66,13 +69,23 @@ pub(crate) struct Lease {
     pub(crate) wire: Wire,
     /// Whether it has carried a request before: its far end may have closed it in this moment.
     pub(crate) reused: bool,
+    /// Resolves when a peer may not be heard any more: nothing that it has sent goes further.
+    cut_off: Option<BoxFuture<'static, ()>>,
     home: Option<(Pool, Key)>,
 }
 
 impl Lease {
-    /// A connection for one request alone.
-    pub(crate) fn once(wire: Wire) -> Self {
-        Self { wire, reused: false, home: None }
+    /// A connection to a peer, for one request alone.
+    pub(crate) fn once(wire: Wire, cut_off: BoxFuture<'static, ()>) -> Self {
+        Self { wire, reused: false, cut_off: Some(cut_off), home: None }
+    }
+
+    /// Whether the peer was cut off.
+    pub(crate) fn poll_cut_off(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        match &mut self.cut_off {
+            Some(cut_off) => cut_off.poll_unpin(cx),
+            None => Poll::Pending,
+        }
     }
 
     /// Returns the connection to its pool when it can carry another request, and closes it else.
@@ -103,7 +116,7 @@ impl Pool {
     pub(crate) async fn lease(&self, url: &Uri) -> Result<Lease, ConnectError> {
         let key = key_of(url)?;
         if let Some(wire) = self.take(&key) {
-            return Ok(Lease { wire, reused: true, home: Some((self.clone(), key)) });
+            return Ok(Lease { wire, reused: true, cut_off: None, home: Some((self.clone(), key)) });
         }
         // Boxed, here and for peers: what connecting needs would make the future of every request several times as large.
         Box::pin(self.fresh(url)).await
@@ -132,7 +145,7 @@ impl Pool {
             }
         };
         let wire = tokio::time::timeout(limit, connect).await.map_err(|_| ConnectError::Timeout(limit))??;
-        Ok(Lease { wire, reused: false, home: Some((self.clone(), key)) })
+        Ok(Lease { wire, reused: false, cut_off: None, home: Some((self.clone(), key)) })
     }
 
     /// Closes connections that have been idle too long. Called by the gateway about once a second.

@@ -136,6 +136,10 @@ impl Relay {
             let Some(lease) = &mut self.lease else {
                 return Poll::Ready(None);
             };
+            if lease.poll_cut_off(cx).is_ready() {
+                self.lease = None;
+                return Poll::Ready(Some(Err("its node is not allowed here any more".into())));
+            }
             match lease.wire.poll_body(&mut self.incoming, cx) {
                 Poll::Ready(Some(Ok(frame))) => {
                     // Trailers end at this hop.

@@ -55,6 +55,66 @@ async fn pair(site: Arc<dyn Site>) -> Mesh {
     Mesh::start(site, 2, Config::default()).await
 }
 
+const FLOOD: Protocol = Protocol::new("flood/1");
+
+/// Writes for ever; counts the bytes and, at the end, the handlers that have ended.
+fn serve_flood(node: &TestNode) -> (Arc<AtomicUsize>, Arc<AtomicUsize>) {
+    let (written, ended) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
+    let counters = (written.clone(), ended.clone());
+    let flood = handler_fn(move |_, mut stream| {
+        let (written, ended) = counters.clone();
+        async move {
+            while let Ok(bytes) = stream.write(&[7; 8192]).await {
+                written.fetch_add(bytes, Ordering::SeqCst);
+            }
+            ended.fetch_add(1, Ordering::SeqCst);
+        }
+    });
+    node.transport.serve(FLOOD, flood);
+    (written, ended)
+}
+
+/// Waits until the writer is held back: everything on the way to a reader that does not read is full.
+async fn held_back(written: &AtomicUsize) {
+    let mut before = 0;
+    until("the writer is held back", || {
+        let now = written.load(Ordering::SeqCst);
+        let stands = now > 0 && now == std::mem::replace(&mut before, now);
+        async move {
+            tokio::time::sleep(Duration::from_millis(100)).await;
+            stands
+        }
+    })
+    .await;
+}
+
+/// Who was revoked sends no byte more and gets none, whatever was on its way, by the time that the node has judged again.
+pub async fn a_revoked_peer_is_cut_in_mid_byte(site: Arc<dyn Site>) {
+    let mesh = pair(site).await;
+    let (scope, holder, subject) = (mesh.scope(), &mesh[0], &mesh[1]);
+    let ((sent_by_holder, ended), (sent_by_subject, _)) = (serve_flood(holder), serve_flood(subject));
+    let mut from_subject = holder.transport.open(&scope, &subject.id(), FLOOD).await.expect("opens");
+    let mut from_holder = subject.transport.open(&scope, &holder.id(), FLOOD).await.expect("opens");
+    let mut piece = [0; 1024];
+    from_subject.read_exact(&mut piece).await.expect("a first piece");
+    from_holder.read_exact(&mut piece).await.expect("a first piece");
+    held_back(&sent_by_subject).await;
+    held_back(&sent_by_holder).await;
+    let what = mesh_identity::Revoked::Node(subject.id());
+    let revocation = mesh.authority().revoke(what, UnixTime::now()).expect("the founder may");
+    holder.admission.revoke(&scope, &revocation);
+    holder.transport.recheck(&scope);
+    let read = from_subject.read(&mut piece).await.expect_err("what had arrived is not read any more");
+    let Some(StreamFault::Lost(lost)) = StreamFault::of(&read) else { panic!("{read:?}") };
+    assert_eq!(lost.why, ClosedWhy::Local(CloseCode::Revoked));
+    assert!(from_subject.write(b"more").await.is_err());
+    until("the holder writes no more", || async { ended.load(Ordering::SeqCst) == 1 }).await;
+    let mut sink = tokio::io::sink();
+    let rest = tokio::io::copy(&mut from_holder, &mut sink);
+    tokio::time::timeout(DEADLINE, rest).await.expect("it ends").expect_err("and not as if it were whole");
+    mesh.shutdown().await;
+}
+
 /// Bytes come back in order, and the end of one direction leaves the other open.
 pub async fn echoes_and_half_closes(site: Arc<dyn Site>) {
     let mesh = pair(site).await;
@@ -415,7 +475,7 @@ macro_rules! contract_suite {
             a_stopped_reader_fails_the_writer, tells_call_errors_apart, many_calls_share_one_link,
             two_dials_become_one_link, a_closed_link_is_dialed_again, shutdown_says_goodbye,
             scopes_are_links_of_their_own, a_stranger_gets_nothing_but_hello, an_invite_becomes_a_membership,
-            refused_invites_say_why
+            refused_invites_say_why, a_revoked_peer_is_cut_in_mid_byte
         }
     };
     (@cases $site:expr; $($case:ident),*) => {

@@ -6,14 +6,14 @@ use std::{
 };
 
 use futures_util::stream::{FuturesUnordered, StreamExt};
-use mesh_identity::{Expiry, NodeAddr, NodeId, ScopeId};
+use mesh_identity::{NodeAddr, NodeId, ScopeId};
 use tokio::sync::OwnedSemaphorePermit;
 use tracing::Instrument;
 
 use super::{
     Inner,
     hello::{self, Linked, Proof},
-    links::{Claim, DialResult, DialWatch, LinkConn, Marks, StreamCount},
+    links::{self, Claim, DialResult, DialWatch, LinkConn, Marks, StreamCount},
     rule::Class,
     serve,
 };
@@ -211,6 +211,7 @@ pub(super) fn link_conn(
 ) -> Option<Arc<LinkConn>> {
     let Proof { signed, grant } = linked.proof?;
     inner.admission.credential(&scope)?;
+    let shown = links::Shown::new(signed, &grant);
     let peer = Peer {
         id: conn.peer(),
         scope,
@@ -225,10 +226,10 @@ pub(super) fn link_conn(
         dialed_by_us,
         marks: Marks::default(),
         instance: linked.instance,
-        grant_expires: Expiry::at(grant.expires_at),
-        signed,
+        shown,
         since: SystemTime::now(),
         streams: Arc::new(StreamCount::default()),
+        cut: Arc::default(),
         _permit: permit,
     }))
 }

@@ -328,7 +328,12 @@ enum Performed {
 }
 
 /// Asks the node, and holds its answer to what the connection proved.
-fn check(inner: &Inner, scope: &ScopeId, node: NodeId, shown: &SignedGrant) -> Result<Grant, Refusal> {
+pub(super) fn check(
+    inner: &Inner,
+    scope: &ScopeId,
+    node: NodeId,
+    shown: &SignedGrant,
+) -> Result<Grant, Refusal> {
     let grant = inner.admission.check(scope, node, shown)?;
     if grant.subject != node || grant.scope != *scope {
         return Err(Refusal::NotAdmitted);

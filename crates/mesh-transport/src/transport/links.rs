@@ -14,7 +14,7 @@ use std::{
     time::SystemTime,
 };
 
-use mesh_identity::{Expiry, NodeId, ScopeId, SignedGrant, UnixTime};
+use mesh_identity::{Expiry, Grant, NodeId, ScopeId, SignedGrant, UnixTime};
 use tokio::sync::{Notify, OwnedSemaphorePermit, broadcast, watch};
 
 use super::{
@@ -25,6 +25,7 @@ use crate::{
     connection::{Connection, PathFacts},
     error::{CloseCode, ClosedWhy, DialError},
     peer::Peer,
+    stream::Cut,
 };
 
 /// A connection that has passed hello.
@@ -36,12 +37,44 @@ pub(crate) struct LinkConn {
     /// The run of the peer that is at the other end.
     pub(crate) instance: u64,
     pub(crate) marks: Marks,
-    pub(crate) grant_expires: Expiry,
-    /// What the peer showed in hello, to be judged again after a revocation.
-    pub(crate) signed: SignedGrant,
+    pub(crate) shown: Shown,
     pub(crate) since: SystemTime,
     pub(crate) streams: Arc<StreamCount>,
+    /// Cuts them all.
+    pub(crate) cut: Arc<Cut>,
     pub(crate) _permit: OwnedSemaphorePermit,
+}
+
+/// What the peer has shown: in hello, or later the next grant of the same kind.
+pub(crate) struct Shown(Mutex<(Arc<SignedGrant>, Expiry)>);
+
+impl Shown {
+    pub(crate) fn new(signed: SignedGrant, grant: &Grant) -> Self {
+        Self(Mutex::new((Arc::new(signed), Expiry::at(grant.expires_at))))
+    }
+
+    /// Puts the next grant in place of the present one, unless that ends later.
+    pub(crate) fn renew(&self, signed: &Arc<SignedGrant>, grant: &Grant) {
+        let next = Expiry::at(grant.expires_at);
+        let mut shown = self.lock();
+        if !next.is_within(shown.1) {
+            *shown = (signed.clone(), next);
+        }
+    }
+
+    /// To be judged again after a revocation.
+    pub(crate) fn signed(&self) -> Arc<SignedGrant> {
+        self.lock().0.clone()
+    }
+
+    /// When it ends.
+    pub(crate) fn expires(&self) -> Expiry {
+        self.lock().1
+    }
+
+    fn lock(&self) -> MutexGuard<'_, (Arc<SignedGrant>, Expiry)> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 /// What has been noticed about a connection since it came up.
@@ -316,6 +349,10 @@ impl LinkConn {
     }
 
     pub(crate) fn close(&self, code: CloseCode, reason: &str) {
+        // Who may not be here any more gets no byte more, and none of its bytes is taken.
+        if matches!(code, CloseCode::Revoked | CloseCode::Expired) {
+            self.cut.cut(code);
+        }
         self.conn.close(code, reason);
     }
 
@@ -328,6 +365,6 @@ impl LinkConn {
     }
 
     pub(crate) fn is_expired(&self, now: UnixTime) -> bool {
-        self.grant_expires.is_over(now)
+        self.shown.expires().is_over(now)
     }
 }

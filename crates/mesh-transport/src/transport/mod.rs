@@ -4,6 +4,7 @@ mod accept;
 mod dial;
 mod find;
 mod gate;
+mod grant;
 mod hello;
 mod improve;
 mod instances;
@@ -211,7 +212,7 @@ impl Transport {
         for driver in drivers {
             transport.add_driver(driver);
         }
-        transport.inner.tasks.spawn(serve::watch_expiry(transport.inner.clone()));
+        transport.inner.tasks.spawn(grant::watch(transport.inner.clone()));
         transport.inner.tasks.spawn(improve::run(transport.inner.clone()));
         transport
     }
@@ -337,12 +338,18 @@ impl Transport {
         }
     }
 
-    /// Asks [`Admission::check`] again about every link of the scope and closes those whose grant no longer holds, with all
-    /// their streams: call it when a revocation has been taken up.
+    /// Asks [`Admission::check`] again about every link of the scope and cuts those whose grant no longer holds: when this
+    /// returns no byte of a stream on them is read or written any more. Call it when a revocation has been taken up.
     pub fn recheck(&self, scope: &ScopeId) {
         for conn in self.inner.links.matching(|c| c.peer.scope == *scope) {
             serve::judge_again(&self.inner, &conn);
         }
+    }
+
+    /// Shows the grant that [`Admission::credential`] returns now on every link of the scope: call it when it was renewed.
+    /// Links on which a peer has not seen it end with the one shown before. Does not wait.
+    pub fn show_credential(&self, scope: &ScopeId) {
+        grant::show(&self.inner, scope);
     }
 
     /// Closes every connection of the scope and forgets its addresses. Stop returning a credential for it first.

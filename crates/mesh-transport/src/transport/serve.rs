@@ -2,7 +2,6 @@
 
 use std::{sync::Arc, time::Duration};
 
-use mesh_identity::UnixTime;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     sync::{OwnedSemaphorePermit, Semaphore},
@@ -12,7 +11,7 @@ use tokio::{
 use tracing::Instrument;
 
 use super::{
-    Inner, LinkEvent,
+    Inner, LinkEvent, grant,
     links::{CountedStream, LinkConn},
     probe, pulse, redial,
 };
@@ -68,7 +67,9 @@ fn is_second_node(inner: &Inner, conn: &LinkConn) -> bool {
 
 /// Closes a connection whose grant no longer holds.
 pub(super) fn judge_again(inner: &Inner, conn: &LinkConn) {
-    let Err(refusal) = inner.admission.check(&conn.peer.scope, conn.peer.id, &conn.signed) else { return };
+    let Err(refusal) = inner.admission.check(&conn.peer.scope, conn.peer.id, &conn.shown.signed()) else {
+        return;
+    };
     let code = match refusal {
         Refusal::GrantExpired => CloseCode::Expired,
         _ => CloseCode::Revoked,
@@ -111,7 +112,8 @@ async fn run(inner: Arc<Inner>, conn: Arc<LinkConn>) {
     inner.links.remove(&conn, why.clone());
     pulse::unlinked(&inner, &conn);
     redial::ended(&inner, &conn, &why);
-    let grace = inner.config.handler_grace;
+    // Handlers of a link that was cut have nothing left to do, and only time to notice it.
+    let grace = if conn.cut.is_cut() { CUT_GRACE } else { inner.config.handler_grace };
     let reaped = async {
         while let Some(done) = handlers.join_next().await {
             reap(&inner, done)
@@ -131,6 +133,9 @@ async fn asked_of_machine(inner: &Arc<Inner>, conn: &Arc<LinkConn>, why: ClosedW
     close_once_idle(inner, inner.links.set_silent(conn, true));
     if pulse::is_gone(inner, conn).await { ClosedWhy::Gone } else { why }
 }
+
+/// For handlers to end by themselves, each in its own way, such as by a reset of what it serves.
+const CUT_GRACE: Duration = Duration::from_millis(100);
 
 /// The next inbound stream, once there is room to serve it: a peer that opens more waits.
 async fn accept(
@@ -158,6 +163,7 @@ struct Inbound {
 
 async fn serve(inner: Arc<Inner>, conn: Arc<LinkConn>, mut stream: Stream, room: OwnedSemaphorePermit) {
     stream.hold(Arc::new(Inbound { _counted: conn.streams.enter(), _room: room }));
+    stream.tie(&conn.cut);
     let header = tokio::time::timeout(inner.config.header_timeout, read_header(&mut stream)).await;
     let Ok(Some((name, length))) = header else {
         inner.metrics.streams_refused.add();
@@ -167,6 +173,9 @@ async fn serve(inner: Arc<Inner>, conn: Arc<LinkConn>, mut stream: Stream, room:
     if name == Some(probe::ALIVE.as_str()) {
         drop(stream.shutdown().await);
         return probe::hint(&inner, &conn);
+    }
+    if name == Some(grant::GRANT.as_str()) {
+        return grant::take(&inner, &conn, stream).await;
     }
     if name == Some(pulse::PULSE.as_str()) {
         return pulse::answer(&inner, &conn, stream).await;
@@ -210,6 +219,7 @@ pub(super) async fn open_stream(
     let counted = conn.streams.enter();
     let mut stream = conn.conn.open().await?;
     stream.hold(Arc::new(counted));
+    stream.tie(&conn.cut);
     if let Err(error) = stream.write_all(&wire::stream_header(protocol.as_str())).await {
         return Err(match StreamFault::of(&error) {
             Some(StreamFault::Lost(lost)) => OpenError::Lost(lost.clone()),
@@ -247,21 +257,6 @@ async fn close_when_idle(inner: Arc<Inner>, conn: Arc<LinkConn>) {
             if inner.links.is_retired(&conn) {
                 conn.close(CloseCode::Superseded, "the other connection is used");
             }
-        }
-    }
-}
-
-/// Ends links whose grant has ended.
-pub(super) async fn watch_expiry(inner: Arc<Inner>) {
-    let every = inner.config.expiry_check.max(Duration::from_millis(10));
-    loop {
-        tokio::select! {
-            () = inner.cancel.cancelled() => break,
-            () = tokio::time::sleep(every) => {}
-        }
-        let now: UnixTime = inner.unix_now();
-        for conn in inner.links.matching(|conn| conn.is_expired(now)) {
-            conn.close(CloseCode::Expired, "the grant shown in hello has ended");
         }
     }
 }

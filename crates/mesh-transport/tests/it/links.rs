@@ -2,10 +2,12 @@
 
 use std::time::Duration;
 
-use mesh_identity::{Authority, Founding, NodeName, Permissions, Revoked, UnixTime};
+use mesh_identity::{
+    Authority, CLOCK_SKEW, Founding, GRANT_TTL, NodeName, Permissions, Revoked, SignedGrant, UnixTime,
+};
 use mesh_transport::{
-    Call, CallError, CallFault, CloseCode, ClosedWhy, Config, DialError, LinkEvent, OpenError, Protocol,
-    Refusal, Transport,
+    Admission, Call, CallError, CallFault, CloseCode, ClosedWhy, Config, DialError, LinkEvent, OpenError,
+    Protocol, Refusal, Transport,
     memory::{Conditions, Network},
     serve_call,
     testing::{Mesh, until},
@@ -166,6 +168,62 @@ async fn a_revocation_taken_up_closes_the_links_that_rest_on_it_and_no_others() 
     assert_eq!(doomed.closed().await, ClosedWhy::Local(CloseCode::Revoked));
     until("one link is left", || async { mesh[0].transport.links().len() == 1 }).await;
     assert!(mesh[0].transport.linked(&scope, &mesh[1].id()).is_some());
+    mesh.shutdown().await;
+}
+
+/// A grant of node 1 that was signed so long ago that it ends in some two seconds, the tolerance being counted.
+fn ending(mesh: &Mesh) -> SignedGrant {
+    let left = CLOCK_SKEW - 2 * SECOND;
+    let signed_at = UnixTime(UnixTime::now().0 - (GRANT_TTL + left).as_secs());
+    let name = NodeName::new("node-1").unwrap();
+    mesh.authority().sign_grant(mesh[1].id(), name, Permissions::MEMBER, None, signed_at).unwrap()
+}
+
+#[tokio::test]
+async fn a_link_ends_in_the_moment_in_which_its_grant_does() {
+    let mesh = Mesh::memory(2).await;
+    mesh[1].admission.join(ending(&mesh));
+    let mut events = mesh[0].transport.events();
+    let link = mesh[0].transport.link(&mesh.scope(), &mesh[1].id()).await.unwrap();
+    let closed = tokio::time::timeout(10 * SECOND, link.closed()).await.unwrap();
+    assert_eq!(closed, ClosedWhy::Local(CloseCode::Expired));
+    assert!(matches!(events.recv().await, Ok(LinkEvent::Up { .. })));
+    let Ok(LinkEvent::Down { why, .. }) = events.recv().await else { panic!("it is down") };
+    assert_eq!(why, ClosedWhy::Local(CloseCode::Expired));
+    mesh.shutdown().await;
+}
+
+#[tokio::test]
+async fn a_link_outlives_the_grant_that_was_renewed_in_time() {
+    let mesh = Mesh::memory(2).await;
+    let first = ending(&mesh);
+    let over = UnixTime(first.expires_at().0 + CLOCK_SKEW.as_secs() + 2);
+    mesh[1].admission.join(first.clone());
+    let link = mesh[0].transport.link(&mesh.scope(), &mesh[1].id()).await.unwrap();
+    mesh[1].admission.join(mesh.grant(mesh[1].id(), "node-1", Permissions::MEMBER));
+    mesh[1].transport.show_credential(&mesh.scope());
+    until("the first grant is over", || async { UnixTime::now() >= over }).await;
+    assert!(mesh[0].admission.check(&mesh.scope(), mesh[1].id(), &first).is_err());
+    // The last of those that were shown counts where a revocation is judged, too.
+    mesh[0].transport.recheck(&mesh.scope());
+    assert!(link.is_current() && mesh[0].transport.links().len() == 1);
+    let opened = link.open(Protocol::new("any/1")).await;
+    assert!(opened.is_ok(), "{opened:?}");
+    mesh.shutdown().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_later_grant_of_another_kind_is_not_taken_on_a_standing_link() {
+    let mesh = Mesh::memory(2).await;
+    let link = mesh[0].transport.link(&mesh.scope(), &mesh[1].id()).await.unwrap();
+    let admin = Permissions { can_invite: true, ..Permissions::MEMBER };
+    for grant in [mesh.grant(mesh[1].id(), "node-1", admin), mesh.grant(mesh[0].id(), "node-1", admin)] {
+        mesh[1].admission.join(grant);
+        let before = mesh[0].transport.metrics().grants_refused;
+        mesh[1].transport.show_credential(&mesh.scope());
+        until("it was looked at", || async { mesh[0].transport.metrics().grants_refused > before }).await;
+    }
+    assert_eq!(link.peer().permissions, Permissions::MEMBER);
     mesh.shutdown().await;
 }
 

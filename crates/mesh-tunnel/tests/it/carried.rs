@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use mesh_identity::{Revoked, UnixTime};
 use mesh_transport::CloseCode;
 use mesh_transport::testing::until;
 use mesh_tunnel::{Config, ListenError, OpenError, RefusalCode};
@@ -141,4 +142,40 @@ async fn an_offer_ends_when_it_is_dropped() {
     stream.read_to_end(&mut answer).await.unwrap();
     assert_eq!(answer, b"ba", "what is open stays open");
     world.end().await;
+}
+
+#[tokio::test]
+async fn who_is_revoked_is_cut_off_in_mid_transfer_at_the_entry_and_at_the_exit() {
+    for subject_uses in [false, true] {
+        let world = World::new(Config::default()).await;
+        let _offered = world
+            .serve(|mut socket| async move { while socket.write_all(&[7; 8192]).await.is_ok() {} })
+            .await;
+        let listener = world.listen();
+        let mut socket = TcpStream::connect(listener.addr()).await.unwrap();
+        let mut first = [0; 8192];
+        socket.read_exact(&mut first).await.unwrap();
+        // Nobody reads on: every buffer fills, and nothing moves.
+        let mut before = 0;
+        until("the transfer is held back", || {
+            let now = world.far.stats().to_peers_bytes;
+            let stands = now > 0 && now == std::mem::replace(&mut before, now);
+            async move {
+                tokio::time::sleep(std::time::Duration::from_millis(100)).await;
+                stands
+            }
+        })
+        .await;
+        // The holder is the one that offers, or the one that uses.
+        let (subject, holder) = if subject_uses { (0, 1) } else { (1, 0) };
+        let subject = world.mesh[subject].id();
+        let revocation = world.mesh.authority().revoke(Revoked::Node(subject), UnixTime::now()).unwrap();
+        world.mesh[holder].admission.revoke(&world.mesh.scope(), &revocation);
+        world.mesh[holder].transport.recheck(&world.mesh.scope());
+        let at_holder = || if subject_uses { world.far.stats() } else { world.near.stats() };
+        until("the holder has closed its end", || async { at_holder().open == 0 }).await;
+        assert_eq!(at_holder().broken, 1, "by a reset, and not as if it were whole");
+        assert!(tokio::io::copy(&mut socket, &mut tokio::io::sink()).await.is_err());
+        world.end().await;
+    }
 }

@@ -36,6 +36,9 @@ pub(crate) const PIECES: [&[u8]; 5] = [
 /// A model of this name sends its first piece and then nothing.
 pub(crate) const HANGS: &str = "hangs";
 
+/// A model whose name begins so sends pieces for as long as somebody takes them.
+pub(crate) const FLOODS: &str = "floods";
+
 pub(crate) struct Stub {
     pub(crate) addr: SocketAddr,
     shared: Arc<Shared>,
@@ -130,7 +133,10 @@ async fn answer(shared: Arc<Shared>, request: Request<Incoming>) -> Result<Respo
     let asked: serde_json::Value = serde_json::from_slice(&body).unwrap_or_default();
     shared.bodies.lock().unwrap().push(body);
     let hangs = asked["model"] == HANGS;
-    let body = StreamBody::new(pieces(shared, hangs)).boxed();
+    let body = match asked["model"].as_str() {
+        Some(model) if model.starts_with(FLOODS) => StreamBody::new(flood(shared)).boxed(),
+        _ => StreamBody::new(pieces(shared, hangs)).boxed(),
+    };
     Ok(Response::builder().header("content-type", "text/event-stream").body(body).unwrap())
 }
 
@@ -162,5 +168,14 @@ fn pieces(
         // So that each piece travels on its own.
         tokio::time::sleep(Duration::from_millis(2)).await;
         Some((Ok(Frame::data(Bytes::from_static(piece))), (open, number + 1)))
+    })
+}
+
+fn flood(shared: Arc<Shared>) -> impl Stream<Item = Result<Frame<Bytes>, Infallible>> + Send + Sync {
+    let words = "more ".repeat(3000);
+    let piece = Bytes::from(format!("data: {{\"choices\":[{{\"delta\":{{\"content\":\"{words}\"}}}}]}}\n\n"));
+    stream::unfold(Open::new(shared), move |open| {
+        let piece = piece.clone();
+        async move { Some((Ok(Frame::data(piece)), open)) }
     })
 }
