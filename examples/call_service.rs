@@ -13,8 +13,8 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result};
 use mesh_control::{Client, InviteRequest, JoinRequest};
-use mesh_identity::{NodeName, Role, ScopeId};
-use mesh_transport::{Call, CallError, CallFault, Peer, Protocol, serve_call};
+use mesh_identity::{NodeName, ScopeId};
+use mesh_transport::{Call, CallError, CallFault, Member, Protocol, serve_call};
 use qmt_node::Node;
 use qmt_node::config::{Config, Listener};
 use serde::{Deserialize, Serialize};
@@ -33,11 +33,8 @@ impl Call for Explain {
 /// A fault of this protocol: the word is unknown here.
 const UNKNOWN_WORD: u16 = 1;
 
-/// The service. Nothing in `peer` was claimed by the caller: its key was proved by the link, the rest by its grant.
-async fn explain(peer: Peer, asked: Explain) -> Result<String, CallFault> {
-    if peer.role != Role::Member {
-        return Err(CallFault::not_allowed("the glossary is for members"));
-    }
+/// The service, for members alone. Nothing in `peer` was claimed by the caller: its key was proved by the link, the rest by its grant.
+async fn explain(peer: Member, asked: Explain) -> Result<String, CallFault> {
     match asked.word.as_str() {
         "mesh" => {
             let text = "a mesh is several machines, and one place for their models";

@@ -10,7 +10,7 @@ use mesh_identity::NodeKey;
 use mesh_transport::testing::bare::{self, Duplex, Library};
 use mesh_transport::testing::{Mesh, Site};
 use mesh_transport::{
-    Call, Config, Driver, Protocol, handler_fn, internet, internet::Internet, lan, lan::Lan, memory,
+    Call, Config, Driver, Peer, Protocol, handler_fn, internet, internet::Internet, lan, lan::Lan, memory,
     serve_call,
 };
 use serde::{Deserialize, Serialize};
@@ -198,8 +198,8 @@ async fn ours(ours: Ours, places: &[Place; 2]) -> Result<Ends> {
         }
     };
     let mesh = Mesh::start(site, 2, Config::default()).await;
-    mesh[1].transport.serve(STREAMS, handler_fn(|_, stream| serve(stream)));
-    serve_call::<Echo, _, _>(&mesh[1].transport, |_, call| async move { Ok(call.text) });
+    mesh[1].transport.serve(STREAMS, handler_fn(|_: Peer, stream| serve(stream)));
+    serve_call::<Echo, _, _>(&mesh[1].transport, |_: Peer, call| async move { Ok(call.text) });
     mesh[0].transport.link(&mesh.scope(), &mesh[1].id()).await?;
     Ok(Ends { way: Opening::Ours(Box::new(mesh)), _serving: JoinSet::new() })
 }

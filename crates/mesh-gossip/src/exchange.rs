@@ -48,7 +48,8 @@ impl Exchange {
     pub fn new(transport: Transport) -> Self {
         let scopes = Arc::new(Scopes::default());
         let served = Arc::clone(&scopes);
-        transport.serve(GOSSIP, handler_fn(move |peer, stream| serve(Arc::clone(&served), peer, stream)));
+        transport
+            .serve(GOSSIP, handler_fn(move |peer: Peer, stream| serve(Arc::clone(&served), peer, stream)));
         Self { transport, scopes }
     }
 

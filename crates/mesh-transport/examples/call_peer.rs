@@ -9,7 +9,7 @@ use mesh_identity::{
     UnixTime,
 };
 use mesh_transport::{
-    Call, Config, Protocol, Transport,
+    Call, Config, Peer, Protocol, Transport,
     internet::{self, Internet},
     serve_call,
     testing::TestAdmission,
@@ -46,7 +46,7 @@ async fn main() -> Result<()> {
     let name = NodeName::new("founder")?;
     founders.join(authority.sign_grant(founder_key.node_id(), name, Permissions::MEMBER, None, now)?);
     founders.appoint(authority);
-    serve_call::<Greet, _, _>(&founder, |peer, call| async move {
+    serve_call::<Greet, _, _>(&founder, |peer: Peer, call| async move {
         Ok(format!("{} to you, {} ({})", call.greeting, peer.name.as_str(), peer.role))
     });
     let hints = internet::compact(&founder.local_addr(&scope), 30);

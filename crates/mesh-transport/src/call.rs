@@ -9,7 +9,7 @@ use crate::{
     error::{CallError, OpenError, ResetCode, StreamFault},
     frame::{self, FrameError, FrameReader},
     handler::handler_fn,
-    peer::{Peer, Protocol},
+    peer::{Caller, Protocol},
     proto::wire::{CallRequest, Fault},
     stream::Stream,
     transport::Transport,
@@ -52,30 +52,31 @@ impl CallFault {
     }
 }
 
-/// Serves every call of type `C` with `answer`. The future is dropped when the caller gives up, its deadline passes
-/// or the link ends.
-pub fn serve_call<C, F, Fut>(transport: &Transport, answer: F)
+/// Serves every call of type `C` with `answer`, whose first parameter says by its type who may call: [`crate::Member`] or
+/// [`crate::Peer`]. Anybody else gets [`CallFault::NOT_ALLOWED`] before `answer` is asked. The future is dropped when the
+/// caller gives up, its deadline passes or the link ends.
+pub fn serve_call<C, P, Fut>(transport: &Transport, answer: impl Fn(P, C) -> Fut + Send + Sync + 'static)
 where
     C: Call,
-    F: Fn(Peer, C) -> Fut + Send + Sync + 'static,
+    P: Caller,
     Fut: Future<Output = Result<C::Reply, CallFault>> + Send + 'static,
 {
     let bytes_max = transport.config().call_bytes_max;
     let answer = Arc::new(answer);
     transport.serve(
         C::PROTOCOL,
-        handler_fn(move |peer, stream| {
+        handler_fn(move |caller: P, stream| {
             let answer = answer.clone();
-            async move { serve_one(peer, stream, bytes_max, &*answer).await }
+            async move { serve_one(caller, stream, bytes_max, &*answer).await }
         }),
     );
 }
 
 /// Serves one call on a stream that a peer has opened.
-pub(crate) async fn serve_one<C, F, Fut>(peer: Peer, stream: Stream, bytes_max: usize, answer: &F)
+pub(crate) async fn serve_one<C, P, F, Fut>(caller: P, stream: Stream, bytes_max: usize, answer: &F)
 where
     C: Call,
-    F: Fn(Peer, C) -> Fut,
+    F: Fn(P, C) -> Fut,
     Fut: Future<Output = Result<C::Reply, CallFault>>,
 {
     let (mut send, recv) = stream.split();
@@ -85,7 +86,7 @@ where
             let deadline = Duration::from_millis(request.deadline_ms.into());
             tokio::select! {
                 () = send.cancelled() => return,
-                reply = tokio::time::timeout(deadline, answer(peer, request.body)) => reply.unwrap_or_else(|_| {
+                reply = tokio::time::timeout(deadline, answer(caller, request.body)) => reply.unwrap_or_else(|_| {
                     Err(CallFault::new(CallFault::DEADLINE, "not done before the caller's deadline"))
                 }),
             }
@@ -134,6 +135,9 @@ fn call_error<C: Call>(error: FrameError) -> CallError {
             StreamFault::Reset(ResetCode::UNKNOWN_PROTOCOL)
             | StreamFault::Stopped(ResetCode::UNKNOWN_PROTOCOL),
         ) => OpenError::UnknownProtocol(C::PROTOCOL.to_string()).into(),
+        Some(StreamFault::Reset(ResetCode::NOT_ALLOWED) | StreamFault::Stopped(ResetCode::NOT_ALLOWED)) => {
+            CallFault::not_allowed("only members may call this").into()
+        }
         _ => CallError::Lost(Arc::new(error)),
     }
 }

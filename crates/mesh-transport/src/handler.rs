@@ -1,13 +1,20 @@
-//! What serves a protocol.
+//! What serves a protocol, and to whom.
 
-use std::{future::Future, sync::Arc};
+use std::{future::Future, marker::PhantomData, sync::Arc};
 
 use futures_util::future::BoxFuture;
 
-use crate::{peer::Peer, stream::Stream};
+use crate::{
+    error::ResetCode,
+    peer::{Caller, Callers, Peer},
+    stream::Stream,
+};
 
 /// Serves the streams of one protocol. The caller's verified identity is a value in its hand.
 pub trait Handler: Send + Sync + 'static {
+    /// Who may call. Streams of anybody else are reset with [`ResetCode::NOT_ALLOWED`] before this handler sees them.
+    fn callers(&self) -> Callers;
+
     /// Serves one stream. A stream dropped without `shutdown` reaches the caller as cut off.
     ///
     /// The future runs on a task of the link: once the link has ended it is dropped after
@@ -15,23 +22,35 @@ pub trait Handler: Send + Sync + 'static {
     fn serve(&self, peer: Peer, stream: Stream) -> BoxFuture<'static, ()>;
 }
 
-struct HandlerFn<F>(F);
+struct HandlerFn<P, F>(F, PhantomData<fn(P)>);
 
-impl<F, Fut> Handler for HandlerFn<F>
+impl<P, F, Fut> Handler for HandlerFn<P, F>
 where
-    F: Fn(Peer, Stream) -> Fut + Send + Sync + 'static,
+    P: Caller,
+    F: Fn(P, Stream) -> Fut + Send + Sync + 'static,
     Fut: Future<Output = ()> + Send + 'static,
 {
+    fn callers(&self) -> Callers {
+        P::CALLERS
+    }
+
     fn serve(&self, peer: Peer, stream: Stream) -> BoxFuture<'static, ()> {
-        Box::pin((self.0)(peer, stream))
+        match P::of(peer) {
+            Some(caller) => Box::pin((self.0)(caller, stream)),
+            None => {
+                stream.reset(ResetCode::NOT_ALLOWED);
+                Box::pin(std::future::ready(()))
+            }
+        }
     }
 }
 
-/// A handler from a closure.
-pub fn handler_fn<F, Fut>(serve: F) -> Arc<dyn Handler>
+/// A handler from a closure. The type of its first parameter says who may call: [`crate::Member`] or [`Peer`].
+pub fn handler_fn<P, F, Fut>(serve: F) -> Arc<dyn Handler>
 where
-    F: Fn(Peer, Stream) -> Fut + Send + Sync + 'static,
+    P: Caller,
+    F: Fn(P, Stream) -> Fut + Send + Sync + 'static,
     Fut: Future<Output = ()> + Send + 'static,
 {
-    Arc::new(HandlerFn(serve))
+    Arc::new(HandlerFn(serve, PhantomData))
 }

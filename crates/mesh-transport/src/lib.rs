@@ -10,7 +10,7 @@
 //! # #[cfg(feature = "testing")]
 //! # tokio::runtime::Builder::new_current_thread().enable_all().build()?.block_on(async {
 //! use std::time::Duration;
-//! use mesh_transport::{Call, Protocol, serve_call, testing::Mesh};
+//! use mesh_transport::{Call, Peer, Protocol, serve_call, testing::Mesh};
 //!
 //! #[derive(serde::Serialize, serde::Deserialize)]
 //! struct Greet {
@@ -23,7 +23,7 @@
 //! }
 //!
 //! let mesh = Mesh::memory(2).await; // two members of one scope, linked in memory
-//! serve_call::<Greet, _, _>(&mesh[1].transport, |peer, call| async move {
+//! serve_call::<Greet, _, _>(&mesh[1].transport, |peer: Peer, call| async move {
 //!     Ok(format!("{}, {}", call.greeting, peer.name)) // proved by the link, not claimed by the caller
 //! });
 //! let call = Greet { greeting: "good morning".into() };
@@ -70,6 +70,6 @@ pub use error::{
 pub use frame::{FrameError, FrameReader, write_frame, write_message};
 pub use handler::{Handler, handler_fn};
 pub use metrics::MetricsSnapshot;
-pub use peer::{PROTOCOL_NAME_MAX, Peer, Protocol};
+pub use peer::{Caller, Callers, Member, PROTOCOL_NAME_MAX, Peer, Protocol};
 pub use stream::{RecvHalf, RecvStream, SendHalf, SendStream, Stream};
 pub use transport::{Admitted, Link, LinkEvent, LinkFacts, Transport};

@@ -43,7 +43,8 @@ counters! {
     streams_opened,
     /// `mesh_transport_streams_total{side="served"}`: inbound streams handed to a handler.
     streams_served,
-    /// `mesh_transport_streams_total{side="refused"}`: inbound streams without a good header or handler.
+    /// `mesh_transport_streams_total{side="refused"}`: inbound streams without a good header or
+    /// handler, or of a caller who may not.
     streams_refused,
     /// `mesh_transport_grants_refused_total`: later grants that peers have shown on standing links, and that were not taken.
     grants_refused,

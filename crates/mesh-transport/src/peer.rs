@@ -1,6 +1,6 @@
 //! Who is at the other end, and which protocol a stream speaks.
 
-use std::fmt;
+use std::{fmt, ops::Deref};
 
 use mesh_identity::{NodeId, NodeName, Permissions, Role, ScopeId};
 
@@ -19,6 +19,77 @@ pub struct Peer {
     pub name: NodeName,
     /// What the grant lets the peer do.
     pub permissions: Permissions,
+}
+
+/// A peer whose role is member. There is none that a client could pass for, so what takes it is closed to clients.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Member(Peer);
+
+impl Member {
+    /// The peer as a member; `None` for a client.
+    pub fn of(peer: Peer) -> Option<Self> {
+        match peer.role {
+            Role::Member => Some(Self(peer)),
+            Role::Client => None,
+        }
+    }
+}
+
+impl Deref for Member {
+    type Target = Peer;
+
+    fn deref(&self) -> &Peer {
+        &self.0
+    }
+}
+
+/// Who may call a protocol.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Callers {
+    /// Peers whose role is member.
+    Members,
+    /// Whoever has a grant of the scope, clients too: the handler itself keeps to what is shared with them.
+    Everyone,
+}
+
+impl Callers {
+    pub(crate) fn admits(self, peer: &Peer) -> bool {
+        match self {
+            Self::Members => peer.role == Role::Member,
+            Self::Everyone => true,
+        }
+    }
+}
+
+/// A caller by type: [`Member`] for what only members may call, [`Peer`] for what everyone may.
+pub trait Caller: sealed::Sealed + Send + Sized + 'static {
+    /// Whom the type stands for.
+    const CALLERS: Callers;
+
+    /// The peer as this type; `None` if it is not allowed.
+    fn of(peer: Peer) -> Option<Self>;
+}
+
+impl Caller for Peer {
+    const CALLERS: Callers = Callers::Everyone;
+
+    fn of(peer: Peer) -> Option<Self> {
+        Some(peer)
+    }
+}
+
+impl Caller for Member {
+    const CALLERS: Callers = Callers::Members;
+
+    fn of(peer: Peer) -> Option<Self> {
+        Member::of(peer)
+    }
+}
+
+mod sealed {
+    pub trait Sealed {}
+    impl Sealed for super::Peer {}
+    impl Sealed for super::Member {}
 }
 
 /// Longest protocol name in bytes: it travels in front of every stream.

@@ -5,8 +5,7 @@ use std::net::SocketAddr;
 use std::sync::atomic::Ordering::Relaxed;
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 
-use mesh_identity::Role;
-use mesh_transport::{FrameReader, Peer, ResetCode, Stream, write_message};
+use mesh_transport::{FrameReader, Member, ResetCode, Stream, write_message};
 use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
 
@@ -67,7 +66,7 @@ impl Drop for Offered {
 }
 
 /// Serves one inbound stream to its end.
-pub(crate) async fn serve(inner: Arc<Inner>, peer: Peer, stream: Stream) {
+pub(crate) async fn serve(inner: Arc<Inner>, peer: Member, stream: Stream) {
     let cancel = inner.cancel.clone();
     tokio::select! {
         () = cancel.cancelled() => {}
@@ -75,11 +74,10 @@ pub(crate) async fn serve(inner: Arc<Inner>, peer: Peer, stream: Stream) {
     }
 }
 
-async fn answer(inner: &Inner, peer: &Peer, stream: Stream) {
+async fn answer(inner: &Inner, peer: &Member, stream: Stream) {
     let (mut send, recv) = stream.split();
     let mut reader = FrameReader::new(recv, FRAME_BYTES_MAX);
-    let admitted =
-        tokio::time::timeout(inner.config.handshake_timeout, admit(inner, peer, &mut reader)).await;
+    let admitted = tokio::time::timeout(inner.config.handshake_timeout, admit(inner, &mut reader)).await;
     let (refusal, service) = match admitted {
         Err(_) => return send.reset(ResetCode::BAD_HEADER),
         Ok(Err(refusal)) => (refusal, None),
@@ -101,15 +99,11 @@ async fn answer(inner: &Inner, peer: &Peer, stream: Stream) {
 
 type Admitted = (TcpStream, tokio::sync::OwnedSemaphorePermit);
 
-/// Whether this caller gets this service now. The role comes first, so that a client does not learn what is offered.
+/// Whether the service is to be had now.
 async fn admit(
     inner: &Inner,
-    peer: &Peer,
     reader: &mut FrameReader<mesh_transport::RecvStream>,
 ) -> Result<Admitted, Answer> {
-    if peer.role != Role::Member {
-        return Err(Answer::refused(RefusalCode::NotAllowed, "only members open tunnels"));
-    }
     let Ok(Some(open)) = reader.next_message::<Open>().await else {
         return Err(Answer::refused(RefusalCode::Malformed, "not a question of tunnel/1"));
     };

@@ -4,7 +4,10 @@ use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 
-use mesh_transport::{FrameError, FrameReader, Protocol, Stream, Transport, handler_fn, write_message};
+use mesh_transport::{
+    FrameError, FrameReader, Member, Protocol, ResetCode, Stream, StreamFault, Transport, handler_fn,
+    write_message,
+};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_util::sync::{CancellationToken, DropGuard};
 use tokio_util::task::TaskTracker;
@@ -57,12 +60,12 @@ impl Tunnels {
         let served = Arc::downgrade(&inner);
         transport.serve(
             PROTOCOL,
-            handler_fn(move |peer, stream| {
+            handler_fn(move |member: Member, stream| {
                 let served = served.upgrade();
                 async move {
                     if let Some(inner) = served {
                         let tracked = inner.tasks.token();
-                        serve(inner, peer, stream).await;
+                        serve(inner, member, stream).await;
                         drop(tracked);
                     }
                 }
@@ -161,6 +164,10 @@ impl Inner {
             (Ok(Some(Answer::Refused { code, text })), _) => {
                 Err(OpenError::Refused { code: RefusalCode::from_wire(code), text })
             }
+            (Err(FrameError::Io(error)), _) if is_not_allowed(&error) => Err(OpenError::Refused {
+                code: RefusalCode::NotAllowed,
+                text: "only members open tunnels".into(),
+            }),
             (Err(error @ FrameError::Io(_)), Err(_)) | (Err(error), Ok(())) => {
                 Err(OpenError::Handshake(error))
             }
@@ -168,4 +175,9 @@ impl Inner {
             (Ok(None), Ok(())) => Err(OpenError::HungUp),
         }
     }
+}
+
+/// Whether the peer's transport has turned us away, since only members get through to its tunnels.
+fn is_not_allowed(error: &std::io::Error) -> bool {
+    matches!(StreamFault::of(error), Some(StreamFault::Reset(ResetCode::NOT_ALLOWED)))
 }

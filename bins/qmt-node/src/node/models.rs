@@ -5,11 +5,11 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use mesh_control::{ApiError, DropRequest, Dropped, ErrorCode, LoadRequest, ModelView};
-use mesh_identity::{NodeId, Role, ScopeId};
+use mesh_identity::{NodeId, ScopeId};
 use mesh_inference::catalogue::Catalogue;
 use mesh_inference::instance::{Config as InstanceConfig, GuardCommand, Instance, Launch};
 use mesh_inference::llama::{Arguments, LlamaCpp};
-use mesh_transport::{Call, CallError, CallFault, Protocol, Transport, serve_call};
+use mesh_transport::{Call, CallError, CallFault, Member, Protocol, Transport, serve_call};
 use serde::{Deserialize, Serialize};
 
 use super::{Node, chain};
@@ -80,16 +80,13 @@ impl Call for DropModel {
 }
 
 pub(crate) fn serve(transport: &Transport, models: Arc<Models>) {
-    serve_call::<DropModel, _, _>(transport, move |peer, call| {
+    serve_call::<DropModel, _, _>(transport, move |member: Member, call| {
         let models = models.clone();
         async move {
-            if peer.role != Role::Member {
-                return Err(CallFault::not_allowed("only members may drop models"));
-            }
             if call.model.len() > NAME_BYTES_MAX {
                 return Err(CallFault::new(CallFault::BAD_REQUEST, "the model's name is too long"));
             }
-            tracing::info!(peer = %peer.id.short(), model = call.model, "a member drops a model here");
+            tracing::info!(peer = %member.id.short(), model = call.model, "a member drops a model here");
             Ok(models.stop(&call.model).await)
         }
     });

@@ -1,7 +1,7 @@
 //! `ping/1`: the round trip of one call to a peer.
 
 use mesh_control::{ApiError, ErrorCode, PathKind, PingRequest, Pong};
-use mesh_transport::{Call, Protocol, Transport, serve_call};
+use mesh_transport::{Call, Peer, Protocol, Transport, serve_call};
 use serde::{Deserialize, Serialize};
 use std::time::{Duration, Instant};
 
@@ -23,7 +23,7 @@ impl Call for Ping {
 }
 
 pub(crate) fn serve(transport: &Transport) {
-    serve_call::<Ping, _, _>(transport, |_peer, ping| async move { Ok(ping.nonce) });
+    serve_call::<Ping, _, _>(transport, |_: Peer, ping| async move { Ok(ping.nonce) });
 }
 
 impl Node {

@@ -14,6 +14,7 @@ mod lan;
 mod leaks;
 mod leaving;
 mod restarts;
+mod roles;
 mod start;
 mod strangers;
 mod support;

@@ -9,7 +9,7 @@ use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
-use mesh_transport::{Handler, Peer, Stream};
+use mesh_transport::{Callers, Handler, Peer, Stream};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -30,6 +30,11 @@ pub(crate) struct PeerHandler {
 }
 
 impl Handler for PeerHandler {
+    /// Clients too: each backend says with whom it is shared.
+    fn callers(&self) -> Callers {
+        Callers::Everyone
+    }
+
     fn serve(&self, peer: Peer, stream: Stream) -> BoxFuture<'static, ()> {
         let core = self.core.clone();
         let stop = self.stop.clone();

@@ -21,7 +21,7 @@ use tokio::{
 use super::{Mesh, Site, TestNode, until};
 use crate::{
     Call, CallError, CallFault, CloseCode, ClosedWhy, Config, DialError, LinkEvent, OpenError, Peer,
-    Protocol, RedeemError, Refusal, ResetCode, StreamFault, handler_fn, serve_call,
+    Protocol, RedeemError, Refusal, ResetCode, Stream, StreamFault, handler_fn, serve_call,
 };
 
 const ECHO: Protocol = Protocol::new("echo/1");
@@ -38,11 +38,11 @@ impl Call for Next {
 }
 
 fn serve_next(node: &TestNode) {
-    serve_call::<Next, _, _>(&node.transport, |_, next| async move { Ok(next.0 + 1) });
+    serve_call::<Next, _, _>(&node.transport, |_: Peer, next| async move { Ok(next.0 + 1) });
 }
 
 fn serve_echo(node: &TestNode) {
-    let echo = handler_fn(|_, stream| async move {
+    let echo = handler_fn(|_: Peer, stream: Stream| async move {
         let (mut send, mut recv) = stream.split();
         if tokio::io::copy(&mut recv, &mut send).await.is_ok() {
             drop(send.shutdown().await);
@@ -61,7 +61,7 @@ const FLOOD: Protocol = Protocol::new("flood/1");
 fn serve_flood(node: &TestNode) -> (Arc<AtomicUsize>, Arc<AtomicUsize>) {
     let (written, ended) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
     let counters = (written.clone(), ended.clone());
-    let flood = handler_fn(move |_, mut stream| {
+    let flood = handler_fn(move |_: Peer, mut stream: Stream| {
         let (written, ended) = counters.clone();
         async move {
             while let Ok(bytes) = stream.write(&[7; 8192]).await {
@@ -138,7 +138,7 @@ pub async fn hands_the_verified_caller_over(site: Arc<dyn Site>) {
     let mut mesh = pair(site).await;
     mesh.add(Permissions { role: Role::Client, ..Permissions::MEMBER }).await;
     let (told, mut callers) = mpsc::channel(1);
-    serve_call::<Next, _, _>(&mesh[1].transport, move |peer, _| {
+    serve_call::<Next, _, _>(&mesh[1].transport, move |peer: Peer, _| {
         let told = told.clone();
         async move {
             drop(told.send(peer).await);
@@ -160,7 +160,7 @@ pub async fn holds_a_fast_writer_back(site: Arc<dyn Site>) {
     let (told, mut received) = mpsc::channel(1);
     let sink = {
         let go = go.clone();
-        handler_fn(move |_, mut stream| {
+        handler_fn(move |_: Peer, mut stream: Stream| {
             let (go, told) = (go.clone(), told.clone());
             async move {
                 go.notified().await;
@@ -200,7 +200,7 @@ pub async fn holds_a_fast_writer_back(site: Arc<dyn Site>) {
 pub async fn a_dropped_stream_cancels(site: Arc<dyn Site>) {
     let mesh = pair(site).await;
     let (told, mut ended) = mpsc::channel(1);
-    let handler = handler_fn(move |_, mut stream| {
+    let handler = handler_fn(move |_: Peer, mut stream: Stream| {
         let told = told.clone();
         async move {
             let mut all = Vec::new();
@@ -222,7 +222,7 @@ pub async fn a_dropped_stream_cancels(site: Arc<dyn Site>) {
 /// A reader that stops fails the writer, with the reader's code.
 pub async fn a_stopped_reader_fails_the_writer(site: Arc<dyn Site>) {
     let mesh = pair(site).await;
-    let refuse = handler_fn(|_, stream| async move { stream.reset(ResetCode::NOT_ALLOWED) });
+    let refuse = handler_fn(|_: Peer, stream: Stream| async move { stream.reset(ResetCode::NOT_ALLOWED) });
     mesh[1].transport.serve(SINK, refuse);
     let mut stream = mesh[0].transport.open(&mesh.scope(), &mesh[1].id(), SINK).await.expect("opens");
     let block = vec![0; 64 * 1024];
@@ -244,15 +244,15 @@ pub async fn tells_call_errors_apart(site: Arc<dyn Site>) {
     let call = |deadline| mesh[0].transport.call(&scope, &to, &Next(1), deadline);
     let unknown = call(DEADLINE).await.expect_err("nobody serves it");
     assert!(matches!(unknown, CallError::Open(OpenError::UnknownProtocol(_))), "{unknown:?}");
-    serve_call::<Next, _, _>(&mesh[1].transport, |_, _| async { Err(CallFault::new(7, "no")) });
+    serve_call::<Next, _, _>(&mesh[1].transport, |_: Peer, _| async { Err(CallFault::new(7, "no")) });
     let fault = call(DEADLINE).await.expect_err("the server says no");
     assert!(matches!(&fault, CallError::Fault(fault) if fault.code == 7), "{fault:?}");
-    serve_call::<Next, _, _>(&mesh[1].transport, |_, _| std::future::pending());
+    serve_call::<Next, _, _>(&mesh[1].transport, |_: Peer, _| std::future::pending());
     let late = call(Duration::from_millis(200)).await.expect_err("the server sleeps");
     assert!(matches!(&late, CallError::Deadline(_)), "{late:?}");
     // Whichever end says it first, the caller hears the same.
     let over = || async { Err(CallFault::new(CallFault::DEADLINE, "over")) };
-    serve_call::<Next, _, _>(&mesh[1].transport, move |_, _| over());
+    serve_call::<Next, _, _>(&mesh[1].transport, move |_: Peer, _| over());
     let late = call(DEADLINE).await.expect_err("the server says that the time is over");
     assert!(matches!(&late, CallError::Deadline(after) if *after == DEADLINE), "{late:?}");
     mesh.shutdown().await;
@@ -358,7 +358,7 @@ pub async fn scopes_are_links_of_their_own(site: Arc<dyn Site>) {
     }
     let addr = mesh[1].transport.local_addr(&other.scope());
     mesh[0].transport.book().insert(other.scope(), mesh[1].id(), addr);
-    serve_call::<Next, _, _>(&mesh[1].transport, |peer, _| async move {
+    serve_call::<Next, _, _>(&mesh[1].transport, |peer: Peer, _| async move {
         Ok(u32::from(peer.name.as_str() == "other-0"))
     });
     for scope in [mesh.scope(), other.scope()] {

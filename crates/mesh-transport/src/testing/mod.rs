@@ -1,13 +1,13 @@
 //! Nodes with real keys and real grants in a few lines, and the suite that every driver passes.
 //!
 //! ```
-//! use mesh_transport::{Protocol, handler_fn, testing::Mesh};
+//! use mesh_transport::{Peer, Protocol, Stream, handler_fn, testing::Mesh};
 //! use tokio::io::{AsyncReadExt, AsyncWriteExt};
 //!
 //! # tokio::runtime::Builder::new_current_thread().enable_all().build()?.block_on(async {
 //! const ECHO: Protocol = Protocol::new("echo/1");
 //! let mesh = Mesh::memory(2).await;
-//! mesh[1].transport.serve(ECHO, handler_fn(|_peer, mut stream| async move {
+//! mesh[1].transport.serve(ECHO, handler_fn(|_peer: Peer, mut stream: Stream| async move {
 //!     let mut said = Vec::new();
 //!     if stream.read_to_end(&mut said).await.is_ok() && stream.write_all(&said).await.is_ok() {
 //!         drop(stream.shutdown().await);

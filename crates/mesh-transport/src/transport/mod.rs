@@ -52,7 +52,7 @@ use crate::{
     error::{CallError, CloseCode, ClosedWhy, DialError, OpenError, RedeemError},
     handler::Handler,
     metrics::{Metrics, MetricsSnapshot},
-    peer::{Peer, Protocol},
+    peer::{Callers, Peer, Protocol},
     stream::Stream,
 };
 
@@ -245,10 +245,20 @@ impl Transport {
         merged(drivers.iter().map(|driver| driver.local_addr(scope)).collect())
     }
 
-    /// Serves a protocol from now on, on links that exist and on later ones; replaces an earlier handler.
+    /// Serves a protocol from now on, on links that exist and on later ones; replaces an earlier handler. The handler says
+    /// who may call.
     pub fn serve(&self, protocol: Protocol, handler: Arc<dyn Handler>) {
         let mut handlers = self.inner.handlers.write().unwrap_or_else(PoisonError::into_inner);
         handlers.insert(protocol.as_str(), handler);
+    }
+
+    /// The protocols that are served, and to whom, in order of their names.
+    pub fn served(&self) -> Vec<(Protocol, Callers)> {
+        let handlers = self.inner.handlers.read().unwrap_or_else(PoisonError::into_inner);
+        let mut served: Vec<_> =
+            handlers.iter().map(|(name, handler)| (Protocol::new(name), handler.callers())).collect();
+        served.sort();
+        served
     }
 
     /// Addresses of peers.

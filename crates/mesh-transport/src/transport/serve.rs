@@ -193,6 +193,10 @@ async fn serve(inner: Arc<Inner>, conn: Arc<LinkConn>, mut stream: Stream, room:
             inner.metrics.streams_refused.add();
             stream.reset(ResetCode::UNKNOWN_PROTOCOL);
         }
+        Some(Some((_, handler))) if !handler.callers().admits(&conn.peer) => {
+            inner.metrics.streams_refused.add();
+            stream.reset(ResetCode::NOT_ALLOWED);
+        }
         Some(Some((protocol, handler))) => {
             inner.metrics.streams_served.add();
             let span = tracing::debug_span!("transport.accept", peer = %conn.peer.id.short(), protocol);

@@ -4,7 +4,8 @@ use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use mesh_identity::NodeAddr;
 use mesh_transport::{
-    Call, Found, LinkEvent, PathFacts, PathKind, Protocol, Stream, Transport, TransportKind, handler_fn,
+    Call, Found, LinkEvent, PathFacts, PathKind, Peer, Protocol, Stream, Transport, TransportKind,
+    handler_fn,
     memory::{MemoryDriver, Network},
     serve_call,
     testing::{Mesh, TestNode, until},
@@ -42,8 +43,8 @@ impl Pair {
         let mesh = Mesh::on(first.clone(), 2).await;
         let drivers = [0, 1].map(|at: usize| second.driver(&mesh[at].key));
         for (node, driver) in mesh.nodes().iter().zip(&drivers) {
-            serve_call::<Ping, _, _>(&node.transport, |_, ping| async move { Ok(ping.0 + 1) });
-            node.transport.serve(ECHO, handler_fn(|_, stream| echo(stream)));
+            serve_call::<Ping, _, _>(&node.transport, |_: Peer, ping| async move { Ok(ping.0 + 1) });
+            node.transport.serve(ECHO, handler_fn(|_: Peer, stream| echo(stream)));
             node.transport.add_driver(driver.clone());
         }
         Self { mesh, first, second, drivers }

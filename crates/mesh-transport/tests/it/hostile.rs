@@ -4,8 +4,8 @@ use std::{sync::Arc, time::Duration};
 
 use mesh_identity::{NodeAddr, NodeKey, NodeName, Permissions, Revoked, ScopeId, UnixTime};
 use mesh_transport::{
-    CloseCode, ClosedWhy, Config, Connection, DialError, DialVia, Driver, Protocol, Refusal, StreamFault,
-    handler_fn,
+    CloseCode, ClosedWhy, Config, Connection, DialError, DialVia, Driver, Peer, Protocol, Refusal,
+    StreamFault, handler_fn,
     memory::Network,
     testing::{Mesh, Site, until},
 };
@@ -75,7 +75,7 @@ async fn before_hello_there_is_room_for_one_stream_and_it_is_served_by_nobody() 
         let (mesh, stranger, conn) = victim_and_stranger(site).await;
         mesh[0]
             .transport
-            .serve(Protocol::new("echo/1"), handler_fn(|_, _| async { panic!("served a stranger") }));
+            .serve(Protocol::new("echo/1"), handler_fn(|_: Peer, _| async { panic!("served a stranger") }));
         // Not held back by its own side.
         conn.admitted();
         let mut first = conn.open().await.unwrap();
@@ -188,7 +188,7 @@ async fn former_members_are_told_what_ended_their_membership() {
 async fn a_handler_that_panics_costs_its_stream_and_nothing_else() {
     let mesh = Mesh::memory(2).await;
     let bad = Protocol::new("bad/1");
-    mesh[1].transport.serve(bad, handler_fn(|_, _| async { panic!("on purpose") }));
+    mesh[1].transport.serve(bad, handler_fn(|_: Peer, _| async { panic!("on purpose") }));
     let mut stream = mesh[0].transport.open(&mesh.scope(), &mesh[1].id(), bad).await.unwrap();
     let error = stream.read_u8().await.unwrap_err();
     assert!(matches!(StreamFault::of(&error), Some(StreamFault::Reset(_))));

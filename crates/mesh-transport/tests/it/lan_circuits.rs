@@ -5,8 +5,8 @@ use std::sync::Arc;
 use futures_util::future::BoxFuture;
 use mesh_identity::{NodeKey, Permissions, ScopeId};
 use mesh_transport::{
-    Config as TransportConfig, DialError, Driver, LinkFacts, PathKind, Protocol, Transport, TransportKind,
-    handler_fn,
+    Config as TransportConfig, DialError, Driver, LinkFacts, PathKind, Peer, Protocol, Transport,
+    TransportKind, handler_fn,
     lan::{Config, Lan},
     testing::{Mesh, Site, TestAdmission, until},
 };
@@ -69,7 +69,7 @@ async fn a_link_goes_over_a_circuit_for_as_long_as_the_third_node_is_there() {
     let scope = mesh.scope();
     b.transport.serve(
         ECHO,
-        handler_fn(|_peer, stream| async move {
+        handler_fn(|_peer: Peer, stream| async move {
             let (mut read, mut write) = tokio::io::split(stream);
             if tokio::io::copy(&mut read, &mut write).await.is_ok() {
                 drop(write.shutdown().await);

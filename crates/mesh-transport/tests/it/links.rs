@@ -7,7 +7,7 @@ use mesh_identity::{
 };
 use mesh_transport::{
     Admission, Call, CallError, CallFault, CloseCode, ClosedWhy, Config, DialError, LinkEvent, OpenError,
-    Protocol, Refusal, Transport,
+    Peer, Protocol, Refusal, Transport,
     memory::{Conditions, Network},
     serve_call,
     testing::{Mesh, until},
@@ -26,7 +26,7 @@ const SECOND: Duration = Duration::from_secs(1);
 
 fn serve_ping(mesh: &Mesh) {
     for node in mesh.nodes() {
-        serve_call::<Ping, _, _>(&node.transport, |_, ping| async move { Ok(ping.0 + 1) });
+        serve_call::<Ping, _, _>(&node.transport, |_: Peer, ping| async move { Ok(ping.0 + 1) });
     }
 }
 
@@ -129,7 +129,7 @@ async fn an_unknown_protocol_and_a_fault_are_told_apart() {
     let (scope, to) = (mesh.scope(), mesh[1].id());
     let unknown = mesh[0].transport.call(&scope, &to, &Ping(1), SECOND).await.unwrap_err();
     assert!(matches!(unknown, CallError::Open(OpenError::UnknownProtocol(_))), "{unknown:?}");
-    serve_call::<Ping, _, _>(&mesh[1].transport, |peer, _| async move {
+    serve_call::<Ping, _, _>(&mesh[1].transport, |peer: Peer, _| async move {
         Err(CallFault::not_allowed(format!("{} may not", peer.name)))
     });
     let fault = mesh[0].transport.call(&scope, &to, &Ping(1), SECOND).await.unwrap_err();
@@ -141,7 +141,7 @@ async fn an_unknown_protocol_and_a_fault_are_told_apart() {
 #[tokio::test(start_paused = true)]
 async fn disconnecting_a_revoked_peer_ends_its_streams_at_once() {
     let mesh = Mesh::memory(2).await;
-    serve_call::<Ping, _, _>(&mesh[1].transport, |_, _| std::future::pending());
+    serve_call::<Ping, _, _>(&mesh[1].transport, |_: Peer, _| std::future::pending());
     let (scope, to) = (mesh.scope(), mesh[1].id());
     let transport = mesh[0].transport.clone();
     let call = tokio::spawn(async move { transport.call(&scope, &to, &Ping(1), 100 * SECOND).await });

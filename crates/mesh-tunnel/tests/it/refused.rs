@@ -4,6 +4,7 @@ use std::num::NonZeroUsize;
 use std::time::Duration;
 
 use mesh_transport::testing::until;
+use mesh_transport::{Member, Stream, handler_fn};
 use mesh_tunnel::{Config, OfferError, OpenError, PROTOCOL, RefusalCode, ServiceName};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
@@ -139,7 +140,7 @@ async fn a_silent_opener_is_cut_off_at_the_deadline() {
 async fn a_hostile_answer_is_an_error_at_the_entry() {
     let world = World::new(Config::default()).await;
     for answer in [b"\xff\xff\xff\xff".as_slice(), b"\x00\x00\x00\x01\x07", b"\x00\x00\x00\x09\x01", b""] {
-        let served = mesh_transport::handler_fn(move |_, mut stream: mesh_transport::Stream| async move {
+        let served = handler_fn(move |_: Member, mut stream: Stream| async move {
             let _ = stream.write_all(answer).await;
             let _ = stream.shutdown().await;
             let _ = stream.read_to_end(&mut Vec::new()).await;
