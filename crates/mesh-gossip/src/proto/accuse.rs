@@ -73,7 +73,10 @@ impl<T: Trust> Membership<T> {
         if is_slow && last.is_some_and(|last| last < SLOW_REFUTATION) {
             self.refute_in(SLOW_REFUTATION);
         } else if self.refute(Incarnation::from_u64(accusation.incarnation)) {
-            self.watches.fell_ill(1);
+            // One that is wrong again and again says more of itself than of this node.
+            if !self.cases.has_been_wrong(&witness) {
+                self.watches.fell_ill(1);
+            }
             self.cases.was_wrong(witness, self.now);
         }
     }

@@ -94,6 +94,11 @@ impl Cases {
         self.witnesses.get(witness).is_some_and(|account| account.muted.is_some_and(|until| until > now))
     }
 
+    /// Whether the witness was contradicted lately.
+    pub(crate) fn has_been_wrong(&self, witness: &NodeId) -> bool {
+        self.witnesses.get(witness).is_some_and(|account| account.wrong > 0 || account.times > 0)
+    }
+
     /// The witness was contradicted.
     pub(crate) fn was_wrong(&mut self, witness: NodeId, now: Instant) {
         let is_old = |account: &Account| now.saturating_duration_since(account.since) >= WRONG_WITHIN;
