@@ -42,7 +42,7 @@ enum Command {
         #[arg(long)]
         report: Option<PathBuf>,
     },
-    /// Who is there, with what: real nodes that are killed, revoked, left alone.
+    /// Who is there, with what: real nodes that are killed, revoked, left alone; simulated ones by the thousand.
     #[cfg(target_os = "linux")]
     Membership {
         /// Fewer rounds: enough to see that it runs, too few to rely on.
@@ -51,9 +51,15 @@ enum Command {
         /// Measure this alone; may be repeated. The other figures are said to be not measured.
         #[arg(long = "part")]
         parts: Vec<membership::Part>,
+        /// Ten thousand simulated node-hours at 20 % loss, too.
+        #[arg(long)]
+        long: bool,
         /// Folder with qmt-node.
         #[arg(long)]
         bin_dir: PathBuf,
+        /// The program that runs foca in the simulated network.
+        #[arg(long)]
+        foca: Option<PathBuf>,
         /// Where to write the report.
         #[arg(long)]
         report: Option<PathBuf>,
@@ -85,8 +91,8 @@ fn main() -> ExitCode {
             gateway::run(&gateway::Options { quick, bin_dir, nginx, report })
         }
         #[cfg(target_os = "linux")]
-        Command::Membership { quick, parts, bin_dir, report } => {
-            membership::run(&membership::Options { quick, parts, bin_dir, report })
+        Command::Membership { quick, parts, long, bin_dir, foca, report } => {
+            membership::run(&membership::Options { quick, parts, long, bin_dir, foca, report })
         }
         #[cfg(target_os = "linux")]
         Command::Transport { quick, parts, bin_dir, report } => {

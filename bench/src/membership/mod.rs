@@ -1,8 +1,9 @@
 //! `membership`: how soon all know who is there, with what, and what that costs.
 
 mod processes;
+mod simulated;
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::Result;
@@ -17,29 +18,67 @@ pub(crate) struct Options {
     pub(crate) quick: bool,
     /// None: all.
     pub(crate) parts: Vec<Part>,
+    /// Ten thousand simulated node-hours at 20 % loss, too.
+    pub(crate) long: bool,
     pub(crate) bin_dir: PathBuf,
+    /// The program that runs foca in the simulated network.
+    pub(crate) foca: Option<PathBuf>,
     pub(crate) report: Option<PathBuf>,
 }
 
 /// What can be measured alone.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub(crate) enum Part {
+    /// Ten thousand simulated nodes: memory, idle traffic, spread of a record.
+    Large,
+    /// A hundred and a thousand: idle traffic, spread of a record.
+    Small,
+    /// Silent deaths among simulated nodes.
+    Deaths,
+    /// Revocations among simulated nodes.
+    Revocations,
+    /// A join among ghosts, simulated.
+    Joins,
+    /// Living nodes taken for dead, simulated.
+    Wrong,
+    /// foca in the simulated network.
+    Foca,
     /// Real nodes on this machine.
     Processes,
 }
 
 impl Part {
-    async fn measure(self, report: &mut Report, effort: &Effort, bin_dir: &Path) {
+    fn simulated(self) -> Option<simulated::Part> {
         match self {
-            Self::Processes => processes::measure(report, effort, bin_dir).await,
+            Self::Large => Some(simulated::Part::Large),
+            Self::Small => Some(simulated::Part::Small),
+            Self::Deaths => Some(simulated::Part::Deaths),
+            Self::Revocations => Some(simulated::Part::Revocations),
+            Self::Joins => Some(simulated::Part::Joins),
+            Self::Wrong => Some(simulated::Part::Wrong),
+            Self::Foca => Some(simulated::Part::Baseline),
+            Self::Processes => None,
+        }
+    }
+
+    async fn measure(self, report: &mut Report, effort: &Effort, options: &Options) {
+        match self.simulated() {
+            Some(part) => part.measure(
+                report,
+                &simulated::Effort {
+                    quick: options.quick,
+                    long: options.long,
+                    page: options.report.as_deref(),
+                    foca: options.foca.as_deref(),
+                },
+            ),
+            None => processes::measure(report, effort, &options.bin_dir).await,
         }
     }
 
     /// What a run without it lacks.
     fn figures(self) -> Lacking {
-        match self {
-            Self::Processes => processes::lacking(),
-        }
+        self.simulated().map_or_else(processes::lacking, simulated::Part::figures)
     }
 }
 
@@ -69,12 +108,13 @@ pub(crate) fn run(options: &Options) -> Result<bool> {
     runtime.block_on(async {
         for part in Part::value_variants() {
             if options.parts.is_empty() || options.parts.contains(part) {
-                part.measure(&mut report, &effort, &options.bin_dir).await;
+                part.measure(&mut report, &effort, options).await;
             } else {
                 lack(&mut report, part.figures(), &anyhow::anyhow!("left out by --part"));
             }
         }
     });
+    simulated::notes(&mut report);
     for fact in facts {
         report.note(fact);
     }
@@ -82,6 +122,10 @@ pub(crate) fn run(options: &Options) -> Result<bool> {
         report
             .note("this was a `--quick` run: enough to see that everything runs, too few rounds to rely on.");
     }
-    let command = if options.quick { "scripts/bench membership --quick" } else { "scripts/bench membership" };
+    let command = match (options.quick, options.long) {
+        (true, _) => "scripts/bench membership --quick",
+        (false, true) => "scripts/bench membership --long",
+        (false, false) => "scripts/bench membership",
+    };
     report.finish(options.report.as_deref(), command)
 }

@@ -7,8 +7,8 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use mesh_identity::NodeId;
 
-use super::super::Trust;
 use super::super::wire::{self, Accusation, Evidence, Message, NodeRecord, RawId};
+use super::super::{Membership, Trust};
 use super::double::Double;
 use super::network::{Happening, Wish};
 use super::simulated::Directory;
@@ -16,8 +16,6 @@ use crate::member::Incarnation;
 
 /// How often a liar says something of its own.
 const EVERY: Duration = Duration::from_millis(500);
-/// Testimonies in one of its frames.
-const ACCUSATIONS_PER_FRAME: usize = 400;
 /// Records in one of its frames.
 const RECORDS_PER_FRAME: usize = 64;
 
@@ -28,18 +26,14 @@ pub enum Lie {
     Withhold,
     /// Shows everybody, again and again, every record that it ever saw: the dead, and earlier lives of the living.
     Replay,
-    /// Testifies that everybody is dead, again and again, for every incarnation that it sees.
-    Accuse,
-    /// Writes testimonies in the names of others, and answers in theirs that they live.
-    Forge,
     /// Signs two contents under one version: one for half of its peers, another for the rest.
     Equivocate,
-}
-
-impl Lie {
-    fn needs_records(self) -> bool {
-        matches!(self, Self::Replay | Self::Accuse | Self::Forge)
-    }
+    /// Accuses everybody, again and again, with its own signature.
+    Accuse,
+    /// Accuses everybody in the names of others.
+    Forge,
+    /// Says of everybody, the dead included, that they live: in what it passes on, and when it is asked.
+    Vouch,
 }
 
 /// What a liar needs to lie.
@@ -65,7 +59,7 @@ impl Liar {
     }
 
     /// Looks at what happens to it.
-    pub(super) fn notice(&mut self, what: &Happening, _world: &Directory) {
+    pub(super) fn notice(&mut self, what: &Happening, wishes: &mut Vec<Wish>) {
         match what {
             Happening::LinkUp { peer } => {
                 self.peers.insert(*peer);
@@ -73,9 +67,17 @@ impl Liar {
             Happening::LinkDown { peer, .. } => {
                 self.peers.remove(peer);
             }
-            Happening::Frame { frame, .. } if self.lie.needs_records() => {
+            Happening::Frame { frame, .. } if self.lie == Lie::Replay => {
                 for record in records_in(frame).into_iter().flatten() {
+                    let record = NodeRecord { alive: true, ..record };
                     self.seen.insert((record.id, record.card.incarnation), record);
+                }
+            }
+            Happening::Frame { from, frame } if self.lie == Lie::Vouch => {
+                if let Ok(Some(Message::Ask { subject, nonce })) = Message::decode(frame) {
+                    let signature = self.pen.sign(wire::HEARD, &wire::heard_statement(nonce)).into();
+                    let frame = Message::Heard { subject, nonce, signature }.encode();
+                    wishes.push(Wish::Send { to: *from, frame });
                 }
             }
             Happening::Frame { .. } | Happening::Tick | Happening::DialFailed { .. } => {}
@@ -83,7 +85,12 @@ impl Liar {
     }
 
     /// What it sends of its own accord.
-    pub(super) fn tick(&mut self, _world: &Directory, now: Instant, wishes: &mut Vec<Wish>) {
+    pub(super) fn tick(
+        &mut self,
+        (world, core): (&Directory, &Membership<Double>),
+        now: Instant,
+        wishes: &mut Vec<Wish>,
+    ) {
         if self.next > now {
             return;
         }
@@ -92,34 +99,46 @@ impl Liar {
             Lie::Replay => {
                 let all: Vec<_> = self.seen.values().cloned().collect();
                 for records in all.chunks(RECORDS_PER_FRAME) {
-                    let frame = Message::Records { records: records.to_vec() }.encode();
-                    self.tell_all(&frame, wishes);
+                    self.tell_all(&Message::Records { records: records.to_vec() }.encode(), wishes);
                 }
             }
             Lie::Accuse | Lie::Forge => {
-                let accusations = self.accusations();
-                self.tell_all(&Message::Accusations { accusations }.encode(), wishes);
+                let all = self.accusations(world, core);
+                for accusations in all.chunks(wire::ACCUSATIONS_PER_FRAME) {
+                    self.tell_all(
+                        &Message::Accusations { accusations: accusations.to_vec() }.encode(),
+                        wishes,
+                    );
+                }
             }
-            Lie::Withhold | Lie::Equivocate => {}
+            Lie::Withhold | Lie::Equivocate | Lie::Vouch => {}
         }
     }
 
-    /// Everybody is dead, as far as the liar goes: by its own word or by everybody's.
-    fn accusations(&self) -> Vec<Accusation> {
-        let ids: BTreeSet<RawId> = self.seen.keys().map(|(id, _)| *id).collect();
-        let subjects = self.seen.keys().filter(|(id, _)| *id != self.me);
-        let accusation = |(subject, incarnation): (RawId, u64), witness: RawId| {
-            let statement = wire::accusation_statement(&subject, incarnation, Evidence::Gone);
+    /// Against each other member: its own, or one in the name of every other.
+    fn accusations(&self, world: &Directory, core: &Membership<Double>) -> Vec<Accusation> {
+        let mut accusations = Vec::new();
+        for subject in world.ids() {
+            let Some(incarnation) = core.incarnation_of(subject).map(Incarnation::as_u64) else { continue };
+            let (subject, evidence) = (*subject.as_bytes(), Evidence::Gone);
+            let statement = wire::accusation_statement(&subject, incarnation, evidence);
             let signature = self.pen.sign(wire::ACCUSATION, &statement).into();
-            Accusation { subject, incarnation, witness, evidence: Evidence::Gone, signature }
-        };
-        match self.lie {
-            Lie::Forge => {
-                let all = subjects.flat_map(|one| ids.iter().map(|witness| accusation(*one, *witness)));
-                all.take(ACCUSATIONS_PER_FRAME).collect()
-            }
-            _ => subjects.map(|one| accusation(*one, self.me)).collect(),
+            let witnesses: Vec<RawId> = match self.lie {
+                Lie::Forge => {
+                    world.ids().iter().map(|id| *id.as_bytes()).filter(|id| *id != self.me).collect()
+                }
+                _ => vec![self.me],
+            };
+            let all = witnesses.into_iter().filter(|witness| *witness != subject);
+            accusations.extend(all.map(|witness| Accusation {
+                subject,
+                incarnation,
+                witness,
+                evidence,
+                signature,
+            }));
         }
+        accusations
     }
 
     fn tell_all(&self, frame: &Bytes, wishes: &mut Vec<Wish>) {
@@ -128,11 +147,14 @@ impl Liar {
 
     /// What becomes of a frame that its core wants sent.
     pub(super) fn twist(&self, to: u32, frame: Bytes) -> Option<Bytes> {
-        if let (Lie::Forge, Ok(Some(Message::Ask { subject, nonce }))) = (self.lie, Message::decode(&frame)) {
-            let signature = self.pen.sign(wire::HEARD, &wire::heard_statement(nonce)).into();
-            return Some(Message::Heard { subject, nonce, signature }.encode());
-        }
-        let Some(mut records) = records_in(&frame) else { return Some(frame) };
+        let mut records = match Message::decode(&frame) {
+            Ok(Some(Message::Records { records })) => records,
+            // Not a word against anybody.
+            Ok(Some(Message::Accusations { .. })) if matches!(self.lie, Lie::Withhold | Lie::Vouch) => {
+                return None;
+            }
+            _ => return Some(frame),
+        };
         match self.lie {
             Lie::Withhold => {
                 records.retain(|record| record.id == self.me);
@@ -141,6 +163,12 @@ impl Liar {
             Lie::Equivocate if to.is_multiple_of(2) => {
                 for record in records.iter_mut().filter(|record| record.id == self.me) {
                     self.contradict(record);
+                }
+                Some(Message::Records { records }.encode())
+            }
+            Lie::Vouch => {
+                for record in &mut records {
+                    record.alive = true;
                 }
                 Some(Message::Records { records }.encode())
             }

@@ -5,6 +5,8 @@
 
 mod double;
 mod liar;
+#[cfg(test)]
+mod lies;
 pub mod network;
 mod queue;
 mod seeds;
@@ -22,7 +24,7 @@ pub use liar::Lie;
 pub use network::{Traffic, Weather};
 pub use seeds::for_seeds;
 
-use super::{Command, Input, Me, Membership};
+use super::{Command, Input, Known, Me, Membership};
 use crate::config::Config;
 use crate::error::SetError;
 use crate::event::Event;
@@ -151,6 +153,17 @@ impl Sim {
         self.network.link(a, b);
     }
 
+    /// Makes all running members know each other and hold each other for alive, as if they had been together for long. Links
+    /// come with their next inputs.
+    pub fn acquaint(&mut self) {
+        let now = self.network.now();
+        let nodes = (0..self.len()).filter_map(|index| self.network.node(index));
+        let known = Known::new(nodes.filter_map(|node| node.core.own_record()), now);
+        for index in 0..self.len() {
+            self.network.call(index, |node, _, _, _| node.core.adopt(&known));
+        }
+    }
+
     /// Cuts every way between the two groups. Links break after the idle timeout.
     pub fn cut(&mut self, left: &[usize], right: &[usize]) {
         self.network.cut(left, right);
@@ -254,7 +267,7 @@ impl Sim {
     /// What one node thinks of another.
     pub fn state(&mut self, index: usize, of: usize) -> Option<State> {
         let of = self.id(of);
-        self.core(index).members().get(&of).map(|member| member.state)
+        self.core(index).state_of(&of)
     }
 
     /// Virtual time since the start.

@@ -60,6 +60,10 @@ impl Directory {
         self.liars.push(false);
     }
 
+    pub(super) fn ids(&self) -> &[NodeId] {
+        &self.ids
+    }
+
     pub(super) fn id(&self, number: u32) -> NodeId {
         self.ids[number as usize]
     }
@@ -94,7 +98,7 @@ impl Node for Simulated {
 
     fn handle(&mut self, what: Happening, world: &Directory, now: Instant, wishes: &mut Vec<Wish>) {
         if let Some(liar) = &mut self.liar {
-            liar.notice(&what, world);
+            liar.notice(&what, wishes);
         }
         let role = |peer| world.role(self.me, peer);
         match what {
@@ -105,7 +109,7 @@ impl Node for Simulated {
                     assert!(next.is_some_and(|at| at > now), "the next deadline lies in the future");
                 }
                 if let Some(liar) = &mut self.liar {
-                    liar.tick(world, now, wishes);
+                    liar.tick((world, &self.core), now, wishes);
                 }
             }
             Happening::Frame { from, frame } => {
