@@ -129,11 +129,11 @@ fn small(report: &mut Report, quick: bool) -> Result<()> {
 
 /// What a reader must know of the figures.
 pub(super) fn notes(report: &mut Report) {
-    report.note(format!(
+    report.note(
         "simulated nodes are the protocol's cores under a virtual clock; a signature is a hash of 64 bits there. Frames take 1 to 20 ms, \
          evenly spread, and overtake each other; at 20 % loss every fifth frame is lost, each by itself, pings and answers alike: harsher \
          than the streams that carry them between real nodes, which send again. Loss breaks no link."
-    ));
+    );
     report.note(
         "silent death: a node stops, and nobody is told; its links break after a second. Percentiles are over all pairs of a death and a \
          living observer. memberlist is said to take about 10 s at 100 nodes (published figure, not measured here).",
