@@ -54,11 +54,15 @@ impl Part {
         let done = match self {
             Self::Large => large(report, effort.quick),
             Self::Small => small(report, effort.quick),
-            Self::Deaths => deaths::CASES.into_iter().try_for_each(|case| {
-                let noticed = case.measure(if case.nodes > 100 { 2 } else { seeds * 2 }, deaths)?;
-                case.tell(&noticed, report);
+            Self::Deaths => {
+                for case in deaths::CASES {
+                    match case.measure(if case.nodes > 100 { 2 } else { seeds * 2 }, deaths) {
+                        Ok(noticed) => case.tell(&noticed, report),
+                        Err(error) => lack(report, case.lacking(), &error),
+                    }
+                }
                 Ok(())
-            }),
+            }
             Self::Revocations => news::revocations(report, 2, deaths),
             Self::Joins => joins::measure(report, 2),
             Self::Wrong => Long::measure(report, effort),
@@ -107,8 +111,7 @@ fn large(report: &mut Report, quick: bool) -> Result<()> {
     sim.run(Duration::from_secs(if quick { 5 } else { 20 }));
     quiet::tell_idle(LARGE, quiet::idle(&mut sim, span), report);
     for spread in news::SPREADS.into_iter().filter(|spread| spread.nodes == LARGE) {
-        let rounds = spread.measure(&mut sim, if quick { 1 } else { 5 })?;
-        spread.tell(&rounds, report);
+        spread.report(report, &mut sim, if quick { 1 } else { 5 });
     }
     Ok(())
 }
@@ -120,8 +123,7 @@ fn small(report: &mut Report, quick: bool) -> Result<()> {
         let idle = quiet::idle(&mut sim, Duration::from_secs(if quick { 20 } else { 120 }));
         quiet::tell_idle(nodes, idle, report);
         for spread in news::SPREADS.into_iter().filter(|spread| spread.nodes == nodes) {
-            let rounds = spread.measure(&mut sim, if quick { 3 } else { 30 })?;
-            spread.tell(&rounds, report);
+            spread.report(report, &mut sim, if quick { 3 } else { 30 });
         }
     }
     Ok(())

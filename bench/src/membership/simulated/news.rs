@@ -11,6 +11,7 @@ use super::mesh::{for_each_seed, settled, weather};
 use crate::report::{Goal, Report};
 use crate::stats::{percentile, sort};
 use crate::transport::Lacking;
+use crate::transport::laboratory::lack;
 
 /// Every frame takes this long where rounds are counted, so that a round has one length.
 const HOP: Duration = Duration::from_millis(10);
@@ -50,7 +51,7 @@ impl Spread {
     }
 
     /// Rounds to each node, of `news` values, in a mesh on an even network.
-    pub(super) fn measure(self, sim: &mut Sim, news: usize) -> Result<Vec<f64>> {
+    fn measure(self, sim: &mut Sim, news: usize) -> Result<Vec<f64>> {
         let round = HOP + Config::default().push_delay;
         sim.weather_mut().loss = f64::from(self.loss) / 100.0;
         sim.run(Duration::from_secs(5));
@@ -58,7 +59,7 @@ impl Spread {
         let mut rounds = Vec::new();
         for number in 0..news {
             let source = (number * 7919 + 17) % self.nodes;
-            let (key, id, set) = (format!("news{number}"), sim.id(source), sim.elapsed());
+            let (key, id, set) = (format!("news-{}-{number}", self.loss), sim.id(source), sim.elapsed());
             sim.set(source, &key, "new");
             let mut waiting: Vec<usize> = (0..self.nodes).filter(|node| *node != source).collect();
             while !waiting.is_empty() && sim.elapsed() - set < HEARD_WITHIN {
@@ -76,8 +77,14 @@ impl Spread {
         Ok(rounds)
     }
 
-    pub(super) fn tell(self, rounds: &[f64], report: &mut Report) {
-        report.exact(self.what(), "rounds", Goal::AtMost(self.goal), percentile(rounds, 0.99));
+    /// Measures and tells; what cannot be measured is left out, and the report says so.
+    pub(super) fn report(self, report: &mut Report, sim: &mut Sim, news: usize) {
+        match self.measure(sim, news) {
+            Ok(rounds) => {
+                report.exact(self.what(), "rounds", Goal::AtMost(self.goal), percentile(&rounds, 0.99));
+            }
+            Err(error) => lack(report, self.lacking(), &error),
+        }
     }
 }
 
