@@ -149,10 +149,7 @@ impl Liar {
     pub(super) fn twist(&self, to: u32, frame: Bytes) -> Option<Bytes> {
         let mut records = match Message::decode(&frame) {
             Ok(Some(Message::Records { records })) => records,
-            // Not a word against anybody.
-            Ok(Some(Message::Accusations { .. })) if matches!(self.lie, Lie::Withhold | Lie::Vouch) => {
-                return None;
-            }
+            Ok(Some(Message::Accusations { accusations })) => return self.pass_on(accusations),
             _ => return Some(frame),
         };
         match self.lie {
@@ -174,6 +171,17 @@ impl Liar {
             }
             Lie::Equivocate | Lie::Replay | Lie::Accuse | Lie::Forge => Some(frame),
         }
+    }
+
+    /// What it passes on of testimonies, its own included.
+    fn pass_on(&self, mut accusations: Vec<Accusation>) -> Option<Bytes> {
+        match self.lie {
+            Lie::Withhold => accusations.retain(|accusation| accusation.witness == self.me),
+            // Not a word against anybody.
+            Lie::Vouch => accusations.clear(),
+            Lie::Replay | Lie::Equivocate | Lie::Accuse | Lie::Forge => {}
+        }
+        (!accusations.is_empty()).then(|| Message::Accusations { accusations }.encode())
     }
 
     /// Another content under the same version, with as good a signature.
