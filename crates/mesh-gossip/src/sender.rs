@@ -6,7 +6,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use mesh_identity::{NodeId, ScopeId};
 use mesh_transport::{Link, RecvStream, SendStream, Transport, write_frame};
-use tokio::io::AsyncWriteExt;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::sync::mpsc;
 
 use crate::exchange::GOSSIP;
@@ -20,7 +20,7 @@ const WRITE_DEADLINE: Duration = Duration::from_secs(10);
 struct Open {
     link: Link,
     send: SendStream,
-    _recv: RecvStream,
+    recv: RecvStream,
 }
 
 /// Writes one peer's frames.
@@ -44,9 +44,11 @@ impl Sender {
                 self.metrics.dropped();
             }
         }
-        if let Some(Open { mut send, .. }) = stream {
-            // A clean end, so that the last frames are not cut off. The link may be gone: then so is their reader.
-            drop(tokio::time::timeout(WRITE_DEADLINE, send.shutdown()).await);
+        if let Some(Open { mut send, mut recv, .. }) = stream {
+            // The peer, which writes nothing, ends its side when it has read the last frame: before that the link may not close, or
+            // the goodbye is lost. The link may be gone: then so is their reader.
+            let read = async { (send.shutdown().await, recv.read_u8().await) };
+            drop(tokio::time::timeout(WRITE_DEADLINE, read).await);
         }
     }
 
@@ -65,8 +67,8 @@ impl Sender {
         *stream = None;
         let Some(link) = self.transport.linked(&self.scope, &self.peer) else { return false };
         let Ok(opened) = link.open(GOSSIP).await else { return false };
-        let (send, _recv) = opened.split();
-        let Open { send, .. } = stream.insert(Open { link, send, _recv });
+        let (send, recv) = opened.split();
+        let Open { send, .. } = stream.insert(Open { link, send, recv });
         write_frame(send, frame, limits::FRAME_BYTES_MAX).await.is_ok()
     }
 }
