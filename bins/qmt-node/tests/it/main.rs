@@ -15,6 +15,7 @@ mod leaks;
 mod leaving;
 mod restarts;
 mod roles;
+mod scenarios;
 mod start;
 mod strangers;
 mod support;
