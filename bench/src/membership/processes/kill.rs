@@ -77,6 +77,12 @@ impl Kills {
         self.all.doubted.push(last(&doubted, &living));
         self.all.known.push(last(&known, &living));
         self.linked += neighbours.len();
+        if let (Goal::AtMost(most), Some(took)) = (NEAR, self.neighbours.known.last())
+            && *took > most
+        {
+            // For whoever looks for the reason.
+            println!("node {victim}, linked with {neighbours:?}: doubted {doubted:?}, known {known:?}");
+        }
         fleet.restart(victim, "").await?;
         fleet.all_see_the_living().await?;
         let returned = fleet.node(victim).id().to_owned();
