@@ -113,6 +113,10 @@ pub(crate) enum Command {
     /// Without PROMPT, standard input is the prompt when it is a file or a pipe; at a terminal a conversation begins, in which
     /// Ctrl-C stops an answer and /exit or Ctrl-D ends.
     Chat(ChatArgs),
+    /// Show who let whom in, when, and what a revocation ended; also when no node runs.
+    ///
+    /// The rows form a chain of hashes. With --verify every row is checked, and a broken chain is a failure (exit code 1).
+    Audit(AuditArgs),
     /// Find what is missing or wrong, and what mends it; also when no node runs.
     Doctor,
     /// Install llama.cpp and a first model on this machine, once; needs no node.
@@ -148,6 +152,25 @@ pub(crate) struct InviteArgs {
     /// Write the QR code to this file as SVG; it admits whoever reads it.
     #[arg(long, value_name = "FILE")]
     pub(crate) svg: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct AuditArgs {
+    /// One mesh: its name or id; one that was left too.
+    #[arg(long, visible_alias = "mesh", value_name = "MESH")]
+    pub(crate) scope: Option<String>,
+    /// How far back: 90m, 24h, 7d, never for all [default: never].
+    #[arg(long, value_name = "TIME", value_parser = ttl)]
+    pub(crate) since: Option<String>,
+    /// What is about or by one node: its name, its id or the beginning of it; one that is gone too.
+    #[arg(long)]
+    pub(crate) node: Option<String>,
+    /// How many rows, the newest.
+    #[arg(long, value_name = "N", default_value_t = 100, value_parser = clap::value_parser!(u32).range(1..=5_000))]
+    pub(crate) limit: u32,
+    /// Check that no row was changed, removed or put in.
+    #[arg(long)]
+    pub(crate) verify: bool,
 }
 
 #[derive(Debug, Args)]

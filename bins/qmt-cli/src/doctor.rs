@@ -5,6 +5,7 @@ use std::process::Stdio;
 use std::time::Duration;
 
 use mesh_control::{Client, ClientError, Finding, Verdict};
+use serde::de::DeserializeOwned;
 use tokio::process::Command;
 use tokio::time::timeout;
 
@@ -13,7 +14,7 @@ use crate::screen::Screen;
 use crate::table::Table;
 use crate::units;
 
-const PROGRAM: &str = "qmt-node";
+pub(crate) const PROGRAM: &str = "qmt-node";
 /// For the checks without a node, of which the longest starts llama-server to ask for its version.
 const OFFLINE_DEADLINE: Duration = Duration::from_secs(60);
 
@@ -71,7 +72,7 @@ async fn without_node(home: &Path) -> Vec<Finding> {
 }
 
 /// `qmt-node` beside this program, else on `PATH`.
-fn find_program() -> Option<PathBuf> {
+pub(crate) fn find_program() -> Option<PathBuf> {
     let beside = std::env::current_exe().ok().and_then(|own| Some(own.parent()?.join(PROGRAM)));
     let path = std::env::var_os("PATH").unwrap_or_default();
     let on_path = std::env::split_paths(&path).map(|folder| folder.join(PROGRAM));
@@ -79,8 +80,16 @@ fn find_program() -> Option<PathBuf> {
 }
 
 async fn ask(program: &Path) -> Result<Vec<Finding>, String> {
+    ask_program(program, &["__doctor"]).await
+}
+
+/// What `qmt-node` prints when it is asked for something that needs no running node.
+pub(crate) async fn ask_program<T: DeserializeOwned>(
+    program: &Path,
+    arguments: &[&str],
+) -> Result<T, String> {
     let output = Command::new(program)
-        .arg("__doctor")
+        .args(arguments)
         .stdin(Stdio::null())
         .stderr(Stdio::piped())
         .kill_on_drop(true)
@@ -93,7 +102,7 @@ async fn ask(program: &Path) -> Result<Vec<Finding>, String> {
         let said = String::from_utf8_lossy(&output.stderr);
         match said.lines().last() {
             Some(last) => last.to_owned(),
-            None => format!("it printed no findings ({error})"),
+            None => format!("it printed nothing that is understood ({error})"),
         }
     })
 }

@@ -4,6 +4,7 @@
 //! shown. [`main`] is all that the binary calls; `docs/cli.md` lists commands, exit codes and the shape of errors.
 
 mod args;
+mod audit;
 mod chat;
 mod doctor;
 mod failure;
@@ -83,6 +84,7 @@ async fn perform(client: &Client, home: &Path, screen: &Screen, command: Command
         Command::Drop { model, node } => models::drop(client, screen, model, node).await,
         Command::Routes { of } => routes::show(client, screen, of).await,
         Command::Chat(args) => chat::chat(client, screen, args).await,
+        Command::Audit(args) => audit::audit(client, screen, args).await,
         Command::Doctor => doctor::doctor(client, home, screen).await,
         Command::Setup(args) => setup::setup(screen, args).await,
     }

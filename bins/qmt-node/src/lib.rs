@@ -11,4 +11,4 @@ pub mod control;
 mod node;
 pub mod store;
 
-pub use node::{Diagnosis, HomeError, Node, RelayStartError, StartError, diagnose};
+pub use node::{Diagnosis, HomeError, Node, RelayStartError, StartError, audit_without_node, diagnose};

@@ -5,10 +5,10 @@ use std::process::ExitCode;
 
 use anyhow::Context;
 use clap::Parser;
-use mesh_control::{Client, Finding, InviteRequest, Status, Verdict};
+use mesh_control::{AuditQuery, Client, Finding, InviteRequest, Status, Verdict};
 use qmt_node::cli::Cli;
 use qmt_node::config::{self, Config, ConfigError, Environment, FoundingInvite, LogFormat};
-use qmt_node::{Node, StartError, diagnose};
+use qmt_node::{Node, StartError, audit_without_node, diagnose};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
@@ -18,6 +18,7 @@ fn main() -> ExitCode {
             mesh_inference::instance::guard::main(std::env::args_os().skip(2))
         }
         Some(first) if first == "__doctor" => exit(doctor()),
+        Some(first) if first == "__audit" => exit(audit(std::env::args().nth(2).as_deref())),
         _ => exit(run()),
     }
 }
@@ -42,6 +43,17 @@ fn doctor() -> anyhow::Result<()> {
         Err(error) => vec![unreadable(&error)],
     };
     println!("{}", serde_json::to_string(&findings)?);
+    Ok(())
+}
+
+/// Prints the audit trail, or why it cannot be shown, as JSON, for `qmt-cli audit` when no node runs.
+fn audit(query: Option<&str>) -> anyhow::Result<()> {
+    let query: AuditQuery = serde_json::from_str(query.unwrap_or("{}")).context("no query of the trail")?;
+    let config = config::load(&Cli::default(), &Environment::process())?;
+    match runtime()?.block_on(audit_without_node(&config.node_db(), &query)) {
+        Ok(view) => println!("{}", serde_json::to_string(&view)?),
+        Err(error) => println!("{}", error.to_body()),
+    }
     Ok(())
 }
 

@@ -23,6 +23,7 @@ use crate::events::{EVENT_BYTES_MAX, Event, HEARTBEAT};
 use crate::home::socket_path;
 use crate::paths::{Endpoint, with_query};
 use crate::sse::Parser;
+use crate::types::audit::{AuditQuery, AuditView};
 use crate::types::doctor::Finding;
 use crate::types::invite::{
     InviteCreated, InviteRequest, InviteView, JoinRequest, Joined, LeaveRequest, Left, RevokeRequest, Revoked,
@@ -42,7 +43,8 @@ pub struct Deadlines {
     pub connect: Duration,
     /// For an answer that needs only the node itself. Default 10 s.
     pub answer: Duration,
-    /// For an answer that needs other nodes or processes (join, leave, revoke, ping, load, drop, doctor). Default 60 s.
+    /// For an answer that needs other nodes or processes (join, leave, revoke, ping, load, drop, doctor), or
+    /// a walk over all of the audit trail. Default 60 s.
     pub remote: Duration,
     /// For any sign of life on an event stream. Default three [`HEARTBEAT`]s.
     pub event_idle: Duration,
@@ -253,6 +255,12 @@ impl Client {
     pub async fn routes_for_peer(&self, node: &str) -> Result<Vec<PeerRouteView>, ClientError> {
         let uri = with_query(Endpoint::Routes.path(), "node", node);
         self.get(Endpoint::Routes, &uri, self.deadlines.answer).await
+    }
+
+    /// The audit trail, as far as it fits the query: who let whom in, when, and what a revocation ended.
+    pub async fn audit(&self, query: &AuditQuery) -> Result<AuditView, ClientError> {
+        let uri = query.to_uri(Endpoint::Audit.path());
+        self.get(Endpoint::Audit, &uri, self.deadlines.remote).await
     }
 
     /// What is missing or wrong on the node's machine.

@@ -19,6 +19,7 @@
 //! | `POST /api/models/drop` | [`DropRequest`] | [`Dropped`] |
 //! | `GET /api/routes?model=` | - | [`RouteView`]s |
 //! | `GET /api/routes?node=` | - | [`PeerRouteView`]s |
+//! | `GET /api/audit` | [`AuditQuery`] as the query | [`AuditView`] |
 //! | `GET /api/doctor` | - | [`Finding`]s |
 //! | `GET /api/events` | - | [`Event`]s as server-sent events, a snapshot first |
 //!
@@ -48,6 +49,7 @@ pub use error::{ApiError, ErrorCode};
 pub use events::{EVENT_BYTES_MAX, Event, EventKind, HEARTBEAT, HEARTBEAT_FRAME};
 pub use home::{NoHome, SOCKET_FILE, home_from_env, socket_path};
 pub use paths::Endpoint;
+pub use types::audit::{AuditChain, AuditEntry, AuditQuery, AuditView};
 pub use types::doctor::{Finding, Verdict};
 pub use types::invite::{
     InviteCreated, InviteRequest, InviteView, JoinRequest, Joined, LeaveRequest, Left, RevokeRequest,

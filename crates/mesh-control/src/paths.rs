@@ -25,6 +25,8 @@ pub enum Endpoint {
     Drop,
     /// `GET /api/routes?model=`, and `GET /api/routes?node=`
     Routes,
+    /// `GET /api/audit`
+    Audit,
     /// `GET /api/doctor`
     Doctor,
     /// `GET /api/events`
@@ -46,15 +48,17 @@ impl Endpoint {
             Self::Load => "/api/models/load",
             Self::Drop => "/api/models/drop",
             Self::Routes => "/api/routes",
+            Self::Audit => "/api/audit",
             Self::Doctor => "/api/doctor",
             Self::Events => "/api/events",
         }
     }
 }
 
-/// `path?key=value` with the value percent-encoded (all but RFC 3986's unreserved characters).
+/// `path?key=value` with the value percent-encoded (all but RFC 3986's unreserved characters); a path that has a query
+/// already gets one more.
 pub(crate) fn with_query(path: &str, key: &str, value: &str) -> String {
-    let mut out = format!("{path}?{key}=");
+    let mut out = format!("{path}{}{key}=", if path.contains('?') { '&' } else { '?' });
     for byte in value.bytes() {
         if byte.is_ascii_alphanumeric() || b"-._~".contains(&byte) {
             out.push(char::from(byte));
@@ -72,5 +76,6 @@ mod tests {
     #[test]
     fn encodes_what_a_query_cannot_carry() {
         assert_eq!(with_query("/r", "model", "org/a b&c=é~"), "/r?model=org%2Fa%20b%26c%3D%C3%A9~");
+        assert_eq!(with_query("/r?a=1", "b", "?"), "/r?a=1&b=%3F");
     }
 }

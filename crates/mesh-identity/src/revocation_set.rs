@@ -118,7 +118,7 @@ impl RevocationSet {
     }
 
     /// Whether a grant is ended: somebody in its chain, its subject or the key behind it at or after its issue, or its invite.
-    pub(crate) fn ends_grant(&self, grant: &SignedGrant) -> bool {
+    pub fn ends_grant(&self, grant: &SignedGrant) -> bool {
         let authors: Vec<NodeId> = grant.chain.nodes().collect();
         let is_ended = |node: &NodeId| {
             self.about(Revoked::Node(*node))

@@ -1,5 +1,6 @@
 //! The real binary, against nodes in this process, against a control API that plays a part, and without any.
 
+mod audit;
 mod chat;
 mod doctor;
 mod mesh;

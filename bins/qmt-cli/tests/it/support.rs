@@ -131,6 +131,12 @@ impl Running {
     }
 
     pub(crate) async fn stop(self) {
+        self.stop_and_keep_home().await;
+    }
+
+    /// Stops the node; its files last as long as what is returned.
+    pub(crate) async fn stop_and_keep_home(self) -> TempDir {
         timeout(DEADLINE, self.node.shutdown()).await.expect("the node stops");
+        self.home
     }
 }

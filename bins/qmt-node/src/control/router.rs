@@ -7,7 +7,7 @@ use axum::extract::{DefaultBodyLimit, Query, State};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{MethodRouter, get, post};
 use http::{Method, StatusCode, Uri, header};
-use mesh_control::{ApiError, Endpoint, ErrorCode};
+use mesh_control::{ApiError, AuditQuery, Endpoint, ErrorCode};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
@@ -34,6 +34,7 @@ pub fn router(node: Node) -> Router {
         .route(Endpoint::Load.path(), asked(|node, request| async move { node.load(request).await }))
         .route(Endpoint::Drop.path(), asked(|node, request| async move { node.drop_model(request).await }))
         .route(Endpoint::Routes.path(), get(routes))
+        .route(Endpoint::Audit.path(), get(audit))
         .route(Endpoint::Doctor.path(), get(doctor))
         .route(Endpoint::Events.path(), get(events))
         .fallback(no_such_endpoint)
@@ -73,6 +74,10 @@ async fn routes(State(node): State<Node>, Query(query): Query<RouteQuery>) -> Re
             "routes are for a model or for a node, not for both",
         )),
     }
+}
+
+async fn audit(State(node): State<Node>, Query(query): Query<AuditQuery>) -> Response {
+    answer(node.audit(query).await)
 }
 
 async fn doctor(State(node): State<Node>) -> Response {

@@ -8,7 +8,7 @@ use mesh_identity::{UnixTime, key_file};
 use mesh_inference::catalogue::Catalogue;
 use mesh_inference::llama::LlamaCpp;
 
-use super::{Node, chain, copied};
+use super::{Node, audit, chain, copied};
 use crate::config::{Config, Identity};
 
 /// Below this much free space in the home folder writes will soon fail, bytes.
@@ -62,6 +62,10 @@ impl Node {
         findings.extend(self.check_backends());
         let copied = self.inner.copied_keys.sentences(Instant::now()).into_iter();
         findings.extend(copied.map(|sentence| fail("key", sentence, copied::MEND)));
+        findings.push(match self.trail_fault() {
+            Some(fault) => warn("audit trail", fault, audit::MEND),
+            None => ok("audit trail", "each row follows from the one before"),
+        });
         findings
     }
 

@@ -5,7 +5,7 @@ use std::sync::atomic::Ordering;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use mesh_control::{Event, EventKind, PathKind};
-use mesh_gossip::{Event as GossipEvent, Gossip};
+use mesh_gossip::{DownWhy, Event as GossipEvent, Gossip, UpWhy};
 use mesh_identity::{NodeId, ScopeId, SignedRevocation, UnixTime};
 use mesh_transport::LinkEvent;
 use tokio::sync::broadcast::error::RecvError;
@@ -13,6 +13,7 @@ use tokio::sync::{broadcast, mpsc};
 
 use super::scopes::{AdmittedNode, Scope};
 use super::{Node, views};
+use crate::store::audit::Kind;
 
 impl Node {
     /// Events from now on. A reader that lags gets an error from the channel and should take a new snapshot.
@@ -93,6 +94,7 @@ impl Node {
                 () = self.stopping().cancelled_owned() => return,
             };
             let Some(event) = event else { return };
+            self.refresh(); // what the event tells is in the snapshot already: routing need not wait for what follows
             self.take_member_event(&id, &gossip, event).await;
             self.refresh();
         }
@@ -106,6 +108,9 @@ impl Node {
                 self.note_member_at_relays(scope, node);
                 self.note_member(scope, gossip, node);
                 self.remember(scope, gossip, node).await;
+                if why != UpWhy::Recovered {
+                    self.note_seen(Kind::Seen, scope, node).await;
+                }
             }
             GossipEvent::MemberSuspect { node, .. } => {
                 tracing::debug!(node = %node.short(), "a member is suspect");
@@ -114,11 +119,15 @@ impl Node {
             GossipEvent::MemberDown { node, why, .. } => {
                 tracing::info!(node = %node.short(), name = self.member_name(scope, &node), ?why, "a member is down");
                 self.note_member(scope, gossip, node);
+                if why == DownWhy::GrantExpired {
+                    self.note_seen(Kind::Expired, scope, node).await;
+                }
             }
             GossipEvent::MemberLeft { node, .. } => {
                 tracing::info!(node = %node.short(), "a member has left");
                 self.remove_from_relays(scope, &node);
                 self.tell(EventKind::NodeGone { id: node.to_string(), scope: scope.to_string() });
+                self.note_seen(Kind::Left, scope, node).await;
             }
             GossipEvent::Record { node, .. } => self.tell_node(scope, &node),
             GossipEvent::Address { node } => self.remember(scope, gossip, node).await,
@@ -161,7 +170,12 @@ impl Node {
     async fn take_revocation(&self, scope: &ScopeId, bytes: &[u8]) {
         let Ok(signed) = SignedRevocation::decode(bytes) else { return };
         let Ok(verified) = signed.verify(scope, UnixTime::now()) else { return };
-        if let Err(error) = self.store().put_revocation(&verified).await {
+        let Some(ours) = self.scopes().get(scope) else { return };
+        if ours.revoked.iter().any(|known| *known == signed) {
+            return self.tell_status().await; // our own, on its way back
+        }
+        let entry = self.revocation_entry(&ours, &verified).await.with("observed", true);
+        if let Err(error) = self.store().put_revocation(&verified, &entry).await {
             tracing::warn!(error = %super::chain(&error), "a revocation could not be stored; it holds until the node restarts");
         }
         self.obey(scope, verified);

@@ -18,6 +18,7 @@ use mesh_transport::{RedeemError, Refusal};
 use super::scopes::Scope;
 use super::uninvited::LAN;
 use super::{Node, chain, views};
+use crate::store::audit::{Entry, Kind};
 use crate::store::{IssuedInvite, StoreError};
 
 /// Hints within which a token stays scannable: 30 bytes, four IPv4 addresses or a short relay URL.
@@ -62,10 +63,16 @@ impl Node {
             );
         }
         let token = authority.issue_invite(&options, UnixTime::now()).map_err(|error| issue_error(&error))?;
+        let entry = self
+            .own_entry(Kind::Invited, &scope, Revoked::Invite(token.id()))
+            .with("gives", options.permissions.to_string())
+            .with("uses", options.max_uses)
+            .with("until", Expiry::after(UnixTime::now(), ttl).time().map(|time| time.0));
         self.store()
             .put_invite(
                 &token.verify(UnixTime::now()).map_err(|error| invite_error(&error))?,
                 UnixTime::now(),
+                &entry,
             )
             .await
             .map_err(|error| storage(&error))?;
@@ -159,7 +166,11 @@ impl Node {
             .map_err(|error| storage(&error))?
             .join(format!("{}.key", id.short()));
         key_file::create(&file, &founding.recovery).map_err(|error| storage(&error))?;
-        self.store_scope(&scope).await.map_err(|error| storage(&error))?;
+        let entry = self
+            .own_entry(Kind::Founded, &scope, Revoked::Node(self.id()))
+            .called(scope.grant.name.as_str())
+            .with("recovery_key", founding.recovery.node_id().to_string());
+        self.store_scope(&scope, &entry).await.map_err(|error| storage(&error))?;
         tracing::info!(scope = %scope.name, id = %id.short(), recovery_key = %file.display(), "founded a mesh");
         self.enter(scope.clone());
         Ok((scope, file))
@@ -199,7 +210,8 @@ impl Node {
         let scope = Scope::new(self.key(), label, admitted.grant, revoked, Some(token)).map_err(|error| {
             ApiError::new(ErrorCode::InviteRefused, format!("the issuer's grant does not hold: {error}"))
         })?;
-        self.store_scope(&scope).await.map_err(|error| storage(&error))?;
+        let entry = self.grant_entry(Kind::Joined, &scope);
+        self.store_scope(&scope, &entry).await.map_err(|error| storage(&error))?;
         self.store_peer(&scope.id(), &admitted.issuer, &admitted.issuer_addr).await;
         self.transport().book().insert(scope.id(), admitted.issuer, admitted.issuer_addr);
         tracing::info!(scope = %scope.name, role = %scope.grant.role, "joined a mesh");
@@ -297,7 +309,8 @@ impl Node {
     pub(crate) async fn leave(&self, request: LeaveRequest) -> Result<Left, ApiError> {
         let scope = self.resolve_scope(&request.scope)?;
         let id = scope.id();
-        self.store().remove_scope(&id).await.map_err(|error| storage(&error))?;
+        let entry = self.own_entry(Kind::Left, &scope, Revoked::Node(self.id()));
+        self.store().remove_scope(&id, &entry).await.map_err(|error| storage(&error))?;
         if let Some(gossip) = self.take_gossip(&id) {
             gossip.leave().await;
             gossip.shutdown().await;
@@ -376,7 +389,13 @@ impl Node {
     /// that reaches the nodes which they let in.
     async fn revoke_invite(&self, invite: &IssuedInvite) -> Result<RevokedView, ApiError> {
         // The ledger first: from here on nobody is admitted by it, even if what follows fails.
-        self.store().end_invite(&invite.id, UnixTime::now()).await.map_err(|error| storage(&error))?;
+        let what = Revoked::Invite(invite.id);
+        let now = UnixTime::now();
+        let scope_name = self.scopes().get(&invite.scope).map_or_else(String::new, |scope| scope.name);
+        let entry = Entry::new(Kind::Ended, invite.scope, scope_name, what, now)
+            .by(self.id(), self.name_in(&invite.scope, &self.id()))
+            .with("uses", invite.uses.len());
+        self.store().end_invite(&invite.id, now, &entry).await.map_err(|error| storage(&error))?;
         self.end_at_relay(&invite.token);
         let holders = self.store().uses(&invite.id).await.map_err(|error| storage(&error))?;
         if let Some(ours) = self.scopes().get(&invite.scope)
@@ -425,7 +444,8 @@ impl Node {
         let verified = signed
             .verify(&scope.id(), UnixTime::now())
             .map_err(|error| ApiError::new(ErrorCode::NotAllowed, chain(&error)))?;
-        self.store().put_revocation(&verified).await.map_err(|error| storage(&error))?;
+        let entry = self.revocation_entry(scope, &verified).await;
+        self.store().put_revocation(&verified, &entry).await.map_err(|error| storage(&error))?;
         self.obey(&scope.id(), verified);
         if let Some(gossip) = self.gossip(&scope.id()) {
             gossip.revoke(&signed).await;

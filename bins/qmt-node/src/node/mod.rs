@@ -1,5 +1,6 @@
 //! The node: every crate of the mesh, wired.
 
+mod audit;
 mod copied;
 mod doctor;
 mod events;
@@ -41,8 +42,10 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 use tokio_util::task::TaskTracker;
 
 use crate::config::Config;
+use crate::store::audit::Entry;
 use crate::store::{ScopeRow, SeenPeer, Store, StoreError};
 
+pub use audit::audit_without_node;
 pub use doctor::{Diagnosis, diagnose};
 pub use home::HomeError;
 pub use relay::RelayStartError;
@@ -98,6 +101,8 @@ struct Inner {
     /// Scopes that routing knows, so that those we left are taken out.
     fed: Mutex<BTreeSet<ScopeId>>,
     copied_keys: copied::CopiedKeys,
+    /// What the last check of the audit trail found wrong.
+    trail_fault: Mutex<Option<String>>,
     /// Something changed that routing or our record should show.
     changed: Notify,
     stop: CancellationToken,
@@ -203,21 +208,24 @@ impl Node {
         NodeAddr { direct, ..own }
     }
 
-    /// Remembers a scope for the next start. The scope of uninvited peers is the configuration's alone.
-    pub(crate) async fn store_scope(&self, scope: &Scope) -> Result<(), StoreError> {
+    /// Remembers a scope for the next start, and writes why to the trail. The scope of uninvited peers is the configuration's alone.
+    pub(crate) async fn store_scope(&self, scope: &Scope, entry: &Entry) -> Result<(), StoreError> {
         if scope.uninvited.is_some() {
             return Ok(());
         }
         self.store()
-            .put_scope(&ScopeRow {
-                root: scope.root,
-                name: scope.name.clone(),
-                founded: scope.is_founder(),
-                grant: Some((*scope.signed).clone()),
-                delegation: None,
-                joined_at: UnixTime::now(),
-                invite: scope.invite.clone(),
-            })
+            .put_scope(
+                &ScopeRow {
+                    root: scope.root,
+                    name: scope.name.clone(),
+                    founded: scope.is_founder(),
+                    grant: Some((*scope.signed).clone()),
+                    delegation: None,
+                    joined_at: UnixTime::now(),
+                    invite: scope.invite.clone(),
+                },
+                entry,
+            )
             .await
     }
 

@@ -3,14 +3,17 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use mesh_identity::{Authority, DeviceDelegation, Expiry, NodeId, ScopeId, SignedGrant, UnixTime};
+use mesh_identity::{Authority, DeviceDelegation, Expiry, NodeId, Revoked, ScopeId, SignedGrant, UnixTime};
 use mesh_transport::{Call, CallFault, Peer, Protocol, Transport, serve_call};
 use serde::{Deserialize, Serialize};
 
-use super::Node;
 use super::scopes::{Scope, Scopes};
+use super::{Node, chain};
+use crate::store::audit::{Entry, Kind};
 
 const DEADLINE: Duration = Duration::from_secs(10);
+/// The server's disk did not take the row that a renewal must leave; another member may renew.
+const NOT_RECORDED: u16 = 1;
 /// How long a lasting key's word for a throw-away key holds: a stolen throw-away key is of use no longer than that.
 const DEVICE_TTL: Duration = Duration::from_secs(86_400);
 /// How often grants are looked at: often enough for the shortest grant anybody is given, an hour.
@@ -32,12 +35,13 @@ impl Call for Renew {
 /// must still hold, so who was revoked gets nothing.
 pub(crate) fn serve(transport: &Transport, scopes: Arc<Scopes>) {
     serve_call::<Renew, _, _>(transport, move |peer: Peer, renew| {
-        let answer = renew_for(&scopes, &peer.scope, peer.id, &renew);
-        async move { answer }
+        let scopes = scopes.clone();
+        async move { renew_for(&scopes, &peer.scope, peer.id, &renew).await }
     });
 }
 
-fn renew_for(
+/// The next grant, in the trail before anybody sees it.
+async fn renew_for(
     scopes: &Scopes,
     scope: &ScopeId,
     peer: NodeId,
@@ -51,9 +55,20 @@ fn renew_for(
         .grant
         .verify_for(&peer, scope, now, &ours.revoked)
         .map_err(|error| CallFault::not_allowed(format!("the present grant does not hold: {error}")))?;
-    authority
+    let next = authority
         .renew(&grant, asked.device.as_ref(), now)
-        .map_err(|error| CallFault::not_allowed(error.to_string()))
+        .map_err(|error| CallFault::not_allowed(error.to_string()))?;
+    let entry = Entry::new(Kind::Renewed, *scope, ours.name.clone(), Revoked::Node(peer), now)
+        .called(grant.name.as_str())
+        .by(ours.grant.subject, ours.grant.name.as_str())
+        .with("until", next.expires_at().0);
+    match scopes.store().note(&entry).await {
+        Ok(_) => Ok(next),
+        Err(error) => {
+            tracing::warn!(error = %chain(&error), "a renewal could not be recorded, so it was not given");
+            Err(CallFault::new(NOT_RECORDED, "the renewal could not be recorded"))
+        }
+    }
 }
 
 impl Node {
@@ -130,12 +145,11 @@ impl Node {
         };
         let authority = better(next.authority, scope.authority.clone());
         let next = Scope { authority, uninvited: scope.uninvited.clone(), ..next };
-        if let Err(error) = self.store_scope(&next).await {
+        if let Err(error) = self.store_scope(&next, &self.grant_entry(Kind::Renewed, &next)).await {
             tracing::warn!(scope = %scope.name, %error, "the renewed grant could not be stored");
             return false;
         }
         self.scopes().renew(&next);
-        self.transport().show_credential(&next.id());
         if let Some(gossip) = self.gossip(&next.id()) {
             gossip.renew(&next.signed).await;
         }

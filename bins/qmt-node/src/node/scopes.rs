@@ -1,21 +1,26 @@
 //! The scopes this node is in: its grants, its authority to admit, and what is revoked. Asked by the transport at every hello.
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 use futures_util::future::BoxFuture;
 use mesh_identity::{
     AdmissionRequest, Authority, Grant, GrantError, Insertion, InviteError, InviteId, InviteToken, NodeId,
-    NodeKey, NodeName, Revocation, RevocationSet, ScopeId, ScopeRoot, SignedGrant, UnixTime, redeem,
+    NodeKey, NodeName, Revocation, RevocationSet, Revoked, ScopeId, ScopeRoot, SignedGrant, UnixTime, redeem,
 };
 use mesh_transport::{Admission, Refusal};
 use tokio::sync::mpsc;
 
 use super::uninvited::Uninvited;
-use crate::store::Store;
+use crate::store::audit::{Entry, Kind};
+use crate::store::{Recorded, Store};
 
 /// Announcements of admissions that may wait for the node's task; more are dropped, since the ledger has them.
 const ADMITTED_MAX: usize = 64;
+
+/// Grants of others that are kept from hello, to tell later what a revocation ended: as many as twice the members of a
+/// scope, at half a kilobyte each.
+const SHOWN_GRANTS_MAX: usize = 4_096;
 
 /// One scope, as this node stands in it.
 #[derive(Debug, Clone)]
@@ -82,12 +87,21 @@ pub(crate) struct Scopes {
     /// Names in use by others, by scope, so that two members of one scope never carry one name.
     names: RwLock<BTreeMap<(ScopeId, String), NodeId>>,
     admitted: mpsc::Sender<AdmittedNode>,
+    /// The grants that peers showed in hello, with the names in them.
+    shown: Mutex<BTreeMap<(ScopeId, NodeId), (NodeName, SignedGrant)>>,
 }
 
 impl Scopes {
     pub(crate) fn new(key: NodeKey, store: Arc<Store>) -> (Arc<Self>, mpsc::Receiver<AdmittedNode>) {
         let (admitted, receiver) = mpsc::channel(ADMITTED_MAX);
-        let scopes = Self { key, store, table: RwLock::default(), names: RwLock::default(), admitted };
+        let scopes = Self {
+            key,
+            store,
+            table: RwLock::default(),
+            names: RwLock::default(),
+            admitted,
+            shown: Mutex::default(),
+        };
         (Arc::new(scopes), receiver)
     }
 
@@ -105,6 +119,7 @@ impl Scopes {
     }
 
     pub(crate) fn remove(&self, scope: &ScopeId) -> Option<Scope> {
+        self.lock_shown().retain(|(of, _), _| of != scope);
         self.write().remove(scope)
     }
 
@@ -126,6 +141,56 @@ impl Scopes {
         let mut names = self.names.write().unwrap_or_else(PoisonError::into_inner);
         for (node, name) in members {
             names.entry((scope, name.as_str().to_lowercase())).or_insert(node);
+        }
+    }
+
+    /// What a node was called, by a grant that it showed or a member's record.
+    pub(crate) fn name_of(&self, scope: &ScopeId, node: &NodeId) -> Option<String> {
+        if let Some(ours) = self.get(scope).filter(|ours| ours.grant.subject == *node) {
+            return Some(ours.grant.name.to_string());
+        }
+        if let Some((name, _)) = self.lock_shown().get(&(*scope, *node)) {
+            return Some(name.to_string());
+        }
+        let names = self.names.read().unwrap_or_else(PoisonError::into_inner);
+        names
+            .iter()
+            .find(|((of, _), holder)| of == scope && *holder == node)
+            .map(|((_, name), _)| name.clone())
+    }
+
+    /// Who let a member in, by the grant that it showed here.
+    pub(crate) fn issuer_of(&self, scope: &ScopeId, node: &NodeId) -> Option<NodeId> {
+        Some(self.lock_shown().get(&(*scope, *node))?.1.chain().issuer())
+    }
+
+    /// The nodes whose memberships hold by what `ours` has for revoked and not by `after`, this one included.
+    pub(crate) fn ended_between(&self, ours: &Scope, after: &RevocationSet) -> Vec<NodeId> {
+        let now = UnixTime::now();
+        let is_ended = |grant: &SignedGrant| {
+            after.ends_grant(grant) && !ours.revoked.ends_grant(grant) && grant.expires_at() > now
+        };
+        let shown = self.lock_shown();
+        let of_scope = shown.iter().filter(|((scope, _), _)| *scope == ours.id());
+        let ended = of_scope.filter(|(_, (_, grant))| is_ended(grant)).map(|((_, node), _)| *node);
+        let own = is_ended(&ours.signed).then_some(ours.grant.subject);
+        ended.chain(own).collect()
+    }
+
+    /// The database, for those who answer peers.
+    pub(crate) fn store(&self) -> &Store {
+        &self.store
+    }
+
+    fn lock_shown(&self) -> MutexGuard<'_, BTreeMap<(ScopeId, NodeId), (NodeName, SignedGrant)>> {
+        self.shown.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn keep_shown(&self, grant: &Grant, signed: &SignedGrant) {
+        let mut shown = self.lock_shown();
+        let key = (grant.scope, grant.subject);
+        if shown.len() < SHOWN_GRANTS_MAX || shown.contains_key(&key) {
+            shown.insert(key, (grant.name.clone(), signed.clone()));
         }
     }
 
@@ -151,7 +216,9 @@ impl Scopes {
         let ours = self.get(&scope).ok_or(InviteError::WrongScope)?;
         let authority = ours.authority.as_ref().ok_or(InviteError::WrongIssuer)?;
         request.node_name = self.free_name(&ours, &request.node_name, proved);
-        let grant = redeem(authority, &request, proved, &*self.store, &ours.revoked, UnixTime::now()).await?;
+        let entry = admission_entry(&ours, &request, proved);
+        let ledger = Recorded { store: &self.store, entry };
+        let grant = redeem(authority, &request, proved, &ledger, &ours.revoked, UnixTime::now()).await?;
         self.note_names(scope, std::iter::once((proved, request.node_name.clone())));
         let told = AdmittedNode { scope, invite: request.token.id(), node: proved, name: request.node_name };
         tracing::info!(node = %proved.short(), name = %told.name, scope = %scope.short(), "admitted a node");
@@ -169,6 +236,19 @@ impl Scopes {
     }
 }
 
+/// The row of an admission, as far as it is known before the ledger is asked.
+fn admission_entry(ours: &Scope, request: &AdmissionRequest, proved: NodeId) -> Entry {
+    let entry =
+        Entry::new(Kind::Admitted, ours.id(), ours.name.clone(), Revoked::Node(proved), UnixTime::now())
+            .called(request.node_name.as_str())
+            .by(ours.grant.subject, ours.grant.name.as_str())
+            .with("invite", request.token.id().to_string());
+    match &request.device {
+        Some(device) => entry.with("holder", device.lasting.to_string()),
+        None => entry,
+    }
+}
+
 impl Admission for Scopes {
     fn credential(&self, scope: &ScopeId) -> Option<Arc<SignedGrant>> {
         self.read().get(scope).map(|scope| scope.signed.clone())
@@ -180,9 +260,11 @@ impl Admission for Scopes {
         if let Some(uninvited) = &ours.uninvited {
             return uninvited.check(subject, grant);
         }
-        grant
+        let says = grant
             .verify_for(&subject, scope, UnixTime::now(), &ours.revoked)
-            .map_err(|error| Refusal::from(&error))
+            .map_err(|error| Refusal::from(&error))?;
+        self.keep_shown(&says, grant);
+        Ok(says)
     }
 
     fn admit(

@@ -170,6 +170,7 @@ impl Node {
                 since: Mutex::default(),
                 fed: Mutex::new(BTreeSet::new()),
                 copied_keys: super::copied::CopiedKeys::default(),
+                trail_fault: Mutex::default(),
                 changed: Notify::new(),
                 stop: CancellationToken::new(),
                 tasks: TaskTracker::new(),
@@ -185,6 +186,7 @@ impl Node {
         tasks.spawn(node.clone().follow_links());
         tasks.spawn(node.clone().follow_admissions(admitted));
         tasks.spawn(node.clone().keep_grants());
+        tasks.spawn(node.clone().check_trail());
         tasks.spawn(socket.serve(router(node.clone()), node.stopping()));
         node.fill_relay().await?;
         Box::pin(node.reenter()).await?;

@@ -14,7 +14,7 @@ use mesh_transport::{LinkFacts, PathKind};
 
 use super::offers::{NODE_KEY, NodeFacts, OfferFacts, OfferState};
 use super::scopes::Scope;
-use super::{Node, copied, facts, ways};
+use super::{Node, audit, copied, facts, ways};
 
 impl Node {
     /// The node at this moment.
@@ -45,7 +45,8 @@ impl Node {
     fn warnings(&self) -> Vec<String> {
         let copied = self.inner.copied_keys.sentences(Instant::now()).into_iter();
         let copied = copied.map(|sentence| format!("{sentence}: {}", copied::MEND));
-        self.config().warnings.iter().cloned().chain(copied).collect()
+        let trail = self.trail_fault().map(|fault| format!("{fault}: {}", audit::MEND));
+        self.config().warnings.iter().cloned().chain(copied).chain(trail).collect()
     }
 
     fn scope_status(&self, scope: &Scope) -> ScopeStatus {

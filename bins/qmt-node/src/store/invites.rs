@@ -7,6 +7,7 @@ use mesh_identity::{
 use sqlx::Row;
 use sqlx::sqlite::SqliteRow;
 
+use super::audit::{Entry, append};
 use super::{Store, StoreError, bytes, signed, unsigned};
 
 /// An invite that this node issued, with what became of it.
@@ -38,12 +39,13 @@ pub struct IssuedInvite {
 
 impl Store {
     /// Stores an invite that was just issued. Must be done before the token is shown to anybody.
-    pub async fn put_invite(&self, invite: &Invite, now: UnixTime) -> Result<(), StoreError> {
+    pub async fn put_invite(&self, invite: &Invite, now: UnixTime, entry: &Entry) -> Result<(), StoreError> {
+        let mut transaction = self.begin().await?;
         let grant = invite.grant();
         let Permissions { role, can_invite, .. } = grant.permissions;
         let sql = "INSERT INTO invites (invite, scope, token, name, created, expires, max_uses, role, can_invite) \
              VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT DO NOTHING";
-        sqlx::query(sql)
+        let done = sqlx::query(sql)
             .bind(grant.invite_id.as_bytes().to_vec())
             .bind(grant.scope.as_bytes().to_vec())
             .bind(invite.token().encode())
@@ -53,8 +55,12 @@ impl Store {
             .bind(i64::from(grant.max_uses))
             .bind(role.to_string())
             .bind(can_invite)
-            .execute(&self.write)
+            .execute(&mut *transaction)
             .await?;
+        if done.rows_affected() > 0 {
+            append(&mut transaction, entry).await?;
+        }
+        transaction.commit().await?;
         Ok(())
     }
 
@@ -84,17 +90,28 @@ impl Store {
     }
 
     /// Ends an invite here: the ledger admits nobody with it any more. Ending it again keeps the first time.
-    pub async fn end_invite(&self, invite: &InviteId, now: UnixTime) -> Result<(), StoreError> {
-        sqlx::query("INSERT INTO ended_invites (invite, at) VALUES (?, ?) ON CONFLICT DO NOTHING")
+    pub async fn end_invite(
+        &self,
+        invite: &InviteId,
+        now: UnixTime,
+        entry: &Entry,
+    ) -> Result<(), StoreError> {
+        let mut transaction = self.begin().await?;
+        let done = sqlx::query("INSERT INTO ended_invites (invite, at) VALUES (?, ?) ON CONFLICT DO NOTHING")
             .bind(invite.as_bytes().to_vec())
             .bind(signed(now.0))
-            .execute(&self.write)
+            .execute(&mut *transaction)
             .await?;
+        if done.rows_affected() > 0 {
+            append(&mut transaction, entry).await?;
+        }
+        transaction.commit().await?;
         Ok(())
     }
 
-    /// [`RedemptionLedger::record`] with the store's own error.
-    async fn record_use(&self, wish: Use) -> Result<UseOutcome, StoreError> {
+    /// [`RedemptionLedger::record`] with the store's own error. A use that admits is written to the trail in one step
+    /// with it.
+    async fn record_use(&self, wish: Use, entry: Entry) -> Result<UseOutcome, StoreError> {
         let (invite, holder) = (wish.invite.as_bytes().to_vec(), wish.holder.as_bytes().to_vec());
         let mut transaction = self.begin().await?; // rolled back when dropped
         let sql = "SELECT (SELECT count(*) FROM ended_invites WHERE invite = ?1), \
@@ -106,6 +123,8 @@ impl Store {
             return Ok(UseOutcome::Revoked);
         }
         if mine > 0 {
+            append(&mut transaction, &entry.with("again", true)).await?;
+            transaction.commit().await?;
             return Ok(UseOutcome::Repeated);
         }
         if wish.max_uses != 0 && all >= i64::from(wish.max_uses) {
@@ -117,14 +136,24 @@ impl Store {
             .bind(signed(wish.at.0))
             .execute(&mut *transaction)
             .await?;
+        append(&mut transaction, &entry.with("use", all + 1)).await?;
         transaction.commit().await?;
         Ok(UseOutcome::First { uses: u32::try_from(all + 1).unwrap_or(u32::MAX) })
     }
 }
 
-impl RedemptionLedger for Store {
+/// The ledger, for one admission: what the trail will say of it.
+#[derive(Debug)]
+pub struct Recorded<'a> {
+    /// The database.
+    pub store: &'a Store,
+    /// The row, written when the use admits.
+    pub entry: Entry,
+}
+
+impl RedemptionLedger for Recorded<'_> {
     async fn record(&self, wish: Use) -> Result<UseOutcome, LedgerError> {
-        let recorded = self.record_use(wish).await;
+        let recorded = self.store.record_use(wish, self.entry.clone()).await;
         recorded.map_err(|error| {
             tracing::warn!(error = %crate::node::chain(&error), "the use of an invite could not be recorded; nobody was admitted");
             LedgerError(Box::new(error))

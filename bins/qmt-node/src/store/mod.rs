@@ -1,8 +1,9 @@
-//! `node.db`: what a node must remember about its scopes, invites, peers and revocations.
+//! `node.db`: what a node must remember about its scopes, invites, peers and revocations, and the trail of their changes.
 //!
 //! SQLite in WAL mode with `synchronous=FULL`: a call that returned is on disk. One connection writes, so writes are in
 //! order; reads have their own. The file's mode is 0600.
 
+pub mod audit;
 mod invites;
 mod peers;
 mod scopes;
@@ -20,7 +21,7 @@ use sqlx::migrate::{MigrateError, Migration, MigrationType, Migrator};
 use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous};
 use sqlx::{Connection, Row, SqlStr, Sqlite, SqlitePool, Transaction};
 
-pub use invites::IssuedInvite;
+pub use invites::{IssuedInvite, Recorded};
 pub use peers::{PEERS_MAX, SeenPeer};
 pub use scopes::ScopeRow;
 
@@ -155,6 +156,7 @@ fn migrator() -> Migrator {
     Migrator::with_migrations(vec![
         step(1, "init", include_str!("migrations/0001_init.sql")),
         step(2, "scope invite", include_str!("migrations/0002_scope_invite.sql")),
+        step(3, "audit", include_str!("migrations/0003_audit.sql")),
     ])
 }
 

@@ -6,6 +6,7 @@ use mesh_identity::{
 use sqlx::Row;
 use sqlx::sqlite::SqliteRow;
 
+use super::audit::{Entry, append};
 use super::{Store, StoreError, bytes, signed, unsigned};
 
 /// A scope that this node is in.
@@ -42,7 +43,8 @@ impl Store {
     }
 
     /// Stores a scope, replacing what was known of it but the time of joining.
-    pub async fn put_scope(&self, row: &ScopeRow) -> Result<(), StoreError> {
+    pub async fn put_scope(&self, row: &ScopeRow, entry: &Entry) -> Result<(), StoreError> {
+        let mut transaction = self.begin().await?;
         let sql = "INSERT INTO scopes (scope, founder, nonce, name, founded, grant_form, delegation, joined_at, invite) \
              VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT DO UPDATE SET name = excluded.name, founded = excluded.founded, \
              grant_form = excluded.grant_form, delegation = excluded.delegation, invite = excluded.invite";
@@ -56,42 +58,43 @@ impl Store {
             .bind(&row.delegation)
             .bind(signed(row.joined_at.0))
             .bind(row.invite.as_ref().map(InviteToken::encode))
-            .execute(&self.write)
+            .execute(&mut *transaction)
             .await?;
+        append(&mut transaction, entry).await?;
+        transaction.commit().await?;
         Ok(())
-    }
-
-    /// Replaces our grant in a scope, as after a renewal. Says whether we are in that scope.
-    pub async fn set_grant(&self, scope: &ScopeId, grant: &SignedGrant) -> Result<bool, StoreError> {
-        let done = sqlx::query("UPDATE scopes SET grant_form = ? WHERE scope = ?")
-            .bind(grant.encode())
-            .bind(scope.as_bytes().to_vec())
-            .execute(&self.write)
-            .await?;
-        Ok(done.rows_affected() > 0)
     }
 
     /// Forgets a scope and its peers. Its invites, their uses and its revocations stay: they must hold when it is joined
     /// again. Says whether we were in it.
-    pub async fn remove_scope(&self, scope: &ScopeId) -> Result<bool, StoreError> {
+    pub async fn remove_scope(&self, scope: &ScopeId, entry: &Entry) -> Result<bool, StoreError> {
         let id = scope.as_bytes().to_vec();
         let mut transaction = self.begin().await?;
         sqlx::query("DELETE FROM peers WHERE scope = ?").bind(&id).execute(&mut *transaction).await?;
         let done =
             sqlx::query("DELETE FROM scopes WHERE scope = ?").bind(&id).execute(&mut *transaction).await?;
+        if done.rows_affected() > 0 {
+            append(&mut transaction, entry).await?;
+        }
         transaction.commit().await?;
         Ok(done.rows_affected() > 0)
     }
 
-    /// Stores a verified revocation; one that is there already is no error.
-    pub async fn put_revocation(&self, revocation: &Revocation) -> Result<(), StoreError> {
+    /// Stores a verified revocation. Says whether it was new.
+    pub async fn put_revocation(&self, revocation: &Revocation, entry: &Entry) -> Result<bool, StoreError> {
         let form = revocation.signed();
-        sqlx::query("INSERT INTO revocations (scope, form) VALUES (?, ?) ON CONFLICT DO NOTHING")
+        let mut transaction = self.begin().await?;
+        let done = sqlx::query("INSERT INTO revocations (scope, form) VALUES (?, ?) ON CONFLICT DO NOTHING")
             .bind(form.scope().as_bytes().to_vec())
             .bind(form.encode())
-            .execute(&self.write)
+            .execute(&mut *transaction)
             .await?;
-        Ok(())
+        let is_new = done.rows_affected() > 0;
+        if is_new {
+            append(&mut transaction, entry).await?;
+        }
+        transaction.commit().await?;
+        Ok(is_new)
     }
 
     /// The revocations of a scope in the order of their coming, to be verified again.

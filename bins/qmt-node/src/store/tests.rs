@@ -5,10 +5,11 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 
 use mesh_identity::{
-    Authority, Founding, Invite, InviteId, InviteOptions, NodeAddr, NodeId, NodeKey, RedemptionLedger,
-    Revocation, Revoked, UnixTime, Use, UseOutcome,
+    Authority, Founding, Invite, InviteId, InviteOptions, LedgerError, NodeAddr, NodeId, NodeKey,
+    RedemptionLedger, Revocation, Revoked, ScopeId, UnixTime, Use, UseOutcome,
 };
 
+use super::audit::{Entry, Kind, Search};
 use super::*;
 
 const NOW: UnixTime = UnixTime(1_800_000_000);
@@ -34,6 +35,15 @@ fn wish(invite: InviteId, number: u64, max_uses: u32) -> Use {
     Use { invite, holder: holder(number), max_uses, at: NOW }
 }
 
+/// A row for a change whose words do not matter here.
+fn row(kind: Kind, what: Revoked) -> Entry {
+    Entry::new(kind, ScopeId::from_bytes([3; 32]), "home", what, NOW)
+}
+
+async fn record(store: &Store, wish: Use) -> Result<UseOutcome, LedgerError> {
+    Recorded { store, entry: row(Kind::Admitted, Revoked::Node(wish.holder)) }.record(wish).await
+}
+
 fn founder() -> (Authority, Founding) {
     let key = NodeKey::from_seed([1; 32]);
     let founding = Founding::new(&key);
@@ -49,20 +59,20 @@ fn invite(authority: &Authority) -> Invite {
 async fn counts_uses_by_holder_and_refuses_the_rest() {
     let Home { store, folder: _folder } = home().await;
     let invite = InviteId::generate(NOW);
-    assert_eq!(store.record(wish(invite, 1, 2)).await.expect("records"), UseOutcome::First { uses: 1 });
-    assert_eq!(store.record(wish(invite, 1, 2)).await.expect("records"), UseOutcome::Repeated);
-    assert_eq!(store.record(wish(invite, 2, 2)).await.expect("records"), UseOutcome::First { uses: 2 });
-    assert_eq!(store.record(wish(invite, 3, 2)).await.expect("records"), UseOutcome::UsedUp);
-    assert_eq!(store.record(wish(invite, 2, 2)).await.expect("records"), UseOutcome::Repeated);
+    assert_eq!(record(&store, wish(invite, 1, 2)).await.expect("records"), UseOutcome::First { uses: 1 });
+    assert_eq!(record(&store, wish(invite, 1, 2)).await.expect("records"), UseOutcome::Repeated);
+    assert_eq!(record(&store, wish(invite, 2, 2)).await.expect("records"), UseOutcome::First { uses: 2 });
+    assert_eq!(record(&store, wish(invite, 3, 2)).await.expect("records"), UseOutcome::UsedUp);
+    assert_eq!(record(&store, wish(invite, 2, 2)).await.expect("records"), UseOutcome::Repeated);
     let other = InviteId::generate(NOW);
     for number in 0..20 {
         assert!(matches!(
-            store.record(wish(other, number, 0)).await.expect("records"),
+            record(&store, wish(other, number, 0)).await.expect("records"),
             UseOutcome::First { .. }
         ));
     }
-    store.end_invite(&invite, NOW).await.expect("ends");
-    assert_eq!(store.record(wish(invite, 1, 2)).await.expect("records"), UseOutcome::Revoked);
+    store.end_invite(&invite, NOW, &row(Kind::Ended, Revoked::Invite(invite))).await.expect("ends");
+    assert_eq!(record(&store, wish(invite, 1, 2)).await.expect("records"), UseOutcome::Revoked);
     let uses: Vec<NodeId> =
         store.uses(&invite).await.expect("uses").into_iter().map(|(holder, _)| holder).collect();
     assert_eq!(uses, [holder(1), holder(2)]);
@@ -75,7 +85,7 @@ async fn concurrent_holders_never_exceed_the_limit() {
     let mut tasks = tokio::task::JoinSet::new();
     for number in 0..40 {
         let store = store.clone();
-        tasks.spawn(async move { store.record(wish(invite, number % 20, 5)).await.expect("records") });
+        tasks.spawn(async move { record(&store, wish(invite, number % 20, 5)).await.expect("records") });
     }
     let outcomes = tasks.join_all().await;
     assert_eq!(outcomes.iter().filter(|outcome| matches!(outcome, UseOutcome::First { .. })).count(), 5);
@@ -97,7 +107,7 @@ async fn a_full_disk_admits_nobody_and_loses_nobody() {
     let mut admitted = BTreeSet::new();
     let refused = loop {
         let number = u64::try_from(admitted.len()).expect("small");
-        match store.record(wish(invite, number, 0)).await {
+        match record(&store, wish(invite, number, 0)).await {
             Ok(outcome) => assert_eq!(
                 outcome,
                 UseOutcome::First { uses: u32::try_from(admitted.len() + 1).expect("small") }
@@ -122,10 +132,10 @@ async fn a_full_disk_admits_nobody_and_loses_nobody() {
     store.close().await;
     let store = Store::open(&folder.path().join("node.db")).await.expect("opens");
     assert!(matches!(
-        store.record(wish(invite, 99_999, 0)).await.expect("records"),
+        record(&store, wish(invite, 99_999, 0)).await.expect("records"),
         UseOutcome::First { .. }
     ));
-    assert_eq!(store.record(wish(invite, 0, 0)).await.expect("records"), UseOutcome::Repeated);
+    assert_eq!(record(&store, wish(invite, 0, 0)).await.expect("records"), UseOutcome::Repeated);
 }
 
 const CRASH_DB: &str = "QMT_TEST_CRASH_DB";
@@ -139,7 +149,7 @@ async fn crashing_child() {
     let store = Store::open(Path::new(path)).await.expect("opens");
     let invite: InviteId = store.kv("invite").await.expect("reads").expect("set").parse().expect("an id");
     for number in first.parse::<u64>().expect("number").. {
-        let word = match store.record(wish(invite, number, CRASH_USES)).await.expect("records") {
+        let word = match record(&store, wish(invite, number, CRASH_USES)).await.expect("records") {
             UseOutcome::First { .. } => "admitted",
             _ => "refused",
         };
@@ -183,6 +193,13 @@ async fn survives_being_killed_in_the_middle_of_redemptions() {
     assert!(stored.len() <= usize::try_from(CRASH_USES).expect("small"), "{} uses", stored.len());
     assert!(answered.is_subset(&stored), "answered but not stored");
     assert!(answered.len() > 20, "the children did too little: {}", answered.len());
+    // No admission without its row, no row without its admission, and the chain goes on through every crash.
+    let trail = store.trail();
+    let told = trail.rows(&Search { limit: 1_000, ..Search::default() }).await.expect("reads");
+    let told: BTreeSet<String> = told.into_iter().map(|row| row.subject).collect();
+    assert_eq!(told, stored.iter().map(ToString::to_string).collect());
+    let chain = trail.check().await.expect("checks");
+    assert_eq!((chain.broken, chain.last), (None, stored.len() as u64));
     let check: String = sqlx::query("PRAGMA integrity_check")
         .fetch_one(&store.read)
         .await
@@ -237,39 +254,39 @@ async fn scopes_and_grants_are_kept_and_forgotten() {
     let name = "laptop".parse().expect("a name");
     let permissions = mesh_identity::Permissions::MEMBER;
     let grant = authority.sign_grant(me, name, permissions, None, NOW).expect("signs");
-    let row = ScopeRow {
+    let joined = ScopeRow {
         root: founding.root,
         name: "home".into(),
         founded: false,
-        grant: None,
+        grant: Some(grant.clone()),
         delegation: None,
         joined_at: NOW,
         invite: Some(authority.issue_invite(&InviteOptions::default(), NOW).expect("signs")),
     };
-    store.put_scope(&row).await.expect("stores");
-    assert!(store.set_grant(&row.id(), &grant).await.expect("stores"));
+    store.put_scope(&joined, &row(Kind::Joined, Revoked::Node(me))).await.expect("stores");
     let kept = store.scopes().await.expect("reads");
     assert_eq!(
         (kept.len(), kept[0].id(), kept[0].name.as_str(), kept[0].founded),
-        (1, row.id(), "home", false)
+        (1, joined.id(), "home", false)
     );
     assert_eq!(kept[0].grant.as_ref().map(mesh_identity::SignedGrant::encode), Some(grant.encode()));
 
     let signed = authority.revoke(Revoked::Node(me), NOW).expect("signs");
-    let revocation: Revocation = signed.verify(&row.id(), NOW).expect("verifies");
-    store.put_revocation(&revocation).await.expect("stores");
-    store.put_revocation(&revocation).await.expect("stores again");
-    let forms = store.revocations(&row.id()).await.expect("reads");
+    let revocation: Revocation = signed.verify(&joined.id(), NOW).expect("verifies");
+    let revoked = row(Kind::Revoked, Revoked::Node(me));
+    assert!(store.put_revocation(&revocation, &revoked).await.expect("stores"));
+    assert!(!store.put_revocation(&revocation, &revoked).await.expect("knows it"));
+    let forms = store.revocations(&joined.id()).await.expect("reads");
     assert_eq!(
         forms.iter().map(mesh_identity::SignedRevocation::encode).collect::<Vec<_>>(),
         [signed.encode()]
     );
 
-    assert!(store.remove_scope(&row.id()).await.expect("removes"));
-    assert!(!store.remove_scope(&row.id()).await.expect("removes"));
-    assert!(!store.set_grant(&row.id(), &grant).await.expect("finds nothing"));
+    let left = row(Kind::Left, Revoked::Node(me));
+    assert!(store.remove_scope(&joined.id(), &left).await.expect("removes"));
+    assert!(!store.remove_scope(&joined.id(), &left).await.expect("removes"));
     assert!(store.scopes().await.expect("reads").is_empty());
-    assert_eq!(store.revocations(&row.id()).await.expect("reads").len(), 1);
+    assert_eq!(store.revocations(&joined.id()).await.expect("reads").len(), 1);
 }
 
 #[tokio::test]
@@ -277,8 +294,11 @@ async fn invites_are_listed_with_their_uses() {
     let Home { store, folder: _folder } = home().await;
     let (authority, _) = founder();
     let invite = invite(&authority);
-    store.put_invite(&invite, NOW).await.expect("stores");
-    store.record(wish(invite.grant().invite_id, 1, 2)).await.expect("records");
+    store
+        .put_invite(&invite, NOW, &row(Kind::Invited, Revoked::Invite(invite.grant().invite_id)))
+        .await
+        .expect("stores");
+    record(&store, wish(invite.grant().invite_id, 1, 2)).await.expect("records");
     let listed = store.invites().await.expect("lists");
     let [one] = listed.as_slice() else { panic!("{listed:?}") };
     assert_eq!(
@@ -290,8 +310,9 @@ async fn invites_are_listed_with_their_uses() {
         (invite.grant().expires_at, None, [(holder(1), NOW)].as_slice())
     );
     assert_eq!(one.token.to_string(), invite.token().to_string());
-    store.end_invite(&one.id, UnixTime(NOW.0 + 5)).await.expect("ends");
-    store.end_invite(&one.id, UnixTime(NOW.0 + 9)).await.expect("ends");
+    let ended = row(Kind::Ended, Revoked::Invite(one.id));
+    store.end_invite(&one.id, UnixTime(NOW.0 + 5), &ended).await.expect("ends");
+    store.end_invite(&one.id, UnixTime(NOW.0 + 9), &ended).await.expect("ends");
     assert_eq!(store.invites().await.expect("lists")[0].revoked_at, Some(UnixTime(NOW.0 + 5)));
 }
 

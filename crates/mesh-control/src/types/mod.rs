@@ -1,5 +1,6 @@
 //! The bodies of the control API, one module for each subject.
 
+pub(crate) mod audit;
 pub(crate) mod doctor;
 pub(crate) mod invite;
 pub(crate) mod model;
