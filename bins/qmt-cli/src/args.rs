@@ -52,6 +52,20 @@ pub(crate) enum Command {
         /// The mesh, when the name is in several: its name or id.
         #[arg(long, visible_alias = "mesh", value_name = "MESH")]
         scope: Option<String>,
+        /// Revoke a node by the recovery key in this file: the only way to revoke a founder.
+        #[arg(long, value_name = "FILE")]
+        recovery_key: Option<PathBuf>,
+    },
+    /// Make a member an admin, who may admit, renew and revoke; for the founder of the mesh, or with its recovery key.
+    Admin {
+        /// Its name, its id or the beginning of it.
+        node: String,
+        /// The mesh, when the name is in several: its name or id.
+        #[arg(long, visible_alias = "mesh", value_name = "MESH")]
+        scope: Option<String>,
+        /// Appoint by the recovery key in this file.
+        #[arg(long, value_name = "FILE")]
+        recovery_key: Option<PathBuf>,
     },
     /// Join the mesh of an invite.
     Join {

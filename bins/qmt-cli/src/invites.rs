@@ -3,11 +3,11 @@
 use std::fs::{File, OpenOptions};
 use std::io::{self, Read, Write};
 use std::os::unix::fs::OpenOptionsExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use mesh_control::{
-    Client, InviteCreated, InviteRequest, InviteView, JoinRequest, LeaveRequest, RevokeRequest, Revoked,
-    RevokedKind, Role,
+    AppointRequest, Client, InviteCreated, InviteRequest, InviteView, JoinRequest, LeaveRequest,
+    RecoverRequest, RevokeRequest, Revoked, RevokedKind, Role,
 };
 use mesh_identity::{UnixTime, qr};
 use serde::Serialize;
@@ -146,14 +146,47 @@ pub(crate) async fn revoke(
     screen: &Screen,
     subject: String,
     scope: Option<String>,
+    recovery_key: Option<PathBuf>,
 ) -> Result<(), Failure> {
-    let revoked = client.revoke(&RevokeRequest { subject, scope }).await?;
+    let revoked = match recovery_key {
+        Some(file) => {
+            let recovery_key_file = absolute(&file)?;
+            client.recover(&RecoverRequest { subject, scope, recovery_key_file }).await?
+        }
+        None => client.revoke(&RevokeRequest { subject, scope }).await?,
+    };
     screen.show(&revoked, |revoked: &Revoked| match revoked.kind {
         RevokedKind::Invite => {
             format!("revoked the invite {}: it admits nobody, and whoever joined with it is out", revoked.id)
         }
         _ => format!("revoked {} ({}): its membership ended", revoked.name, revoked.id),
     })
+}
+
+pub(crate) async fn appoint(
+    client: &Client,
+    screen: &Screen,
+    node: String,
+    scope: Option<String>,
+    recovery_key: Option<PathBuf>,
+) -> Result<(), Failure> {
+    let recovery_key_file = recovery_key.map(|file| absolute(&file)).transpose()?;
+    let appointed = client.appoint(&AppointRequest { node, scope, recovery_key_file }).await?;
+    screen.show(&appointed, |appointed| {
+        format!("{} is an admin now: it may admit, renew and revoke", appointed.name)
+    })?;
+    screen.note(&format!("take it back with: qmt-cli revoke {}", appointed.id));
+    Ok(())
+}
+
+/// The node opens the file, and it has another working directory.
+fn absolute(file: &Path) -> Result<String, Failure> {
+    let path =
+        std::path::absolute(file).map_err(|error| Failure::usage(format!("{}: {error}", file.display())))?;
+    match path.to_str() {
+        Some(text) => Ok(text.to_owned()),
+        None => Err(Failure::usage(format!("{} is no path of text", file.display()))),
+    }
 }
 
 pub(crate) async fn join(client: &Client, screen: &Screen, token: String) -> Result<(), Failure> {

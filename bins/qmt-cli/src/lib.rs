@@ -72,7 +72,12 @@ async fn perform(client: &Client, home: &Path, screen: &Screen, command: Command
     match command {
         Command::Invite(args) => invites::invite(client, screen, args).await,
         Command::Invites => invites::list(client, screen).await,
-        Command::Revoke { subject, scope } => invites::revoke(client, screen, subject, scope).await,
+        Command::Revoke { subject, scope, recovery_key } => {
+            invites::revoke(client, screen, subject, scope, recovery_key).await
+        }
+        Command::Admin { node, scope, recovery_key } => {
+            invites::appoint(client, screen, node, scope, recovery_key).await
+        }
         Command::Join { token } => invites::join(client, screen, token).await,
         Command::Leave { mesh } => invites::leave(client, screen, mesh).await,
         Command::Status => nodes::status(client, screen).await,

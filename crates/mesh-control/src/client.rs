@@ -26,7 +26,8 @@ use crate::sse::Parser;
 use crate::types::audit::{AuditQuery, AuditView};
 use crate::types::doctor::Finding;
 use crate::types::invite::{
-    InviteCreated, InviteRequest, InviteView, JoinRequest, Joined, LeaveRequest, Left, RevokeRequest, Revoked,
+    AppointRequest, Appointed, InviteCreated, InviteRequest, InviteView, JoinRequest, Joined, LeaveRequest,
+    Left, RecoverRequest, RevokeRequest, Revoked,
 };
 use crate::types::model::{DropRequest, Dropped, LoadRequest, ModelView};
 use crate::types::node::{NodeView, PingRequest, Pong};
@@ -159,7 +160,7 @@ impl ClientError {
 /// A client of one node. Holds no connection; cheap to clone. Needs a tokio runtime with time and I/O.
 ///
 /// Cancel safety of every method: dropping the future closes the connection; a request that was already sent may still take
-/// effect. Repeating is safe for all `GET`s, and for join, leave, revoke, load and drop, which name an end state.
+/// effect. Repeating is safe for all `GET`s, and for join, leave, revoke, appoint, load and drop, which name an end state.
 #[derive(Debug, Clone)]
 pub struct Client {
     socket: PathBuf,
@@ -212,6 +213,16 @@ impl Client {
     /// Revokes an invite or a node.
     pub async fn revoke(&self, request: &RevokeRequest) -> Result<Revoked, ClientError> {
         self.post(Endpoint::Revoke, request, self.deadlines.remote).await
+    }
+
+    /// Revokes a node by its scope's recovery key.
+    pub async fn recover(&self, request: &RecoverRequest) -> Result<Revoked, ClientError> {
+        self.post(Endpoint::Recover, request, self.deadlines.remote).await
+    }
+
+    /// Makes a member an admin.
+    pub async fn appoint(&self, request: &AppointRequest) -> Result<Appointed, ClientError> {
+        self.post(Endpoint::Admins, request, self.deadlines.remote).await
     }
 
     /// Joins the scope of an invite.

@@ -11,6 +11,8 @@
 //! | `POST /api/invites` | [`InviteRequest`] | [`InviteCreated`] |
 //! | `GET /api/invites` | - | [`InviteView`]s |
 //! | `POST /api/revoke` | [`RevokeRequest`] | [`Revoked`] |
+//! | `POST /api/recovery/revoke` | [`RecoverRequest`] | [`Revoked`] |
+//! | `POST /api/admins` | [`AppointRequest`] | [`Appointed`] |
 //! | `POST /api/join` | [`JoinRequest`] | [`Joined`] |
 //! | `POST /api/leave` | [`LeaveRequest`] | [`Left`] |
 //! | `POST /api/ping` | [`PingRequest`] | [`Pong`]s |
@@ -52,8 +54,8 @@ pub use paths::Endpoint;
 pub use types::audit::{AuditChain, AuditEntry, AuditQuery, AuditView};
 pub use types::doctor::{Finding, Verdict};
 pub use types::invite::{
-    InviteCreated, InviteRequest, InviteView, JoinRequest, Joined, LeaveRequest, Left, RevokeRequest,
-    Revoked, RevokedKind,
+    AppointRequest, Appointed, InviteCreated, InviteRequest, InviteView, JoinRequest, Joined, LeaveRequest,
+    Left, RecoverRequest, RevokeRequest, Revoked, RevokedKind,
 };
 pub use types::model::{
     DropRequest, Dropped, LoadRequest, ModelState, ModelView, ProviderKind, ProviderView,

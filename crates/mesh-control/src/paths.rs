@@ -11,6 +11,10 @@ pub enum Endpoint {
     Invites,
     /// `POST /api/revoke`
     Revoke,
+    /// `POST /api/recovery/revoke`
+    Recover,
+    /// `POST /api/admins`
+    Admins,
     /// `POST /api/join`
     Join,
     /// `POST /api/leave`
@@ -41,6 +45,8 @@ impl Endpoint {
             Self::Nodes => "/api/nodes",
             Self::Invites => "/api/invites",
             Self::Revoke => "/api/revoke",
+            Self::Recover => "/api/recovery/revoke",
+            Self::Admins => "/api/admins",
             Self::Join => "/api/join",
             Self::Leave => "/api/leave",
             Self::Ping => "/api/ping",

@@ -27,6 +27,8 @@ pub fn router(node: Node) -> Router {
             get(invites).merge(asked(|node, request| async move { node.invite(request).await })),
         )
         .route(Endpoint::Revoke.path(), asked(|node, request| async move { node.revoke(request).await }))
+        .route(Endpoint::Recover.path(), asked(|node, request| async move { node.recover(request).await }))
+        .route(Endpoint::Admins.path(), asked(|node, request| async move { node.appoint(request).await }))
         .route(Endpoint::Join.path(), asked(|node, request| async move { node.join(request).await }))
         .route(Endpoint::Leave.path(), asked(|node, request| async move { node.leave(request).await }))
         .route(Endpoint::Ping.path(), asked(|node, request| async move { node.ping(request).await }))

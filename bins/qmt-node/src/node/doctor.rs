@@ -8,7 +8,7 @@ use mesh_identity::{UnixTime, key_file};
 use mesh_inference::catalogue::Catalogue;
 use mesh_inference::llama::LlamaCpp;
 
-use super::{Node, audit, chain, copied};
+use super::{Node, audit, chain, copied, renew};
 use crate::config::{Config, Identity};
 
 /// Below this much free space in the home folder writes will soon fail, bytes.
@@ -56,6 +56,9 @@ impl Node {
             format!("runs as process {}, gateway at {}", std::process::id(), self.inner.gateway.local_addr()),
         ));
         findings.push(self.check_scopes());
+        findings.extend(
+            self.ended_memberships().into_iter().map(|sentence| fail("mesh", sentence, renew::END_MEND)),
+        );
         findings.push(self.check_address());
         findings.extend(self.check_relays().await);
         findings.push(self.check_peers());

@@ -105,6 +105,7 @@ impl Node {
             GossipEvent::MemberUp { node, why, .. } => {
                 let name = self.member_name(scope, &node);
                 tracing::info!(node = %node.short(), name, ?why, "a member is up");
+                self.inner.renewal.notify_one();
                 self.note_member_at_relays(scope, node);
                 self.note_member(scope, gossip, node);
                 self.remember(scope, gossip, node).await;

@@ -1,11 +1,11 @@
 //! Founding, inviting, joining, leaving, revoking.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use mesh_control::{
     ApiError, ErrorCode, EventKind, InviteCreated, InviteRequest, InviteView, JoinRequest, Joined,
-    LeaveRequest, Left, RevokeRequest, Revoked as RevokedView, RevokedKind,
+    LeaveRequest, Left, RecoverRequest, RevokeRequest, Revoked as RevokedView, RevokedKind,
 };
 use mesh_identity::{
     AdmissionRequest, Authority, Expiry, Founding, Invite, InviteError, InviteOptions, InviteToken,
@@ -15,6 +15,7 @@ use mesh_identity::{
 use mesh_transport::internet::EndpointsError;
 use mesh_transport::{RedeemError, Refusal};
 
+use super::appoint::recovery_authority;
 use super::scopes::Scope;
 use super::uninvited::LAN;
 use super::{Node, chain, views};
@@ -188,7 +189,8 @@ impl Node {
             )
             .with_mend("set [mesh.lan] enabled = true to meet the peers of the local network"));
         }
-        if let Some(scope) = self.scopes().get(&says.scope) {
+        let before = self.scopes().get(&says.scope);
+        if let Some(scope) = before.as_ref().filter(|scope| scope.end(UnixTime::now()).is_none()) {
             if invite.issuer() == self.id() {
                 return Err(ApiError::new(
                     ErrorCode::Conflict,
@@ -196,11 +198,11 @@ impl Node {
                 )
                 .with_mend("run `qmt-cli join` on the machine that is to join"));
             }
-            return Ok(self.joined(&scope));
+            return Ok(self.joined(scope));
         }
         self.check_meshes_on()?;
         let name = says.mesh_name.clone().unwrap_or_else(|| DEFAULT_NAME.to_owned());
-        let label = self.free_label(name);
+        let label = before.as_ref().map_or_else(|| self.free_label(name), |scope| scope.name.clone());
         self.trust_invite(&token);
         self.carry(says.scope, &self.relays_of(&says.scope, &label, Some(&invite)))
             .await
@@ -214,6 +216,9 @@ impl Node {
         self.store_scope(&scope, &entry).await.map_err(|error| storage(&error))?;
         self.store_peer(&scope.id(), &admitted.issuer, &admitted.issuer_addr).await;
         self.transport().book().insert(scope.id(), admitted.issuer, admitted.issuer_addr);
+        if let Some(gossip) = self.take_gossip(&scope.id()) {
+            gossip.shutdown().await; // of the membership that had ended
+        }
         tracing::info!(scope = %scope.name, role = %scope.grant.role, "joined a mesh");
         self.enter(scope.clone());
         Ok(self.joined(&scope))
@@ -365,7 +370,7 @@ impl Node {
                     error
                 }
             })?;
-        self.revoke_node(scope, node).await
+        self.revoke_node(scope, node, None).await
     }
 
     async fn find_invite(&self, text: &str) -> Result<Option<IssuedInvite>, ApiError> {
@@ -420,19 +425,74 @@ impl Node {
         Ok(view)
     }
 
-    async fn revoke_node(&self, scope: ScopeId, node: NodeId) -> Result<RevokedView, ApiError> {
+    async fn revoke_node(
+        &self,
+        scope: ScopeId,
+        node: NodeId,
+        by: Option<Authority>,
+    ) -> Result<RevokedView, ApiError> {
         let ours = self
             .scopes()
             .get(&scope)
             .ok_or_else(|| ApiError::new(ErrorCode::UnknownScope, "not a scope of this node"))?;
-        if node == ours.root.founder {
-            return Err(ApiError::new(ErrorCode::NotAllowed, "the founder of a mesh cannot be revoked"));
+        if ours.uninvited.is_some() {
+            return Err(ApiError::new(ErrorCode::NotAllowed, "nobody is revoked in the scope lan")
+                .with_mend("set trust in [mesh.lan], or role in [[mesh.peers]]"));
         }
-        let authority = ours.authority.as_ref().ok_or_else(|| not_an_inviter(&ours))?;
-        let name = self.member_name(&scope, &node);
-        let signed =
-            authority.revoke(Revoked::Node(node), UnixTime::now()).map_err(|error| issue_error(&error))?;
-        self.spread(&ours, signed).await?;
+        let signed = match by {
+            Some(recovery) => recovery.revoke(Revoked::Node(node), UnixTime::now()),
+            None if node == ours.root.founder => {
+                return Err(ApiError::new(ErrorCode::NotAllowed, "the founder of a mesh cannot be revoked")
+                    .with_mend("only its recovery key can: qmt-cli revoke NODE --recovery-key FILE"));
+            }
+            None if node == self.id() => {
+                let signed = SignedRevocation::of_self(self.key(), &ours.signed, UnixTime::now());
+                return self
+                    .spread_revocation(
+                        &ours,
+                        node,
+                        signed.map_err(|error| ApiError::new(ErrorCode::NotAllowed, chain(&error)))?,
+                    )
+                    .await;
+            }
+            None => {
+                let authority = ours.authority.as_ref().ok_or_else(|| not_an_inviter(&ours))?;
+                authority.revoke(Revoked::Node(node), UnixTime::now())
+            }
+        };
+        self.spread_revocation(&ours, node, signed.map_err(|error| issue_error(&error))?).await
+    }
+
+    /// Revokes a node by the recovery key.
+    pub(crate) async fn recover(&self, request: RecoverRequest) -> Result<RevokedView, ApiError> {
+        let (scope, node) = self.resolve_node(&request.subject, request.scope.as_deref())?;
+        let ours = self
+            .scopes()
+            .get(&scope)
+            .ok_or_else(|| ApiError::new(ErrorCode::UnknownScope, "not a scope of this node"))?;
+        let recovery = recovery_authority(&ours, Path::new(&request.recovery_key_file))?;
+        self.revoke_node(scope, node, Some(recovery)).await
+    }
+
+    async fn spread_revocation(
+        &self,
+        ours: &Scope,
+        node: NodeId,
+        signed: SignedRevocation,
+    ) -> Result<RevokedView, ApiError> {
+        let scope = ours.id();
+        let name = self.name_in(&scope, &node);
+        let verified = signed
+            .verify(&scope, UnixTime::now())
+            .map_err(|error| ApiError::new(ErrorCode::NotAllowed, chain(&error)))?;
+        if self.scopes().would_end(ours, &node, &verified) == Some(false) {
+            return Err(ApiError::new(
+                ErrorCode::NotAllowed,
+                format!("this node may revoke only whom it let into {}, and who came in by them", ours.name),
+            )
+            .with_mend("ask its founder or an admin"));
+        }
+        self.spread(ours, signed).await?;
         let view =
             RevokedView { kind: RevokedKind::Node, id: node.to_string(), name, scope: scope.to_string() };
         self.tell(EventKind::Revoked { revoked: view.clone() });
@@ -504,7 +564,7 @@ pub(crate) fn storage(error: &(dyn std::error::Error + 'static)) -> ApiError {
         )
 }
 
-fn issue_error(error: &IssueError) -> ApiError {
+pub(super) fn issue_error(error: &IssueError) -> ApiError {
     let code = match error {
         IssueError::Name | IssueError::Hints(_) => ErrorCode::BadRequest,
         _ => ErrorCode::NotAllowed,

@@ -1,5 +1,6 @@
 //! The node: every crate of the mesh, wired.
 
+mod appoint;
 mod audit;
 mod copied;
 mod doctor;
@@ -101,6 +102,10 @@ struct Inner {
     /// Scopes that routing knows, so that those we left are taken out.
     fed: Mutex<BTreeSet<ScopeId>>,
     copied_keys: copied::CopiedKeys,
+    /// Memberships that had ended when this node started, each in one sentence.
+    ended: Mutex<BTreeMap<ScopeId, String>>,
+    /// A grant that is due may find somebody to renew it.
+    renewal: Notify,
     /// What the last check of the audit trail found wrong.
     trail_fault: Mutex<Option<String>>,
     /// Something changed that routing or our record should show.
@@ -220,7 +225,7 @@ impl Node {
                     name: scope.name.clone(),
                     founded: scope.is_founder(),
                     grant: Some((*scope.signed).clone()),
-                    delegation: None,
+                    delegation: scope.later_authority(),
                     joined_at: UnixTime::now(),
                     invite: scope.invite.clone(),
                 },
@@ -258,6 +263,7 @@ impl Node {
     pub(crate) fn enter(&self, scope: Scope) {
         let id = scope.id();
         self.inner.scopes.insert(scope.clone());
+        self.inner.ended.lock().unwrap_or_else(PoisonError::into_inner).remove(&id);
         self.note_member_at_relays(&id, self.id());
         self.start_gossip(&scope);
         self.refresh();

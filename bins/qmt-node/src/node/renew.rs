@@ -1,13 +1,16 @@
 //! `renew/1`: a member asks one that may admit for its next grant, half way through the present one.
 
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
-use mesh_identity::{Authority, DeviceDelegation, Expiry, NodeId, Revoked, ScopeId, SignedGrant, UnixTime};
+use mesh_control::JoinRequest;
+use mesh_identity::{
+    DeviceDelegation, Expiry, GrantError, InviteToken, NodeId, Revoked, ScopeId, SignedGrant, UnixTime,
+};
 use mesh_transport::{Call, CallFault, Peer, Protocol, Transport, serve_call};
 use serde::{Deserialize, Serialize};
 
-use super::scopes::{Scope, Scopes};
+use super::scopes::{Scope, Scopes, better};
 use super::{Node, chain};
 use crate::store::audit::{Entry, Kind};
 
@@ -16,6 +19,10 @@ const DEADLINE: Duration = Duration::from_secs(10);
 const NOT_RECORDED: u16 = 1;
 /// How long a lasting key's word for a throw-away key holds: a stolen throw-away key is of use no longer than that.
 const DEVICE_TTL: Duration = Duration::from_secs(86_400);
+/// Between attempts that follow the coming of members: many may come at once.
+const PAUSE: Duration = Duration::from_secs(1);
+/// What to do about a membership that has ended.
+pub(super) const END_MEND: &str = "ask for a new invite, then run `qmt-cli join TOKEN`";
 /// How often grants are looked at: often enough for the shortest grant anybody is given, an hour.
 const LOOK: Duration = Duration::from_secs(600);
 
@@ -72,19 +79,83 @@ async fn renew_for(
 }
 
 impl Node {
-    /// Renews grants in time, for as long as the node runs.
+    /// Renews grants in time, for as long as the node runs: when they are due, and when a member comes that may help.
     pub(crate) async fn keep_grants(self) {
         loop {
             for scope in self.scopes().list() {
-                if scope.grant.renew_at() <= UnixTime::now() && !self.renew_scope(&scope).await {
+                if scope.end(UnixTime::now()).is_some() {
+                    self.follow_end(&scope).await;
+                } else if scope.grant.renew_at() <= UnixTime::now() && !self.renew_scope(&scope).await {
                     tracing::warn!(scope = %scope.name, ends = %scope.grant.expires_at, "no member has renewed our grant yet");
                 }
             }
             tokio::select! {
                 () = tokio::time::sleep(LOOK) => {}
+                () = self.helped() => {}
                 () = self.stopping().cancelled_owned() => return,
             }
         }
+    }
+
+    /// A member came, and a grant is due; not more often than [`PAUSE`].
+    async fn helped(&self) {
+        loop {
+            self.inner.renewal.notified().await;
+            tokio::time::sleep(PAUSE).await;
+            if self.scopes().list().iter().any(|scope| scope.grant.renew_at() <= UnixTime::now()) {
+                return;
+            }
+        }
+    }
+
+    /// This node is no member any more and could not be one while it ran: told, and mended by its invite if that still
+    /// admits.
+    async fn follow_end(&self, scope: &Scope) {
+        if Expiry::at(scope.grant.expires_at).is_over(UnixTime::now()) {
+            self.note(&self.grant_entry(Kind::Expired, scope)).await;
+        }
+        let Some(invite) = scope.invite.clone().filter(|invite| invite.verify(UnixTime::now()).is_ok())
+        else {
+            return;
+        };
+        if let Err(error) = self.join(JoinRequest { token: invite.to_string() }).await {
+            tracing::warn!(scope = %scope.name, error = %error.message, "the membership has ended, and its invite does not bring it back");
+        }
+    }
+
+    /// What to do about a membership that had ended when this node started: its invite may bring it back, and if not,
+    /// people are told.
+    pub(crate) async fn take_end(
+        &self,
+        id: ScopeId,
+        name: String,
+        issuer: NodeId,
+        error: &GrantError,
+        invite: Option<InviteToken>,
+    ) {
+        let sentence = match error {
+            GrantError::Expired { at } => format!("the membership in {name} ended at {at}"),
+            GrantError::Revoked => format!("the membership in {name} was revoked"),
+            _ => format!("the membership in {name} does not hold: {error}"),
+        };
+        tracing::warn!(mend = END_MEND, "{sentence}");
+        self.inner.ended.lock().unwrap_or_else(PoisonError::into_inner).insert(id, sentence);
+        if !matches!(error, GrantError::Expired { .. }) {
+            return;
+        }
+        let entry = Entry::new(Kind::Expired, id, name.clone(), Revoked::Node(self.id()), UnixTime::now());
+        self.note(&entry.called(self.name().as_str()).by(issuer, "")).await;
+        if let Some(invite) = invite.filter(|invite| invite.verify(UnixTime::now()).is_ok()) {
+            self.inner.tasks.spawn(self.clone().join_when_reached(invite, name));
+        }
+    }
+
+    /// The memberships that have ended, each in one sentence.
+    pub(crate) fn ended_memberships(&self) -> Vec<String> {
+        let now = UnixTime::now();
+        let before = self.inner.ended.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let while_running = self.scopes().list().into_iter().filter_map(|scope| scope.end(now));
+        before.into_values().chain(while_running).collect()
     }
 
     /// True when a new grant was stored.
@@ -92,7 +163,7 @@ impl Node {
         let id = scope.id();
         if let Some(uninvited) = &scope.uninvited {
             return match uninvited.sign_for(self.id(), scope.grant.name.clone()) {
-                Ok(grant) => self.take_grant(scope, grant).await,
+                Ok(grant) => self.take_grant(scope, grant, Kind::Renewed).await,
                 Err(_) => false,
             };
         }
@@ -102,24 +173,36 @@ impl Node {
                 .as_ref()
                 .map(|authority| authority.renew(&scope.grant, None, UnixTime::now()));
             return match signed {
-                Some(Ok(grant)) => self.take_grant(scope, grant).await,
+                Some(Ok(grant)) => self.take_grant(scope, grant, Kind::Renewed).await,
                 _ => false,
             };
         }
-        let members: Vec<NodeId> =
-            self.gossip(&id).map_or_else(Vec::new, |gossip| gossip.members().alive().map(|m| m.id).collect());
-        // The issuer first: it is known to have the right.
-        let issuer = scope.grant.issuer;
-        let order = std::iter::once(issuer).chain(members.into_iter().filter(|member| *member != issuer));
-        for member in order {
+        for member in self.whom_to_ask(scope) {
             let renew = Renew { grant: (*scope.signed).clone(), device: self.device(&id) };
             if let Ok(grant) = self.transport().call(&id, &member, &renew, DEADLINE).await
-                && self.take_grant(scope, grant).await
+                && self.take_grant(scope, grant, Kind::Renewed).await
             {
                 return true;
             }
         }
         false
+    }
+
+    /// Who may renew a grant: linked members that are known to have the right, the issuer, then everybody else alive.
+    fn whom_to_ask(&self, scope: &Scope) -> Vec<NodeId> {
+        let id = scope.id();
+        let links = self.transport().links();
+        let of_scope = links.iter().filter(|link| link.peer.scope == id);
+        let mut order: Vec<NodeId> =
+            of_scope.filter(|link| link.peer.permissions.may_admit()).map(|link| link.peer.id).collect();
+        let alive = self.gossip(&id).map(|gossip| gossip.members());
+        let alive = alive.iter().flat_map(|members| members.alive()).map(|member| member.id);
+        for node in std::iter::once(scope.grant.issuer).chain(alive) {
+            if node != self.id() && !order.contains(&node) {
+                order.push(node);
+            }
+        }
+        order
     }
 
     /// For a throw-away key: its lasting key's word, for the scope, from now.
@@ -128,7 +211,8 @@ impl Node {
         Some(DeviceDelegation::sign(self.lasting_key()?, &self.id(), scope, until))
     }
 
-    async fn take_grant(&self, scope: &Scope, grant: SignedGrant) -> bool {
+    /// Takes a new grant of this node up: a renewal that lasts longer, or an appointment.
+    pub(super) async fn take_grant(&self, scope: &Scope, grant: SignedGrant, why: Kind) -> bool {
         let next = match Scope::new(
             self.key(),
             scope.name.clone(),
@@ -136,7 +220,12 @@ impl Node {
             scope.revoked.clone(),
             scope.invite.clone(),
         ) {
-            Ok(next) if next.id() == scope.id() && next.grant.expires_at > scope.grant.expires_at => next,
+            Ok(next)
+                if next.id() == scope.id()
+                    && (next.grant.expires_at > scope.grant.expires_at || why == Kind::Appointed) =>
+            {
+                next
+            }
             Ok(_) => return false,
             Err(error) => {
                 tracing::warn!(scope = %scope.name, %error, "a member sent a grant that does not hold");
@@ -145,7 +234,7 @@ impl Node {
         };
         let authority = better(next.authority, scope.authority.clone());
         let next = Scope { authority, uninvited: scope.uninvited.clone(), ..next };
-        if let Err(error) = self.store_scope(&next, &self.grant_entry(Kind::Renewed, &next)).await {
+        if let Err(error) = self.store_scope(&next, &self.grant_entry(why, &next)).await {
             tracing::warn!(scope = %scope.name, %error, "the renewed grant could not be stored");
             return false;
         }
@@ -155,13 +244,5 @@ impl Node {
         }
         tracing::info!(scope = %next.name, until = %next.grant.expires_at, "the membership was renewed");
         true
-    }
-}
-
-/// A renewed grant may carry a lesser authority than the one before; the better of both is kept.
-fn better(new: Option<Authority>, old: Option<Authority>) -> Option<Authority> {
-    match (new, old) {
-        (Some(new), Some(old)) => Some(new.better(old, UnixTime::now())),
-        (new, old) => new.or(old),
     }
 }

@@ -5,8 +5,9 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, Rw
 
 use futures_util::future::BoxFuture;
 use mesh_identity::{
-    AdmissionRequest, Authority, Grant, GrantError, Insertion, InviteError, InviteId, InviteToken, NodeId,
-    NodeKey, NodeName, Revocation, RevocationSet, Revoked, ScopeId, ScopeRoot, SignedGrant, UnixTime, redeem,
+    AdmissionRequest, Authority, Chain, Expiry, Grant, GrantError, Insertion, InviteError, InviteId,
+    InviteToken, NodeId, NodeKey, NodeName, Revocation, RevocationSet, Revoked, ScopeId, ScopeRoot,
+    SignedGrant, UnixTime, redeem,
 };
 use mesh_transport::{Admission, Refusal};
 use tokio::sync::mpsc;
@@ -65,8 +66,50 @@ impl Scope {
         self.grant.scope
     }
 
+    /// The authority to store beside the grant: one that the grant itself does not bring.
+    pub(crate) fn later_authority(&self) -> Option<Vec<u8>> {
+        let authority = self.authority.as_ref().filter(|_| !self.is_founder())?;
+        let by_grant = self.signed.own_delegation().is_some_and(|own| {
+            let mut chain = self.signed.chain().clone();
+            chain.links.push(own.clone());
+            chain == *authority.chain()
+        });
+        (!by_grant).then(|| authority.chain().encode())
+    }
+
+    /// Takes up an authority that was stored beside the grant, if it is the better one.
+    pub(crate) fn with_later_authority(mut self, key: &NodeKey, stored: Option<&[u8]>) -> Self {
+        let stored = stored
+            .and_then(|form| Chain::decode(form).ok())
+            .filter(|chain| chain.scope() == self.id())
+            .and_then(|chain| Authority::delegated(key.clone(), chain).ok());
+        self.authority = better(self.authority, stored);
+        self
+    }
+
+    /// Why this node's own grant counts for nothing any more, in one sentence; none while it holds.
+    pub(crate) fn end(&self, now: UnixTime) -> Option<String> {
+        if self.uninvited.is_some() {
+            return None;
+        }
+        if self.revoked.ends_grant(&self.signed) {
+            return Some(format!("the membership in {} was revoked", self.name));
+        }
+        Expiry::at(self.grant.expires_at)
+            .is_over(now)
+            .then(|| format!("the membership in {} ended at {}", self.name, self.grant.expires_at))
+    }
+
     pub(crate) fn is_founder(&self) -> bool {
         self.root.founder == self.grant.subject
+    }
+}
+
+/// A renewed grant may carry a lesser authority than the one before; the better of both is kept.
+pub(crate) fn better(new: Option<Authority>, old: Option<Authority>) -> Option<Authority> {
+    match (new, old) {
+        (Some(new), Some(old)) => Some(new.better(old, UnixTime::now())),
+        (new, old) => new.or(old),
     }
 }
 
@@ -175,6 +218,13 @@ impl Scopes {
         let ended = of_scope.filter(|(_, (_, grant))| is_ended(grant)).map(|((_, node), _)| *node);
         let own = is_ended(&ours.signed).then_some(ours.grant.subject);
         ended.chain(own).collect()
+    }
+
+    /// Whether a revocation would end the grant that a node has shown here; none when it has shown none.
+    pub(crate) fn would_end(&self, ours: &Scope, node: &NodeId, revocation: &Revocation) -> Option<bool> {
+        let mut after = ours.revoked.clone();
+        after.insert(revocation.clone());
+        Some(after.ends_grant(&self.lock_shown().get(&(ours.id(), *node))?.1))
     }
 
     /// The database, for those who answer peers.

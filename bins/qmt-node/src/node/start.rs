@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use mesh_control::LoadRequest;
 use mesh_gossip::{Config as GossipConfig, Credentials, Exchange, Gossip};
-use mesh_identity::{NodeKey, ScopeId, UnixTime, key_file};
+use mesh_identity::{Authority, NodeKey, Permissions, ScopeId, ScopeRoot, SignedGrant, UnixTime, key_file};
 use mesh_inference::backend::Backends;
 use mesh_inference::gateway::{
     Gateway, GatewayConfig, Listen, Provider, ProviderConfig, ProviderModel, RouterRoutes,
@@ -28,9 +28,10 @@ use super::models::{self, Models};
 use super::relay::{self, RelayStartError};
 use super::relays::RelayFacts;
 use super::scopes::{Scope, Scopes};
-use super::{Inner, Node, chain, lan, ping, renew};
+use super::{Inner, Node, appoint, chain, lan, ping, renew};
 use crate::config::{self, Config, Identity};
 use crate::control::{ControlSocket, router};
+use crate::store::audit::Kind;
 use crate::store::{ScopeRow, Store, StoreError};
 
 /// Events kept for a reader that falls behind.
@@ -137,6 +138,7 @@ impl Node {
         transport.serve(Gateway::PROTOCOL, gateway.peer_handler());
         ping::serve(&transport);
         renew::serve(&transport, scopes.clone());
+        let appointments = appoint::serve(&transport);
         models::serve(&transport, models.clone());
         let socket = ControlSocket::bind(&config.control_socket()).map_err(StartError::Control)?;
         let exchange = Exchange::new(transport.clone());
@@ -170,6 +172,8 @@ impl Node {
                 since: Mutex::default(),
                 fed: Mutex::new(BTreeSet::new()),
                 copied_keys: super::copied::CopiedKeys::default(),
+                ended: Mutex::default(),
+                renewal: Notify::new(),
                 trail_fault: Mutex::default(),
                 changed: Notify::new(),
                 stop: CancellationToken::new(),
@@ -185,12 +189,13 @@ impl Node {
         tasks.spawn(node.clone().watch_backends());
         tasks.spawn(node.clone().follow_links());
         tasks.spawn(node.clone().follow_admissions(admitted));
-        tasks.spawn(node.clone().keep_grants());
+        tasks.spawn(node.clone().follow_appointments(appointments));
         tasks.spawn(node.clone().check_trail());
         tasks.spawn(socket.serve(router(node.clone()), node.stopping()));
         node.fill_relay().await?;
         Box::pin(node.reenter()).await?;
         node.enter_lan();
+        tasks.spawn(node.clone().keep_grants());
         tasks.spawn(node.clone().take_up_configuration());
         Ok(node)
     }
@@ -201,7 +206,7 @@ impl Node {
             return Ok(());
         }
         for row in self.store().scopes().await? {
-            self.reenter_one(row).await?;
+            Box::pin(self.reenter_one(row)).await?; // a large future
         }
         Ok(())
     }
@@ -223,19 +228,38 @@ impl Node {
             return Ok(());
         }
         let revoked = self.stored_revocations(&id).await?;
-        match Scope::new(self.key(), row.name.clone(), grant, revoked, row.invite) {
+        let (grant, is_new) = self.founders_own(row.root, grant);
+        let issuer = grant.chain().issuer();
+        match Scope::new(self.key(), row.name.clone(), grant, revoked, row.invite.clone()) {
             Ok(scope) => {
+                let scope = scope.with_later_authority(self.key(), row.delegation.as_deref());
                 for peer in self.store().peers(&id).await? {
                     self.transport().book().insert(id, peer.node, peer.addr);
+                }
+                if is_new {
+                    self.store_scope(&scope, &self.grant_entry(Kind::Renewed, &scope)).await?;
                 }
                 self.carry_again(&scope).await?;
                 self.enter(scope);
             }
-            Err(error) => {
-                tracing::warn!(scope = row.name, %error, "the membership does not hold any more; join again with an invite");
-            }
+            Err(error) => self.take_end(id, row.name, issuer, &error, row.invite).await,
         }
         Ok(())
+    }
+
+    /// The founder needs nobody to renew its grant, however long it was off. Says whether the grant is a new one.
+    fn founders_own(&self, root: ScopeRoot, grant: SignedGrant) -> (SignedGrant, bool) {
+        let now = UnixTime::now();
+        if root.founder != self.id() || grant.expires_at() > now {
+            return (grant, false);
+        }
+        let signed = Authority::founder(self.key().clone(), root).and_then(|founder| {
+            founder.sign_grant(self.id(), self.name().clone(), Permissions::ADMIN, None, now)
+        });
+        match signed {
+            Ok(new) => (new, true),
+            Err(_) => (grant, false),
+        }
     }
 
     async fn take_up_configuration(self) {

@@ -14,7 +14,7 @@ use mesh_transport::{LinkFacts, PathKind};
 
 use super::offers::{NODE_KEY, NodeFacts, OfferFacts, OfferState};
 use super::scopes::Scope;
-use super::{Node, audit, copied, facts, ways};
+use super::{Node, audit, copied, facts, renew, ways};
 
 impl Node {
     /// The node at this moment.
@@ -46,7 +46,9 @@ impl Node {
         let copied = self.inner.copied_keys.sentences(Instant::now()).into_iter();
         let copied = copied.map(|sentence| format!("{sentence}: {}", copied::MEND));
         let trail = self.trail_fault().map(|fault| format!("{fault}: {}", audit::MEND));
-        self.config().warnings.iter().cloned().chain(copied).chain(trail).collect()
+        let ended = self.ended_memberships().into_iter();
+        let ended = ended.map(|sentence| format!("{sentence}: {}", renew::END_MEND));
+        self.config().warnings.iter().cloned().chain(copied).chain(ended).chain(trail).collect()
     }
 
     fn scope_status(&self, scope: &Scope) -> ScopeStatus {

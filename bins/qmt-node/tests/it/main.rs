@@ -21,4 +21,5 @@ mod start;
 mod strangers;
 mod support;
 mod tokens;
+mod trust;
 mod uninvited;

@@ -107,6 +107,44 @@ pub struct RevokeRequest {
     pub scope: Option<String>,
 }
 
+/// Body of `POST /api/recovery/revoke`: a revocation by a scope's recovery key, which reaches everybody, its founder too.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RecoverRequest {
+    /// A node's id or name.
+    pub subject: String,
+    /// Scope by id, unique prefix or name, when the subject is in several.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub scope: Option<String>,
+    /// The file of the recovery key, as the answering node sees it.
+    pub recovery_key_file: String,
+}
+
+/// Body of `POST /api/admins`.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AppointRequest {
+    /// The member to appoint: its id or name.
+    pub node: String,
+    /// Scope by id, unique prefix or name, when the node is in several.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub scope: Option<String>,
+    /// The file of the recovery key, as the answering node sees it; without it the answering node must be the founder.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub recovery_key_file: Option<String>,
+}
+
+/// A new admin.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Appointed {
+    /// Id of the node.
+    pub id: String,
+    /// Its name.
+    pub name: String,
+    /// Id of the scope, 64 hex digits.
+    pub scope: String,
+    /// When its grant ends unless renewed, Unix seconds.
+    pub until: u64,
+}
+
 /// What a revocation ended.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Revoked {
