@@ -1,5 +1,6 @@
 //! The audit trail as the node writes and shows it.
 
+use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::PoisonError;
 
@@ -10,6 +11,7 @@ use serde_json::{Value, json};
 use super::membership::storage;
 use super::scopes::Scope;
 use super::{Node, chain};
+use crate::store::StoreError;
 use crate::store::audit::{Chain, Entry, Kind, Search, Trail, TrailRow};
 
 /// Rows shown when nobody says how many.
@@ -196,7 +198,24 @@ async fn shown(trail: &Trail, query: &AuditQuery) -> Result<AuditView, ApiError>
         true => Some(chain_view(&trail.check().await.map_err(failed)?)),
         false => None,
     };
-    Ok(AuditView { entries: rows.into_iter().map(entry_view).collect(), chain })
+    let mut entries: Vec<AuditEntry> = rows.into_iter().map(entry_view).collect();
+    name_actors(trail, &mut entries).await.map_err(failed)?;
+    Ok(AuditView { entries, chain })
+}
+
+/// Names actors whose names were not known yet when their rows were written, by what later rows say.
+async fn name_actors(trail: &Trail, entries: &mut [AuditEntry]) -> Result<(), StoreError> {
+    let is_nameless = |entry: &AuditEntry| entry.actor_name.is_empty() && !entry.actor.is_empty();
+    if !entries.iter().any(is_nameless) {
+        return Ok(());
+    }
+    let known = trail.nodes().await?;
+    let known = known.into_iter().filter(|(_, name)| !name.is_empty());
+    let names: BTreeMap<String, String> = known.map(|(node, name)| (node.to_string(), name)).collect();
+    for entry in entries.iter_mut().filter(|entry| is_nameless(entry)) {
+        entry.actor_name = names.get(&entry.actor).cloned().unwrap_or_default();
+    }
+    Ok(())
 }
 
 fn storage_read(error: &(dyn std::error::Error + 'static)) -> ApiError {

@@ -26,6 +26,8 @@ use crate::store::{IssuedInvite, StoreError};
 const HINT_BYTES_MAX: usize = 30;
 /// Name of a scope that was founded without one.
 const DEFAULT_NAME: &str = "home";
+/// Who revokes where this node may not.
+const ASK: &str = "ask the mesh's founder or an admin";
 /// Between attempts to reach an invite's issuer: short at first, for two machines that start together.
 const FIRST_RETRY: Duration = Duration::from_secs(1);
 /// A machine that was off for a day is joined a minute after it is back.
@@ -456,7 +458,13 @@ impl Node {
                     .await;
             }
             None => {
-                let authority = ours.authority.as_ref().ok_or_else(|| not_an_inviter(&ours))?;
+                let authority = ours.authority.as_ref().ok_or_else(|| {
+                    ApiError::new(
+                        ErrorCode::NotAllowed,
+                        format!("this node may revoke only itself in {}", ours.name),
+                    )
+                    .with_mend(ASK)
+                })?;
                 authority.revoke(Revoked::Node(node), UnixTime::now())
             }
         };
@@ -490,7 +498,7 @@ impl Node {
                 ErrorCode::NotAllowed,
                 format!("this node may revoke only whom it let into {}, and who came in by them", ours.name),
             )
-            .with_mend("ask its founder or an admin"));
+            .with_mend(ASK));
         }
         self.spread(ours, signed).await?;
         let view =
