@@ -120,6 +120,8 @@ pub struct Member {
     pub incarnation: Incarnation,
     /// Where it says it can be dialed.
     pub addr: NodeAddr,
+    /// Its membership as it shows it, encoded: who let it in, by what, until when. Checked when it came.
+    pub grant: Bytes,
     /// What it says of itself, by key.
     pub values: BTreeMap<String, Value>,
     /// Whether this node holds a link to it now.

@@ -5,7 +5,8 @@ use std::path::Path;
 use std::sync::PoisonError;
 
 use mesh_control::{ApiError, AuditChain, AuditEntry, AuditQuery, AuditView, ErrorCode, RevokedKind};
-use mesh_identity::{Grant, NodeId, Revocation, Revoked, ScopeId, UnixTime};
+use mesh_gossip::State;
+use mesh_identity::{Grant, NodeId, Revocation, Revoked, ScopeId, SignedGrant, UnixTime};
 use serde_json::{Value, json};
 
 use super::membership::storage;
@@ -55,6 +56,13 @@ impl Node {
         if known.is_empty() { self.scopes().name_of(scope, node).unwrap_or_default() } else { known }
     }
 
+    /// A member's present grant, from its record, or as it was shown here.
+    pub(crate) fn grant_of(&self, scope: &ScopeId, node: &NodeId) -> Option<SignedGrant> {
+        let members = self.gossip(scope).map(|gossip| gossip.members());
+        let told = members.and_then(|members| SignedGrant::decode(&members.get(node)?.grant).ok());
+        told.or_else(|| self.scopes().shown_grant(scope, node))
+    }
+
     /// Writes a row about something seen. A failure is told and costs the row.
     pub(crate) async fn note(&self, entry: &Entry) {
         if let Err(error) = self.store().note(entry).await {
@@ -69,7 +77,7 @@ impl Node {
         let entry = self.entry(kind, &ours, Revoked::Node(node)).with("observed", true);
         let witness = match kind {
             Kind::Left => Some(node),
-            _ => self.scopes().issuer_of(scope, &node),
+            _ => self.grant_of(scope, &node).map(|grant| grant.chain().issuer()),
         };
         let entry = match witness {
             Some(witness) => entry.by(witness, self.name_in(scope, &witness)),
@@ -83,7 +91,17 @@ impl Node {
         let id = scope.id();
         let mut after = scope.revoked.clone();
         after.insert(revocation.clone());
-        let members = self.scopes().ended_between(scope, &after);
+        let mut members = self.scopes().ended_between(scope, &after);
+        let gossip = self.gossip(&id).map(|gossip| gossip.members());
+        for member in gossip.iter().flat_map(|members| members.iter()).filter(|one| one.state != State::Down)
+        {
+            let grant = SignedGrant::decode(&member.grant);
+            if !members.contains(&member.id)
+                && grant.is_ok_and(|grant| after.ends_grant(&grant) && !scope.revoked.ends_grant(&grant))
+            {
+                members.push(member.id);
+            }
+        }
         let linked: Vec<NodeId> = self
             .transport()
             .links()

@@ -493,7 +493,9 @@ impl Node {
         let verified = signed
             .verify(&scope, UnixTime::now())
             .map_err(|error| ApiError::new(ErrorCode::NotAllowed, chain(&error)))?;
-        if self.scopes().would_end(ours, &node, &verified) == Some(false) {
+        let mut after = ours.revoked.clone();
+        after.insert(verified);
+        if self.grant_of(&scope, &node).is_some_and(|grant| !after.ends_grant(&grant)) {
             return Err(ApiError::new(
                 ErrorCode::NotAllowed,
                 format!("this node may revoke only whom it let into {}, and who came in by them", ours.name),

@@ -202,9 +202,9 @@ impl Scopes {
             .map(|((_, name), _)| name.clone())
     }
 
-    /// Who let a member in, by the grant that it showed here.
-    pub(crate) fn issuer_of(&self, scope: &ScopeId, node: &NodeId) -> Option<NodeId> {
-        Some(self.lock_shown().get(&(*scope, *node))?.1.chain().issuer())
+    /// The grant that a peer showed here last.
+    pub(crate) fn shown_grant(&self, scope: &ScopeId, node: &NodeId) -> Option<SignedGrant> {
+        Some(self.lock_shown().get(&(*scope, *node))?.1.clone())
     }
 
     /// The nodes whose memberships hold by what `ours` has for revoked and not by `after`, this one included.
@@ -218,13 +218,6 @@ impl Scopes {
         let ended = of_scope.filter(|(_, (_, grant))| is_ended(grant)).map(|((_, node), _)| *node);
         let own = is_ended(&ours.signed).then_some(ours.grant.subject);
         ended.chain(own).collect()
-    }
-
-    /// Whether a revocation would end the grant that a node has shown here; none when it has shown none.
-    pub(crate) fn would_end(&self, ours: &Scope, node: &NodeId, revocation: &Revocation) -> Option<bool> {
-        let mut after = ours.revoked.clone();
-        after.insert(revocation.clone());
-        Some(after.ends_grant(&self.lock_shown().get(&(ours.id(), *node))?.1))
     }
 
     /// The database, for those who answer peers.

@@ -191,11 +191,12 @@ impl Node {
         tasks.spawn(node.clone().follow_admissions(admitted));
         tasks.spawn(node.clone().follow_appointments(appointments));
         tasks.spawn(node.clone().check_trail());
-        tasks.spawn(socket.serve(router(node.clone()), node.stopping()));
         node.fill_relay().await?;
         Box::pin(node.reenter()).await?;
         node.enter_lan();
         tasks.spawn(node.clone().keep_grants());
+        // Not before its meshes are there: an invite that is asked for too early would found another one.
+        tasks.spawn(socket.serve(router(node.clone()), node.stopping()));
         tasks.spawn(node.clone().take_up_configuration());
         Ok(node)
     }

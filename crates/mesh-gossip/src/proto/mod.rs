@@ -566,6 +566,7 @@ fn member_of(record: &record::Record, state: State, linked: bool) -> Member {
         state,
         incarnation: record.card.incarnation,
         addr: record.card.addr.clone(),
+        grant: Bytes::copy_from_slice(record.card.grant()),
         values: shown.collect(),
         linked,
     }

@@ -93,6 +93,11 @@ impl Change {
 }
 
 impl Card {
+    /// The grant, encoded.
+    pub(crate) fn grant(&self) -> &[u8] {
+        &self.wire.grant
+    }
+
     /// This node's own card, signed.
     pub(crate) fn signed(of: &OwnCard<'_>, trust: &impl Trust) -> Self {
         let mut wire = wire::Card {
