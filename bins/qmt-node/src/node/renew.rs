@@ -239,6 +239,7 @@ impl Node {
             return false;
         }
         self.scopes().renew(&next);
+        self.transport().show_credential(&next.id());
         if let Some(gossip) = self.gossip(&next.id()) {
             gossip.renew(&next.signed).await;
         }
