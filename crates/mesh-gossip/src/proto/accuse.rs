@@ -8,6 +8,7 @@ use super::case::{ACQUITTED, CASES_MAX, Case, VOICES_MAX, Voice, Voices};
 use super::node::Phase;
 use super::own::REFUTATION_PAUSE;
 use super::record::View;
+use super::rings::NEIGHBOURS;
 use super::timers::Timer;
 use super::trust::{Refusal, Signature, Trust};
 use super::wire::{self, Accusation, Evidence, Message};
@@ -17,6 +18,9 @@ use crate::member::Incarnation;
 
 /// Who was wrong before gets a contradiction from the accused no more often than this; sooner than a disputed case is decided.
 const SLOW_REFUTATION: Duration = Duration::from_millis(1500);
+
+/// More than half of as many neighbours as a node can have.
+const MAJORITY: usize = NEIGHBOURS / 2 + 1;
 
 impl<T: Trust> Membership<T> {
     /// Says that the node is dead, as far as this one can tell.
@@ -166,7 +170,10 @@ impl<T: Trust> Membership<T> {
         if !is_new {
             return;
         }
-        if is_dead || self.is_juror(&id, &witness) {
+        // A majority of any node's neighbours was passed on already: whoever had it from here agrees.
+        let is_agreed =
+            is_dead && self.cases.closed.get(&id).is_some_and(|(_, voices)| voices.len() > MAJORITY);
+        if !is_agreed && (is_dead || self.is_juror(&id, &witness)) {
             self.pass_on(from, accusation);
         }
         if !is_dead {
