@@ -64,7 +64,7 @@ impl Part {
                 Ok(())
             }
             Self::Revocations => news::revocations(report, 2, deaths),
-            Self::Joins => joins::measure(report, 2),
+            Self::Joins => joins::measure(report, if effort.quick { 1 } else { 2 }),
             Self::Wrong => Long::measure(report, effort),
             Self::Baseline => match effort.foca {
                 Some(program) => {
