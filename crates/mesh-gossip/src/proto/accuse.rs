@@ -73,7 +73,9 @@ impl<T: Trust> Membership<T> {
             self.own.as_ref().is_some_and(|own| own.incarnation().as_u64() == accusation.incarnation);
         let Some(witness) = self.witness(accusation).filter(|_| is_current) else { return };
         let last = self.cases.refuted.map(|last| self.now.saturating_duration_since(last));
-        let is_slow = self.cases.is_muted(&witness, self.now);
+        // A majority convicts soon, whatever this node thinks of it; of a few nobody need be told at once.
+        let is_urgent = self.cases.accuse_me(accusation.incarnation, witness, &self.overlay.peers);
+        let is_slow = self.cases.is_muted(&witness, self.now) && !is_urgent;
         if is_slow && last.is_some_and(|last| last < SLOW_REFUTATION) {
             self.refute_in(SLOW_REFUTATION);
         } else if self.refute(Incarnation::from_u64(accusation.incarnation)) {

@@ -5,7 +5,7 @@
 //! agree, or are missing themselves, as after a partition, each node asks for the subject itself before it believes those
 //! who are left. One word alone is never enough, unless it is one's own and nobody else could have one.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
 use mesh_identity::NodeId;
@@ -73,6 +73,8 @@ pub(crate) struct Cases {
     /// Nodes that answered although they were accused, and when.
     pub(crate) acquitted: BTreeMap<NodeId, (Instant, Incarnation, Voices)>,
     witnesses: BTreeMap<NodeId, Account>,
+    /// Who accuses this node in its present incarnation.
+    against: (u64, BTreeSet<NodeId>),
     pub(crate) refuted: Option<Instant>,
     pub(crate) refutes_at: Option<Instant>,
 }
@@ -92,6 +94,22 @@ impl Cases {
 
     pub(crate) fn is_muted(&self, witness: &NodeId, now: Instant) -> bool {
         self.witnesses.get(witness).is_some_and(|account| account.muted.is_some_and(|until| until > now))
+    }
+
+    /// Notes that `witness` accuses this node; whether more than half of its neighbours do.
+    pub(crate) fn accuse_me(
+        &mut self,
+        incarnation: u64,
+        witness: NodeId,
+        neighbours: &BTreeSet<NodeId>,
+    ) -> bool {
+        if self.against.0 != incarnation {
+            self.against = (incarnation, BTreeSet::new());
+        }
+        if neighbours.contains(&witness) {
+            self.against.1.insert(witness);
+        }
+        self.against.1.len() * 2 > neighbours.len().min(NEIGHBOURS)
     }
 
     /// Whether the witness was contradicted lately.

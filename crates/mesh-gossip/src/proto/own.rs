@@ -14,7 +14,8 @@ use crate::limits;
 use crate::member::{Audience, Incarnation};
 
 /// A report of our death is contradicted at most this often: each costs every member a frame.
-pub(crate) const REFUTATION_PAUSE: Duration = Duration::from_millis(500);
+/// Half of the time that a bare majority of liars would need to convict it again.
+pub(crate) const REFUTATION_PAUSE: Duration = Duration::from_millis(300);
 
 /// So many contradictions of what this process said show that another one is alive: what an earlier process said is
 /// outlived at once, twice if it ran in the same second with a clock that was set back.
