@@ -8,7 +8,7 @@ use mesh_gossip::State;
 use mesh_identity::{
     Authority, NodeId, Permissions, Revoked, Role, ScopeId, SignedGrant, UnixTime, key_file,
 };
-use mesh_transport::{Call, CallFault, Peer, Protocol, Transport, serve_call};
+use mesh_transport::{Call, CallFault, Member, Protocol, Transport, serve_call};
 use serde::{Deserialize, Serialize};
 use tokio::sync::{mpsc, oneshot};
 
@@ -39,14 +39,14 @@ pub(crate) struct Offered {
     reply: oneshot::Sender<Result<(), CallFault>>,
 }
 
-/// Takes [`Appoint`] from anybody: what counts is who signed the grant.
+/// Takes [`Appoint`] from any member: what counts is who signed the grant.
 pub(crate) fn serve(transport: &Transport) -> mpsc::Receiver<Offered> {
     let (offers, receiver) = mpsc::channel(WAITING_MAX);
-    serve_call::<Appoint, _, _>(transport, move |peer: Peer, appoint| {
+    serve_call::<Appoint, _, _>(transport, move |member: Member, appoint| {
         let offers = offers.clone();
         async move {
             let (reply, replied) = oneshot::channel();
-            let offered = Offered { scope: peer.scope, grant: appoint.grant, reply };
+            let offered = Offered { scope: member.scope, grant: appoint.grant, reply };
             let stopping = || CallFault::not_allowed("this node stops");
             offers.send(offered).await.map_err(|_| stopping())?;
             replied.await.unwrap_or_else(|_| Err(stopping()))

@@ -93,6 +93,9 @@ async fn who_let_whom_in_and_what_a_revocation_ended_is_told_everywhere() {
     assert_eq!((admitted.subject.as_str(), admitted.actor.as_str()), (&*third.id(), &*second.id()));
     assert_eq!((&admitted.details["invite"], &admitted.details["use"]), (&below.invite_id.into(), &1.into()));
 
+    let linked = || async { (first.client.status().await.unwrap().links.direct >= 2).then_some(()) };
+    until("the first is linked with both", linked).await;
+
     // The second falls, and with it who came by it: both rows say so, at who revoked and at who heard of it.
     first.client.revoke(&RevokeRequest { subject: "second".into(), scope: None }).await.unwrap();
     let revoked = trail(&first).await.pop().unwrap();

@@ -301,6 +301,7 @@ async fn an_admin_that_the_founder_appointed_admits_and_revokes_also_after_a_res
     third.join(&first.invite().await.token).await;
     tokio::join!(first.sees(&second, NodeState::Alive), first.sees(&third, NodeState::Alive));
     tokio::join!(second.sees(&first, NodeState::Alive), second.sees(&third, NodeState::Alive));
+    third.sees(&second, NodeState::Alive).await;
     let error = api_error(third.client.appoint(&appoint("second", None)).await);
     assert_eq!(error.code, ErrorCode::NotAllowed, "{error:?}");
     assert_eq!(api_error(first.client.appoint(&appoint("first", None)).await).code, ErrorCode::Conflict);
