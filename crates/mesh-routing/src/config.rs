@@ -15,6 +15,9 @@ pub struct Config {
     pub cool_down_max: Duration,
     /// After this time an old latency counts half. 30 s.
     pub latency_half_life: Duration,
+    /// How long a target's word on its load counts, as its last answer told it. 10 s: few answers take longer, and by then
+    /// what was under way has ended.
+    pub load_fresh: Duration,
     /// What [`NoRoute::NotReady`](crate::NoRoute) asks the caller to wait when nobody knows better. 5 s.
     pub retry_after_loading: Duration,
     /// What [`NoRoute::Full`](crate::NoRoute) asks the caller to wait. 1 s.
@@ -28,6 +31,7 @@ impl Default for Config {
             cool_down: Duration::from_secs(2),
             cool_down_max: Duration::from_secs(60),
             latency_half_life: Duration::from_secs(30),
+            load_fresh: Duration::from_secs(10),
             retry_after_loading: Duration::from_secs(5),
             retry_after_full: Duration::from_secs(1),
         }

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::fmt;
+use std::str::FromStr;
 use std::time::Duration;
 
 use mesh_identity::{NodeName, Role};
@@ -94,6 +95,53 @@ impl Offer {
     }
 }
 
+/// How much a node has to do for one model, as its answer says: exact when it was sent.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Load {
+    /// Requests that it works on, the answered one included.
+    pub running: u32,
+    /// Requests that wait for a slot.
+    pub waiting: u32,
+    /// Requests that it works on at a time; `None` when it does not know.
+    pub slots: Option<u32>,
+}
+
+impl Load {
+    /// The load of this many requests at this many slots.
+    pub fn of(requests: u32, slots: Option<u32>) -> Self {
+        let running = slots.map_or(requests, |slots| requests.min(slots));
+        Self { running, waiting: requests - running, slots }
+    }
+}
+
+/// `running=2, waiting=1, slots=4`, without slots when they are not known.
+impl fmt::Display for Load {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "running={}, waiting={}", self.running, self.waiting)?;
+        self.slots.map_or(Ok(()), |slots| write!(f, ", slots={slots}"))
+    }
+}
+
+/// The text is no load.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("not a load")]
+pub struct InvalidLoad;
+
+/// Words that this version does not know are skipped.
+impl FromStr for Load {
+    type Err = InvalidLoad;
+
+    fn from_str(text: &str) -> Result<Self, InvalidLoad> {
+        let word = |key: &str| {
+            let words = text.split(',').filter_map(|word| word.trim().split_once('='));
+            let mut values = words.filter(|(name, _)| *name == key).map(|(_, value)| value.parse::<u32>());
+            values.next().transpose().map_err(|_| InvalidLoad)
+        };
+        let running = word("running")?.ok_or(InvalidLoad)?;
+        Ok(Self { running, waiting: word("waiting")?.unwrap_or(0), slots: word("slots")? })
+    }
+}
+
 /// What gossip says of a member.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Liveness {
@@ -149,6 +197,8 @@ pub struct PeerFacts {
     pub offers: Vec<Offer>,
     /// Its labels, as its record in this scope says.
     pub labels: Labels,
+    /// Requests under way there, roughly, as it says itself: for choosing among equals until an answer says it exactly.
+    pub under_way: u32,
     /// The link to it, if there is one: links open on use, so a peer without one is a candidate too, behind the linked.
     pub link: Option<LinkFacts>,
 }
@@ -156,6 +206,13 @@ pub struct PeerFacts {
 impl PeerFacts {
     /// An alive peer of this name that offers nothing and has no link.
     pub fn new(name: NodeName) -> Self {
-        Self { name, liveness: Liveness::Alive, offers: Vec::new(), labels: Labels::new(), link: None }
+        Self {
+            name,
+            liveness: Liveness::Alive,
+            offers: Vec::new(),
+            labels: Labels::new(),
+            under_way: 0,
+            link: None,
+        }
     }
 }

@@ -6,7 +6,7 @@
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
 
-use crate::Config;
+use crate::{Config, Load};
 
 /// What is known of the health of a target.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -36,6 +36,8 @@ pub(crate) struct Gauge {
     in_flight: AtomicU32,
     /// EWMA in microseconds (high 32 bits, 0 = never measured) and when it was written, in tenths of a second (low 32).
     latency: AtomicU64,
+    /// Others' requests at the target (high 32 bits) and when it said so, in tenths of a second plus one (low 32, 0 = never).
+    others: AtomicU64,
     /// Milliseconds at which the next request may try (high 56 bits, 0 = closed) and consecutive failures (low 8).
     health: AtomicU64,
 }
@@ -60,6 +62,21 @@ impl Gauge {
 
     pub(crate) fn end(&self) {
         let _ = self.in_flight.fetch_update(Relaxed, Relaxed, |count| count.checked_sub(1));
+    }
+
+    /// The target's own word on its load, in an answer to one of our requests: what is not ours is others'.
+    pub(crate) fn note_load(&self, load: Load, at: Duration) {
+        let others = load.running.saturating_add(load.waiting).saturating_sub(self.in_flight());
+        self.others.store(u64::from(others) << 32 | u64::from(tenths(at).saturating_add(1)), Relaxed);
+    }
+
+    /// Requests of others at the target, while its word is fresh.
+    #[expect(clippy::cast_possible_truncation, reason = "the two halves of a word")]
+    pub(crate) fn others(&self, at: Duration, config: &Config) -> Option<u32> {
+        let word = self.others.load(Relaxed);
+        let (others, written) = ((word >> 32) as u32, word as u32);
+        let age = Duration::from_millis(u64::from((tenths(at) + 1).saturating_sub(written)) * 100);
+        (written > 0 && age <= config.load_fresh).then_some(others)
     }
 
     pub(crate) fn observe(&self, outcome: Outcome, at: Duration, config: &Config) {
@@ -221,6 +238,19 @@ mod tests {
         assert!((faded - average / 2.0).abs() < 1.0, "{faded}");
         let old = gauge.latency_us(SECOND * 1_000_000, &config).expect("measured");
         assert!(old >= 1.0, "never free");
+    }
+
+    #[test]
+    fn the_targets_word_on_others_counts_while_it_is_fresh() {
+        let (gauge, config) = (Gauge::default(), Config::default());
+        assert_eq!(gauge.others(SECOND, &config), None);
+        gauge.begin(SECOND, &config);
+        gauge.note_load(Load { running: 4, waiting: 2, slots: Some(4) }, SECOND);
+        assert_eq!(gauge.others(SECOND, &config), Some(5), "one of the six is ours");
+        assert_eq!(gauge.others(SECOND + config.load_fresh, &config), Some(5));
+        assert_eq!(gauge.others(SECOND + config.load_fresh * 2, &config), None);
+        gauge.note_load(Load::default(), SECOND);
+        assert_eq!(gauge.others(SECOND, &config), Some(0));
     }
 
     #[test]

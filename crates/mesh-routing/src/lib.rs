@@ -44,7 +44,8 @@ pub use decision::{
     Caller, DecidedBy, Excluded, NoRoute, PassedOver, Provider, Query, Reason, Route, Target,
 };
 pub use facts::{
-    Labels, LinkFacts, Liveness, LocalFacts, Network, OFFERS_MAX, Offer, OfferState, PeerFacts, Share,
+    InvalidLoad, Labels, LinkFacts, Liveness, Load, LocalFacts, Network, OFFERS_MAX, Offer, OfferState,
+    PeerFacts, Share,
 };
 pub use fallback::{Attempt, Exhausted, FallbackChain};
 pub use gauge::{Health, Outcome};

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use arc_swap::ArcSwap;
 
 use crate::gauge::Gauge;
-use crate::{Config, Health, Model, NoRoute, Outcome, Query, Route, Snapshot, Table, Target};
+use crate::{Config, Health, Load, Model, NoRoute, Outcome, Query, Route, Snapshot, Table, Target};
 
 /// Decides where requests go, from facts fed to it. Cheap to clone; all clones share one table.
 ///
@@ -100,6 +100,15 @@ impl InFlight {
     pub fn observe(&self, outcome: Outcome, now: Instant) {
         if let Some(gauge) = &self.gauge {
             gauge.observe(outcome, now.saturating_duration_since(self.shared.started), &self.shared.config);
+        }
+    }
+}
+
+impl InFlight {
+    /// Notes what the target says of its load in its answer.
+    pub fn note_load(&self, load: Load, now: Instant) {
+        if let Some(gauge) = &self.gauge {
+            gauge.note_load(load, now.saturating_duration_since(self.shared.started));
         }
     }
 }

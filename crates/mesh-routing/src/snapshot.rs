@@ -35,6 +35,7 @@ pub(crate) struct Candidate {
     pub(crate) labels: Labels,
     pub(crate) slots: Option<u32>,
     pub(crate) told_in_flight: u32,
+    pub(crate) told_under_way: u32,
     /// This node's role in the candidate's scope.
     pub(crate) role: Role,
     pub(crate) liveness: Option<Liveness>,
@@ -77,6 +78,13 @@ impl Candidate {
         self.told_in_flight.max(self.gauge.in_flight())
     }
 
+    /// Requests under way for choosing among equals: ours, and those of others by its last answer to us, or else by what it
+    /// said of itself. Old words, so nobody is refused by them.
+    fn load(&self, at: Duration, config: &Config) -> f64 {
+        let others = self.gauge.others(at, config).unwrap_or(self.told_under_way);
+        f64::from(self.in_flight().max(self.gauge.in_flight().saturating_add(others)))
+    }
+
     /// Why it cannot be used now; a label is checked first, since waiting does not mend it.
     fn excluded(&self, query: &Query, at: Duration) -> Option<Excluded> {
         if !query.labels.is_subset(&self.labels) {
@@ -106,7 +114,7 @@ impl Candidate {
     /// Compares by load: latency times what would then be under way. A node never measured is compared by what is under
     /// way alone, so that it gets its first request and not a burst.
     fn compare_load(&self, other: &Self, at: Duration, config: &Config) -> Ordering {
-        let (mine, others) = (f64::from(self.in_flight()) + 1.0, f64::from(other.in_flight()) + 1.0);
+        let (mine, others) = (self.load(at, config) + 1.0, other.load(at, config) + 1.0);
         match (self.gauge.latency_us(at, config), other.gauge.latency_us(at, config)) {
             (Some(latency), Some(other_latency)) => (latency * mine).total_cmp(&(other_latency * others)),
             _ => mine.total_cmp(&others),
@@ -258,7 +266,7 @@ impl Candidate {
     /// A total order by load for the list of fallbacks: measured by cost, the unmeasured after them by what is under way.
     fn compare_load_stable(&self, other: &Self, at: Duration, config: &Config) -> Ordering {
         let cost = |one: &Self| {
-            let under_way = f64::from(one.in_flight()) + 1.0;
+            let under_way = one.load(at, config) + 1.0;
             one.gauge.latency_us(at, config).map_or((true, under_way), |latency| (false, latency * under_way))
         };
         let ((unmeasured, mine), (other_unmeasured, others)) = (cost(self), cost(other));

@@ -77,6 +77,11 @@ impl Table {
         }
     }
 
+    /// The peers that are known in a scope.
+    pub fn peers(&self, scope: &ScopeId) -> impl Iterator<Item = NodeId> {
+        self.scopes.get(scope).into_iter().flat_map(|entry| entry.peers.keys().copied())
+    }
+
     /// Replaces the names of peers that the configuration gives by key; they win over names in grants.
     pub fn set_configured_names(&mut self, names: impl IntoIterator<Item = (String, NodeId)>) {
         self.configured_names = names.into_iter().collect();
@@ -108,6 +113,7 @@ impl Table {
                     labels: labels.union(&offer.labels).cloned().collect(),
                     slots: offer.slots,
                     told_in_flight: offer.in_flight,
+                    told_under_way: peer.map_or(0, |peer| peer.under_way),
                     role,
                     liveness: peer.map(|peer| peer.liveness),
                     link: peer.and_then(|peer| peer.link),

@@ -84,6 +84,20 @@ impl Node {
         }
     }
 
+    /// Wakes routing whenever the picture of a scope's members changes, until it is left. It does nothing else: what events
+    /// ask for beside that, such as rows on disk, is not waited for.
+    pub(crate) async fn watch_members(self, gossip: Gossip) {
+        let mut members = gossip.watch();
+        drop(gossip); // its last handle ends it
+        loop {
+            tokio::select! {
+                changed = members.changed() => if changed.is_err() { return },
+                () = self.stopping().cancelled_owned() => return,
+            }
+            self.refresh();
+        }
+    }
+
     /// Follows the members of one scope until it is left.
     pub(crate) async fn follow_members(self, scope: Scope, gossip: Gossip) {
         let id = scope.id();
@@ -94,7 +108,6 @@ impl Node {
                 () = self.stopping().cancelled_owned() => return,
             };
             let Some(event) = event else { return };
-            self.refresh(); // what the event tells is in the snapshot already: routing need not wait for what follows
             self.take_member_event(&id, &gossip, event).await;
             self.refresh();
         }

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use futures_util::future::select_all;
 use mesh_control::{ApiError, ErrorCode, EventKind, ModelView, RouteTarget, RouteView};
 use mesh_gossip::{Audience, Gossip, Member, State};
-use mesh_identity::{NodeName, Role, ScopeId};
+use mesh_identity::{NodeId, NodeName, Role, ScopeId};
 use mesh_inference::backend::{Backend, BackendKind, BackendState};
 use mesh_inference::memory::Memory;
 use mesh_routing::{
@@ -16,12 +16,17 @@ use mesh_routing::{
 };
 use mesh_transport::{LinkFacts as TransportLink, PathKind, TransportKind};
 
-use super::offers::{MemoryFacts, NODE_KEY, NodeFacts, OfferFacts, OfferState, decode_offers, encode_offers};
+use super::offers::{
+    LOAD_KEY, LoadClass, MemoryFacts, NODE_KEY, NodeFacts, OfferFacts, OfferState, decode_offers,
+    encode_offers,
+};
 use super::scopes::Scope;
 use super::{Node, views};
 
 /// Facts are looked at this often even when nothing told of a change: round trips and free memory drift.
-pub(super) const LOOK: Duration = Duration::from_secs(2);
+///
+/// An hour in this crate's own tests, where whatever shows at all was told of.
+pub(super) const LOOK: Duration = Duration::from_secs(if cfg!(test) { 3_600 } else { 2 });
 /// Free memory is shown to the owner in steps of this many bytes.
 const MEMORY_STEP: u64 = 256 * 1024 * 1024;
 /// Others are told of it in this many parts of the whole, and no more often than this, so that the record of a node at work is
@@ -30,6 +35,27 @@ const TOLD_PARTS: u64 = 16;
 const TOLD_EVERY: Duration = Duration::from_secs(30);
 /// Longest reason told to others, bytes.
 const DETAIL_MAX: usize = 200;
+
+/// What others were told last of what drifts by itself.
+#[derive(Debug, Default)]
+struct Told {
+    memory: ToldMemory,
+    load: ToldLoad,
+}
+
+/// The load that others were told of last.
+#[derive(Debug, Default)]
+struct ToldLoad(Option<(Instant, LoadClass)>);
+
+impl ToldLoad {
+    /// What others are told now: what they were told before, until that is a while ago.
+    fn told(&mut self, load: LoadClass, now: Instant) -> LoadClass {
+        match self.0 {
+            Some((at, told)) if load == told || now.saturating_duration_since(at) < TOLD_EVERY => told,
+            _ => self.0.insert((now, load)).1,
+        }
+    }
+}
 
 /// The free memory that others were told of last.
 #[derive(Debug, Default)]
@@ -51,14 +77,26 @@ impl ToldMemory {
 }
 
 impl Node {
-    /// Keeps routing and our record up to date for as long as the node runs.
-    pub(crate) async fn keep_facts(self) {
+    /// Keeps routing up to date for as long as the node runs. It waits for nothing but the word that something changed, so
+    /// that a doubt about a member reaches the next request.
+    pub(crate) async fn keep_routes(self) {
         let mut told: Vec<ModelView> = Vec::new();
-        let mut free = ToldMemory::default();
         loop {
             self.feed_router();
-            self.publish(&mut free).await;
             self.tell_models(&mut told);
+            tokio::select! {
+                () = self.inner.routes_changed.notified() => {}
+                () = tokio::time::sleep(LOOK) => {}
+                () = self.stopping().cancelled_owned() => return,
+            }
+        }
+    }
+
+    /// Keeps our record up to date for as long as the node runs.
+    pub(crate) async fn keep_record(self) {
+        let mut told = Told::default();
+        loop {
+            self.publish(&mut told).await;
             tokio::select! {
                 () = self.inner.changed.notified() => {}
                 () = tokio::time::sleep(LOOK) => {}
@@ -67,7 +105,7 @@ impl Node {
         }
     }
 
-    /// Wakes [`Node::keep_facts`] whenever a backend comes, goes or changes its state.
+    /// Wakes [`Node::keep_routes`] and [`Node::keep_record`] whenever a backend comes, goes or changes its state.
     pub(crate) async fn watch_backends(self) {
         let mut table = self.backends().watch();
         loop {
@@ -123,6 +161,10 @@ impl Node {
                 table.set_scope(scope.id(), scope.grant.role);
             }
             for (scope, members) in &members {
+                let is_gone = |node: &NodeId| !members.iter().any(|member| member.id == *node);
+                for node in table.peers(scope).filter(is_gone).collect::<Vec<_>>() {
+                    table.remove_peer(scope, &node);
+                }
                 for member in members {
                     let link =
                         links.iter().find(|link| link.peer.scope == *scope && link.peer.id == member.id);
@@ -164,12 +206,14 @@ impl Node {
     }
 
     /// Puts our offers and facts into our record in every scope; gossip sends only what changed.
-    async fn publish(&self, free: &mut ToldMemory) {
+    async fn publish(&self, told: &mut Told) {
         let backends = self.backends().list();
         let mut facts = self.own_facts();
         if let Some(memory) = &mut facts.memory {
-            memory.free = free.told(memory, Instant::now());
+            memory.free = told.memory.told(memory, Instant::now());
         }
+        let load = told.load.told(LoadClass::of(self.inner.gateway.load()), Instant::now());
+        let load = serde_json::to_vec(&load).unwrap_or_default();
         let facts = serde_json::to_vec(&facts).unwrap_or_default();
         for scope in self.scopes().list() {
             let Some(gossip) = self.gossip(&scope.id()) else { continue };
@@ -177,6 +221,7 @@ impl Node {
                 continue;
             }
             put(&gossip, NODE_KEY, Audience::Members, facts.clone()).await;
+            put(&gossip, LOAD_KEY, Audience::Everyone, load.clone()).await;
             for (role, share, audience) in [
                 (Role::Member, Share::Members, Audience::Members),
                 (Role::Client, Share::Clients, Audience::Everyone),
@@ -358,6 +403,7 @@ fn peer_facts(member: &Member, link: Option<&TransportLink>) -> PeerFacts {
         State::Down => Liveness::Down,
     };
     facts.labels = views::node_facts(member).labels.into_iter().collect();
+    facts.under_way = value(LOAD_KEY).map_or(0, |load| LoadClass::read(load).under_way());
     for (role, share) in [(Role::Member, Share::Members), (Role::Client, Share::Clients)] {
         for offer in decode_offers(role, value) {
             let state = match offer.state {
@@ -394,6 +440,18 @@ fn routed_state(state: &BackendState) -> Option<RoutedState> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_load_is_told_every_half_minute() {
+        let (mut told, start) = (ToldLoad::default(), Instant::now());
+        let mut tell = |load, secs| told.told(load, start + Duration::from_secs(secs));
+        assert_eq!(tell(LoadClass::Idle, 0), LoadClass::Idle);
+        assert_eq!(tell(LoadClass::Full, 29), LoadClass::Idle, "too soon");
+        assert_eq!(tell(LoadClass::Full, 30), LoadClass::Full);
+        assert_eq!(tell(LoadClass::Idle, 59), LoadClass::Full, "too soon again");
+        assert_eq!(tell(LoadClass::Full, 100), LoadClass::Full);
+        assert_eq!(tell(LoadClass::Idle, 101), LoadClass::Idle);
+    }
 
     #[test]
     fn free_memory_is_told_coarsely_and_rarely() {

@@ -108,8 +108,10 @@ struct Inner {
     renewal: Notify,
     /// What the last check of the audit trail found wrong.
     trail_fault: Mutex<Option<String>>,
-    /// Something changed that routing or our record should show.
+    /// Something changed that our record should show.
     changed: Notify,
+    /// Something changed that routing should know.
+    routes_changed: Notify,
     stop: CancellationToken,
     tasks: TaskTracker,
     started: Instant,
@@ -197,6 +199,7 @@ impl Node {
 
     /// Routing and our record are brought up to date soon.
     pub(crate) fn refresh(&self) {
+        self.inner.routes_changed.notify_one();
         self.inner.changed.notify_one();
     }
 
@@ -324,7 +327,48 @@ pub(crate) fn chain(error: &(dyn std::error::Error + 'static)) -> String {
 mod tests {
     use std::time::Duration;
 
+    use mesh_inference::backend::{Backend, BackendKind, BackendState};
+
     use super::*;
+
+    async fn until(what: &str, mut holds: impl FnMut() -> bool) {
+        let wait = async {
+            while !holds() {
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+        };
+        tokio::time::timeout(Duration::from_secs(30), wait)
+            .await
+            .unwrap_or_else(|_| panic!("in vain: {what}"));
+    }
+
+    /// In this crate's own tests facts are looked at once an hour: what routing knows, it was told of.
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn what_gossip_tells_of_a_member_reaches_routing_without_a_timer() {
+        let homes = [tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap()];
+        let first = Box::pin(Node::start(Config::at(homes[0].path()))).await.unwrap();
+        let second = Box::pin(Node::start(Config::at(homes[1].path()))).await.unwrap();
+        let (_state, state) = tokio::sync::watch::channel(BackendState::Ready);
+        first.backends().insert(Backend {
+            model: "m".into(),
+            url: http::Uri::from_static("http://127.0.0.1:9"),
+            upstream_model: None,
+            auth: None,
+            share: mesh_inference::backend::Share::Members,
+            state,
+            slots: None,
+            kind: BackendKind::Provider,
+        });
+        let invite = first.invite(mesh_control::InviteRequest::default()).await.unwrap();
+        second.join(mesh_control::JoinRequest { token: invite.token }).await.unwrap();
+        let scope = second.scopes().list()[0].id();
+        let has_route =
+            || second.router().route(&mesh_routing::Query::new("m", vec![scope]), 0, Instant::now()).is_ok();
+        until("the model is offered and the member is alive", has_route).await;
+        first.shutdown().await;
+        until("the member is down", || !has_route()).await;
+        second.shutdown().await;
+    }
 
     #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
     async fn the_last_handle_dropped_ends_the_node_and_frees_its_home() {

@@ -1,6 +1,7 @@
 //! What a node says of itself in gossip: its offers of models and its own facts, as JSON values of bounded size.
 
 use mesh_identity::Role;
+use mesh_routing::Load;
 use serde::{Deserialize, Serialize};
 
 /// Values are cut so that each stays within gossip's bound of 4 KiB.
@@ -9,6 +10,54 @@ const VALUE_BYTES_MAX: usize = 4 * 1024;
 const VALUES_MAX: usize = 6;
 /// The key of the node's own facts.
 pub(crate) const NODE_KEY: &str = "node";
+
+/// The key of the node's load.
+pub(crate) const LOAD_KEY: &str = "load";
+
+/// How busy a node's models are: a word that holds for half a minute. What is exact comes with each answer.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum LoadClass {
+    /// Nothing is under way.
+    Idle,
+    /// Less than half of what it works on at a time.
+    Light,
+    /// Half of it or more.
+    Busy,
+    /// Requests wait.
+    Full,
+    /// A word that this version does not know, or none.
+    #[default]
+    #[serde(other)]
+    Unknown,
+}
+
+impl LoadClass {
+    /// The class of the requests under way at all models of a node. One model of unknown slots counts as one slot.
+    pub(crate) fn of(load: Load) -> Self {
+        match (load.running + load.waiting, u64::from(load.slots.unwrap_or(1).max(1))) {
+            (0, _) => Self::Idle,
+            (all, slots) if u64::from(all) >= slots => Self::Full,
+            (all, slots) if u64::from(all) * 2 >= slots => Self::Busy,
+            _ => Self::Light,
+        }
+    }
+
+    /// A member's word; anything else is no word.
+    pub(crate) fn read(bytes: &[u8]) -> Self {
+        serde_json::from_slice(bytes).unwrap_or_default()
+    }
+
+    /// Requests to count in for a node of which nothing better is known: enough to prefer one that has less to do.
+    pub(crate) fn under_way(self) -> u32 {
+        match self {
+            Self::Idle | Self::Unknown => 0,
+            Self::Light => 1,
+            Self::Busy => 4,
+            Self::Full => 16,
+        }
+    }
+}
 
 /// What a node is and has. Readers ignore fields they do not know.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
@@ -138,6 +187,20 @@ mod tests {
         assert!(kept.len() > 200 && kept[..] == many[..kept.len()]);
         let odd = [offer("x".repeat(5_000)), offer("small".to_owned())];
         assert_eq!(round_trip(&odd), odd[1..]);
+    }
+
+    #[test]
+    fn a_load_is_a_word_and_unknown_words_say_nothing() {
+        let class = |running, waiting, slots| LoadClass::of(Load { running, waiting, slots });
+        assert_eq!(
+            [class(0, 0, Some(4)), class(1, 0, Some(4)), class(2, 0, Some(4)), class(4, 1, Some(4))],
+            [LoadClass::Idle, LoadClass::Light, LoadClass::Busy, LoadClass::Full]
+        );
+        assert_eq!([class(0, 0, None), class(1, 0, None)], [LoadClass::Idle, LoadClass::Full]);
+        assert_eq!(serde_json::to_string(&LoadClass::Light).expect("a word"), "\"light\"");
+        assert_eq!(LoadClass::read(b"\"full\""), LoadClass::Full);
+        assert_eq!(LoadClass::read(b"\"frantic\"").under_way(), 0);
+        assert_eq!(LoadClass::read(b"not json"), LoadClass::Unknown);
     }
 
     #[test]

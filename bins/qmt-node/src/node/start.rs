@@ -176,6 +176,7 @@ impl Node {
                 renewal: Notify::new(),
                 trail_fault: Mutex::default(),
                 changed: Notify::new(),
+                routes_changed: Notify::new(),
                 stop: CancellationToken::new(),
                 tasks: TaskTracker::new(),
                 started: Instant::now(),
@@ -184,7 +185,8 @@ impl Node {
             _last_handle: None,
         };
         let tasks = &node.inner.tasks;
-        tasks.spawn(node.clone().keep_facts());
+        tasks.spawn(node.clone().keep_routes());
+        tasks.spawn(node.clone().keep_record());
         tasks.spawn(node.clone().keep_relays());
         tasks.spawn(node.clone().watch_backends());
         tasks.spawn(node.clone().follow_links());
@@ -330,6 +332,7 @@ impl Node {
             self.inner.gossips.write().unwrap_or_else(PoisonError::into_inner);
         gossips.insert(id, gossip.clone());
         drop(gossips);
+        self.inner.tasks.spawn(self.clone().watch_members(gossip.clone()));
         self.inner.tasks.spawn(self.clone().follow_members(scope.clone(), gossip));
     }
 }

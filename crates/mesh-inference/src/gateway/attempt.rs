@@ -12,11 +12,11 @@ use http::{Method, Request, Response, StatusCode};
 use http_body_util::Full;
 use hyper::body::Incoming;
 use mesh_identity::{NodeId, ScopeId};
-use mesh_routing::Target;
+use mesh_routing::{Load, Target};
 use mesh_transport::Protocol;
 
 use super::endpoint::Endpoint;
-use super::headers::{MESH_ERROR, clean_answer, is_event_stream, upstream};
+use super::headers::{MESH_ERROR, MESH_LOAD, clean_answer, is_event_stream, upstream};
 use super::model_field::with_model;
 use super::pool::Lease;
 use super::relay::{Relay, chain};
@@ -151,7 +151,12 @@ impl Core {
             Ok((answer, lease))
         };
         match sent.await {
-            Ok((answer, lease)) => self.take_over(forward, answer, lease, ticket).await,
+            Ok((answer, lease)) => {
+                if let Some(load) = load_of(answer.headers()) {
+                    ticket.note_load(load);
+                }
+                self.take_over(forward, answer, lease, ticket).await
+            }
             Err(why) => {
                 ticket.failed();
                 Err(Miss::Failed(why))
@@ -205,6 +210,11 @@ impl Core {
         *response.headers_mut() = head.headers;
         Ok(response)
     }
+}
+
+/// A peer's word on its load; one that cannot be read is none.
+fn load_of(headers: &HeaderMap) -> Option<Load> {
+    headers.get(MESH_LOAD)?.to_str().ok()?.parse().ok()
 }
 
 /// Whether an answer means "ask somebody else".

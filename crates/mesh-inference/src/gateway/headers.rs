@@ -9,6 +9,10 @@ pub(crate) const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id"
 /// The code of an error that a gateway made itself, so that the gateway before it can tell it from a backend's.
 pub(crate) const MESH_ERROR: HeaderName = HeaderName::from_static("x-mesh-error");
 
+/// What a gateway says of its load for the asked model, to the gateway that asks; see [`mesh_routing::Load`]. It ends at
+/// this hop.
+pub(crate) const MESH_LOAD: HeaderName = HeaderName::from_static("x-mesh-load");
+
 /// Request headers that any backend may see. A list of what passes, not of what does not: credentials, cookies,
 /// hop-by-hop headers and what browsers say of themselves stay here whatever their name. `accept-encoding` is absent
 /// so that answers come as they are sent on, unpacked.
@@ -91,6 +95,7 @@ pub(crate) fn clean_answer(headers: &mut HeaderMap) {
         header::STRICT_TRANSPORT_SECURITY,
         header::ALT_SVC,
         header::SERVER,
+        MESH_LOAD,
     ] {
         headers.remove(name);
     }

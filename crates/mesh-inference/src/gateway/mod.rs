@@ -36,6 +36,7 @@ mod wire;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 
+use mesh_routing::Load;
 use mesh_transport::{Handler, Protocol, Transport};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
@@ -106,6 +107,12 @@ impl Gateway {
             stop: running.stop.clone(),
             open: running.peers.clone(),
         })
+    }
+
+    /// The requests under way at all of this node's backends in this moment.
+    pub fn load(&self) -> Load {
+        let core = &self.running.core;
+        core.load_of(&core.backends.list())
     }
 
     /// A moment's counts.

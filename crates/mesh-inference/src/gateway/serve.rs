@@ -11,7 +11,7 @@ use http::header::{self, HeaderValue};
 use http::{Request, Response};
 use hyper::body::Incoming;
 use mesh_identity::{NodeId, Role};
-use mesh_routing::Target;
+use mesh_routing::{Load, Target};
 use mesh_transport::{Peer, Transport};
 
 use super::attempt::{Forward, Miss};
@@ -20,7 +20,7 @@ use super::config::GatewayConfig;
 use super::endpoint::{Ask, Endpoint, ask};
 use super::error::ApiError;
 use super::gauge::Gauge;
-use super::headers::{REQUEST_ID, request_id};
+use super::headers::{MESH_LOAD, REQUEST_ID, request_id};
 use super::model_field::model_of;
 use super::origin::{OwnNames, shows_key};
 use super::pool::Pool;
@@ -148,7 +148,28 @@ impl Core {
         let local = self.local(caller, &model);
         let targets = self.targets(caller, &model, &local)?;
         let forward = Forward { endpoint, headers: &head.headers, id, body: body.bytes.clone(), model };
-        self.try_all(&forward, &targets, &local).await
+        let tried = self.try_all(&forward, &targets, &local).await;
+        if let Caller::Local = caller {
+            return tried;
+        }
+        // A peer's gateway hears how much there is to do, refused or not, with its own request counted in.
+        let mut response = tried.unwrap_or_else(|error| {
+            Stats::add(&self.stats.refused);
+            error.into_response()
+        });
+        if let Ok(load) = HeaderValue::from_str(&self.load_of(&local).to_string()) {
+            response.headers_mut().insert(MESH_LOAD, load);
+        }
+        Ok(response)
+    }
+
+    /// The requests under way at these backends, together.
+    pub(crate) fn load_of(&self, backends: &[Arc<Backend>]) -> Load {
+        let small = |count: usize| u32::try_from(count).unwrap_or(u32::MAX);
+        let requests =
+            backends.iter().map(|backend| self.at_backends.count(&self.backend_key(backend))).sum();
+        let slots: Option<usize> = backends.iter().map(|backend| backend.slots).sum();
+        Load::of(small(requests), slots.filter(|_| !backends.is_empty()).map(small))
     }
 
     async fn try_all(

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use mesh_routing::{InFlight, Outcome, Target};
+use mesh_routing::{InFlight, Load, Outcome, Target};
 
 use super::gauge::Entered;
 use super::routes::PeerRoutes;
@@ -26,6 +26,13 @@ impl Ticket {
     ) -> Self {
         let in_flight = routes.begin(target, model);
         Self { in_flight, started: Instant::now(), first_byte: None, told: false, _entered: entered }
+    }
+
+    /// The target's own word on its load.
+    pub(crate) fn note_load(&self, load: Load) {
+        if let Some(in_flight) = &self.in_flight {
+            in_flight.note_load(load, Instant::now());
+        }
     }
 
     pub(crate) fn note_piece(&mut self) {

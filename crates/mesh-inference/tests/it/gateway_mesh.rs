@@ -94,6 +94,7 @@ async fn a_model_of_another_node_answers_as_if_it_were_here() {
             (200, "data: 1\n\ndata: [DONE]\n\n", true)
         );
         assert_eq!(answer.header("x-request-id"), Some("r-1"));
+        assert_eq!(answer.header("x-mesh-load"), None, "between gateways only");
     }
     let seen = stub.last();
     assert_eq!(seen.body, CHAT.as_bytes());
@@ -102,6 +103,41 @@ async fn a_model_of_another_node_answers_as_if_it_were_here() {
     assert_eq!((near.gateway.stats().peer_requests_total, far.gateway.stats().peer_requests_total), (0, 3));
     caller.send(&get("/v1/models")).await;
     assert_eq!(caller.answer().await.json()["data"][0]["id"], "m");
+    near.gateway.shutdown().await;
+    far.gateway.shutdown().await;
+    mesh.shutdown().await;
+}
+
+/// What a peer's gateway hears of this node's load, in the head of its answer.
+async fn heard_load(mesh: &Mesh, body: &'static str) -> Option<String> {
+    let stream = mesh[0].transport.open(&mesh.scope(), &mesh[1].id(), Gateway::PROTOCOL).await.unwrap();
+    let (mut sender, connection) =
+        hyper::client::conn::http1::handshake(hyper_util::rt::TokioIo::new(stream)).await.unwrap();
+    let connection = tokio::spawn(connection);
+    let request = http::Request::post("/v1/chat/completions").header("host", "mesh");
+    let request = request.body(http_body_util::Full::new(bytes::Bytes::from_static(body.as_bytes())));
+    let answer = sender.send_request(request.unwrap()).await.unwrap();
+    let load = answer.headers().get("x-mesh-load").map(|load| load.to_str().unwrap().to_owned());
+    connection.abort();
+    load
+}
+
+#[tokio::test]
+async fn an_answer_to_a_peer_says_how_much_there_is_to_do() {
+    let stub = Stub::start(|_| Act::RawThenHang([sse_head(), chunk(b"data: 1\n\n")].concat())).await;
+    let (_state, backend) = backend("m", stub.addr);
+    let backend = Backend { slots: Some(2), ..backend };
+    let mesh = Mesh::memory(2).await;
+    let near = Node::start(&mesh[0], mesh.scope(), config(), Vec::new()).await;
+    let far = Node::start(&mesh[1], mesh.scope(), config(), vec![backend]).await;
+    near.hears_of(&mesh, 1, "m");
+    let mut caller = Caller::to(near.gateway.local_addr()).await;
+    caller.send(&post("/v1/chat/completions", CHAT)).await;
+    until("the first request is under way", || async { far.gateway.load().running == 1 }).await;
+    assert_eq!(heard_load(&mesh, CHAT).await.as_deref(), Some("running=2, waiting=0, slots=2"));
+    drop(caller);
+    until("nothing is under way", || async { far.gateway.load().running == 0 }).await;
+    assert_eq!(heard_load(&mesh, "{\"model\":\"x\"}").await, None, "not a model of this node");
     near.gateway.shutdown().await;
     far.gateway.shutdown().await;
     mesh.shutdown().await;

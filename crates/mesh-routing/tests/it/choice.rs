@@ -4,7 +4,8 @@ use std::time::Duration;
 
 use mesh_identity::Role;
 use mesh_routing::{
-    Caller, DecidedBy, Excluded, Liveness, NoRoute, Offer, OfferState, PeerRoute, Provider, Share, Target,
+    Caller, DecidedBy, Excluded, Liveness, Load, NoRoute, Offer, OfferState, PeerRoute, Provider, Share,
+    Target,
 };
 
 use crate::world::{MODEL, World, facts, lan, node, peer, query, relayed, scope};
@@ -52,6 +53,51 @@ fn of_two_equals_the_less_loaded_is_taken() {
     assert_eq!(choose().target, peer(2), "300 ms of queue against 250");
     drop(busy);
     assert_eq!(choose().target, peer(1));
+}
+
+#[test]
+fn what_a_node_says_of_others_at_it_counts_until_it_is_old() {
+    let world = World::new().peer(1, facts(1, ready())).peer(2, facts(2, ready()));
+    world.observe(peer(1), 100, true);
+    world.observe(peer(2), 250, true);
+    let choose =
+        |later| world.router.route(&query(), 3, world.start + Duration::from_secs(later)).unwrap().target;
+    assert_eq!(choose(0), peer(1));
+    let asked = world.router.begin(&peer(1), MODEL, world.start);
+    asked.note_load("running=2, waiting=1, slots=2, mood=good".parse().unwrap(), world.start);
+    drop(asked);
+    assert_eq!(choose(1), peer(2), "two others are at the first one");
+    assert_eq!(choose(11), peer(1), "by then they are done");
+}
+
+#[test]
+fn of_nodes_never_asked_the_one_that_says_it_is_idle_is_taken() {
+    let busy = mesh_routing::PeerFacts { under_way: 4, ..facts(1, ready()) };
+    let world = World::new().peer(1, busy).peer(2, facts(2, ready()));
+    for draw in [0, 3, u64::MAX, 1 << 40] {
+        assert_eq!(world.router.route(&query(), draw, world.start).unwrap().target, peer(2));
+    }
+    let full = mesh_routing::PeerFacts { under_way: 16, ..facts(2, ready()) };
+    let alone = World::new().peer(2, full);
+    assert_eq!(
+        alone.router.route(&query(), 0, alone.start).unwrap().target,
+        peer(2),
+        "nobody is refused by it"
+    );
+}
+
+#[test]
+fn a_load_is_read_as_it_is_written() {
+    for (requests, slots, text) in
+        [(5, Some(4), "running=4, waiting=1, slots=4"), (3, None, "running=3, waiting=0")]
+    {
+        let load = Load::of(requests, slots);
+        assert_eq!(load.to_string(), text);
+        assert_eq!(text.parse(), Ok(load));
+    }
+    for text in ["", "waiting=1", "running=-1", "running=99999999999", "running"] {
+        assert!(text.parse::<Load>().is_err(), "{text}");
+    }
 }
 
 #[test]
