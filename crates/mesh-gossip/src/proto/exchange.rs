@@ -179,11 +179,7 @@ impl<T: Trust> Membership<T> {
     /// Sends what is known of one node.
     pub(super) fn tell_of(&mut self, to: NodeId, id: &NodeId) {
         let Some(role) = self.links.role(&to) else { return };
-        let view = self.view(role);
-        if let Some((record, is_alive, _)) = self.held(id.as_bytes()) {
-            let record = record.whole(view, is_alive);
-            self.send(to, &Message::Records { records: vec![record] });
-        }
+        self.tell_whole(to, id, self.view(role));
     }
 
     pub(super) fn handle_records(&mut self, (from, view): (NodeId, View), records: Vec<NodeRecord>) {

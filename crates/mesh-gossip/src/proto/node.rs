@@ -35,6 +35,13 @@ pub(crate) enum Phase {
     Left,
 }
 
+impl Phase {
+    /// Whether the node counts as alive: suspects do until they are down.
+    pub(crate) fn is_up(self) -> bool {
+        matches!(self, Self::Alive | Self::Suspect)
+    }
+}
+
 /// Our attempts to have a link to a node, member or contact.
 #[derive(Debug, Default)]
 pub(crate) struct Dial {
@@ -53,9 +60,9 @@ impl Node {
         matches!(self.phase, Phase::Down(_) | Phase::Left)
     }
 
-    /// Whether it counts as alive: suspects do until they are down.
+    /// Whether it counts as alive.
     pub(crate) fn is_up(&self) -> bool {
-        matches!(self.phase, Phase::Alive | Phase::Suspect)
+        self.phase.is_up()
     }
 
     /// Whether it is a place on the rings: clients come to members, and are watched by them.

@@ -198,7 +198,7 @@ impl<T: Trust> Membership<T> {
         if loses_right {
             self.nodes.update(id, |node| node.is_offered = false);
         }
-        if matches!(was, Phase::Alive | Phase::Suspect) {
+        if was.is_up() {
             self.emit(Event::MemberDown { node: *id, incarnation, why, witnesses });
         }
         if self.links.contains(id) {
@@ -244,8 +244,7 @@ impl<T: Trust> Membership<T> {
             (node.phase, node.since, node.is_offered) = (phase, now, true);
             was_up
         });
-        let is_up = matches!(phase, Phase::Alive | Phase::Suspect);
-        if was_up.is_some_and(|was_up| was_up != is_up) {
+        if was_up.is_some_and(|was_up| was_up != phase.is_up()) {
             self.overlay.is_stale = true;
             // Who missed the news is found sooner.
             self.changed = now;

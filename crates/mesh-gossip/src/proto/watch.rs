@@ -66,6 +66,14 @@ pub(crate) struct Watch {
     is_urgent: bool,
 }
 
+impl Watch {
+    /// Begins anew: the neighbour counts as heard now.
+    fn calm(&mut self, now: Instant) {
+        self.heard = now;
+        (self.rounds, self.pinged, self.is_urgent) = (0, None, false);
+    }
+}
+
 /// The neighbours, and what this node knows of its own condition.
 #[derive(Debug)]
 pub(crate) struct Watches {
@@ -203,8 +211,8 @@ impl<T: Trust> Membership<T> {
         let Some(watch) = self.watches.all.get_mut(peer) else { return };
         let (rounds, is_urgent) = (watch.rounds, watch.is_urgent);
         watch.open = watch.pinged.map(|(seq, _)| seq).or(watch.open);
-        watch.heard = self.now;
-        (watch.rounds, watch.pinged, watch.is_urgent, watch.nonce) = (0, None, false, 0);
+        watch.calm(self.now);
+        watch.nonce = 0;
         self.watches.missed(rounds);
         if rounds > 0 || is_urgent {
             self.reconsider(peer);
@@ -378,8 +386,8 @@ impl<T: Trust> Membership<T> {
         let Some(watch) = self.watches.all.get_mut(id) else { return };
         // The way over others is the longer one: what was asked directly is lost, too.
         let missed = watch.rounds + u8::from(watch.pinged.is_some() && self.links.contains(id));
-        watch.heard = self.now;
-        (watch.rounds, watch.pinged, watch.is_urgent, watch.nonce) = (0, None, false, 0);
+        watch.calm(self.now);
+        watch.nonce = 0;
         self.watches.missed(missed);
         self.reconsider(id);
     }
@@ -390,8 +398,7 @@ impl<T: Trust> Membership<T> {
         let ids: Vec<NodeId> = self.watches.ids().collect();
         for id in ids {
             if let Some(watch) = self.watches.all.get_mut(&id) {
-                watch.heard = self.now;
-                (watch.rounds, watch.pinged, watch.is_urgent) = (0, None, false);
+                watch.calm(self.now);
             }
             let wait = self.rng.jittered(self.probe_interval());
             self.arm_watch(&id, wait);
