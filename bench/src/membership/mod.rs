@@ -63,15 +63,7 @@ impl Part {
 
     async fn measure(self, report: &mut Report, effort: &Effort, options: &Options) {
         match self.simulated() {
-            Some(part) => part.measure(
-                report,
-                &simulated::Effort {
-                    quick: options.quick,
-                    long: options.long,
-                    page: options.report.as_deref(),
-                    foca: options.foca.as_deref(),
-                },
-            ),
+            Some(part) => part.measure(report, options),
             None => processes::measure(report, effort, &options.bin_dir).await,
         }
     }

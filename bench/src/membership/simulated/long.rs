@@ -6,7 +6,7 @@ use std::path::Path;
 
 use anyhow::Result;
 
-use super::Effort;
+use super::super::Options;
 use super::quiet::{Wrong, wrongly};
 use crate::report::{Goal, Report};
 use crate::transport::Lacking;
@@ -37,19 +37,19 @@ impl Long {
         all
     }
 
-    pub(super) fn measure(report: &mut Report, effort: &Effort<'_>) -> Result<()> {
-        if effort.long {
+    pub(super) fn measure(report: &mut Report, options: &Options) -> Result<()> {
+        if options.long {
             let begun = std::time::Instant::now();
             let wrong = measured(20, NODE_HOURS)?;
             report.exact(ROW.0, "nodes", ROW.1, wrong.convicted as f64);
             let minutes = begun.elapsed().as_secs_f64() / 60.0;
             report.note(format!("{NOTE}{}: {}, in {minutes:.0} minutes.", today(), told(wrong)));
         } else {
-            let hours = if effort.quick { 10.0 } else { 300.0 };
+            let hours = if options.quick { 10.0 } else { 300.0 };
             let wrong = measured(20, hours)?;
             report.exact(short_row(hours), "nodes", Goal::AtMost(0.0), wrong.convicted as f64);
             report.note(format!("20 % loss in this run: {}.", told(wrong)));
-            match effort.page.and_then(kept) {
+            match options.report.as_deref().and_then(kept) {
                 Some((convicted, note)) => {
                     report.exact(format!("{} (long run, see below)", ROW.0), "nodes", ROW.1, convicted);
                     report.note(note);
@@ -62,7 +62,7 @@ impl Long {
         }
         let mut counted = String::new();
         for (loss, hours) in HARSHER {
-            let wrong = measured(loss, if effort.quick { hours / 10.0 } else { hours })?;
+            let wrong = measured(loss, if options.quick { hours / 10.0 } else { hours })?;
             let scaled = wrong.convicted as f64 * NODE_HOURS / wrong.node_hours;
             report.exact(harsher_row(loss), "nodes", Goal::None, scaled);
             let _ = write!(counted, "; at {loss} % {}", told(wrong));

@@ -9,11 +9,11 @@ mod mesh;
 mod news;
 mod quiet;
 
-use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
 
+use super::Options;
 use crate::report::{Goal, Report};
 use crate::transport::Lacking;
 use crate::transport::laboratory::lack;
@@ -31,16 +31,6 @@ pub(super) enum Part {
     Baseline,
 }
 
-/// How much is measured, and with what.
-pub(super) struct Effort<'a> {
-    pub(super) quick: bool,
-    /// Ten thousand node-hours at 20 % loss.
-    pub(super) long: bool,
-    /// The page with the last long run.
-    pub(super) page: Option<&'a Path>,
-    pub(super) foca: Option<&'a Path>,
-}
-
 const LARGE: usize = 10_000;
 const SMALL: [usize; 2] = [100, 1000];
 /// Bytes for each pair of a node and one that it knows.
@@ -49,11 +39,11 @@ const MEMORY: (&str, Goal) =
 
 impl Part {
     /// What cannot be measured is left out, and the report says so.
-    pub(super) fn measure(self, report: &mut Report, effort: &Effort<'_>) {
-        let (seeds, deaths) = if effort.quick { (2, 3) } else { (4, 10) };
+    pub(super) fn measure(self, report: &mut Report, options: &Options) {
+        let (seeds, deaths) = if options.quick { (2, 3) } else { (4, 10) };
         let done = match self {
-            Self::Large => large(report, effort.quick),
-            Self::Small => small(report, effort.quick),
+            Self::Large => large(report, options.quick),
+            Self::Small => small(report, options.quick),
             Self::Deaths => {
                 for case in deaths::CASES {
                     match case.measure(if case.nodes > 100 { 2 } else { seeds * 2 }, deaths) {
@@ -64,11 +54,11 @@ impl Part {
                 Ok(())
             }
             Self::Revocations => news::revocations(report, 2, deaths),
-            Self::Joins => joins::measure(report, if effort.quick { 1 } else { 2 }),
-            Self::Wrong => Long::measure(report, effort),
-            Self::Baseline => match effort.foca {
+            Self::Joins => joins::measure(report, if options.quick { 1 } else { 2 }),
+            Self::Wrong => Long::measure(report, options),
+            Self::Baseline => match &options.foca {
                 Some(program) => {
-                    let (deaths, seconds) = if effort.quick { (5, 60) } else { (20, 600) };
+                    let (deaths, seconds) = if options.quick { (5, 60) } else { (20, 600) };
                     baseline::measure(report, program, deaths, seconds)
                 }
                 None => Err(anyhow::anyhow!("the program was not built; scripts/bench says why")),
