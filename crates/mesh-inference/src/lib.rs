@@ -39,5 +39,6 @@ pub mod catalogue;
 pub mod gateway;
 pub mod gguf;
 pub mod instance;
+pub mod lease;
 pub mod llama;
 pub mod memory;

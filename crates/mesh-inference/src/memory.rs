@@ -1,5 +1,8 @@
 //! How much memory models may take here.
 
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
 use sysinfo::System;
 
 /// Memory of this machine, in bytes.
@@ -32,6 +35,113 @@ impl Memory {
     }
 }
 
+/// What models hold of this node's memory, so that two of them are never promised the same bytes. Clones share it.
+#[derive(Debug, Clone, Default)]
+pub struct Ledger {
+    cap: Option<u64>,
+    held: Arc<Mutex<Held>>,
+}
+
+#[derive(Debug, Default)]
+struct Held {
+    next: u64,
+    entries: BTreeMap<u64, (String, u64)>,
+}
+
+/// Memory promised to one holder until it is dropped.
+#[derive(Debug)]
+pub struct Reservation {
+    number: u64,
+    bytes: u64,
+    held: Arc<Mutex<Held>>,
+}
+
+/// Not so much memory is left. Nothing was reserved; try again when something else has ended.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "{wanted} bytes of memory are wanted and {available} are left of {cap}{}",
+    holders_text(.holders)
+)]
+pub struct NotEnough {
+    /// What was asked for.
+    pub wanted: u64,
+    /// What could be had.
+    pub available: u64,
+    /// What models may take in all.
+    pub cap: u64,
+    /// Who holds the rest, and how much.
+    pub holders: Vec<(String, u64)>,
+}
+
+fn holders_text(holders: &[(String, u64)]) -> String {
+    let all: Vec<String> = holders.iter().map(|(name, bytes)| format!("{name} {bytes}")).collect();
+    if all.is_empty() { String::new() } else { format!("; held: {}", all.join(", ")) }
+}
+
+impl Ledger {
+    /// Nothing is held yet. `cap` is the owner's bound (`--max-vram`).
+    pub fn new(cap: Option<u64>) -> Self {
+        Self { cap, held: Arc::default() }
+    }
+
+    /// Promises memory to a holder, whose name shows in the errors of others.
+    ///
+    /// Weights that are mapped from a file count as free for the system; the ledger counts them.
+    ///
+    /// # Errors
+    /// [`NotEnough`], by the memory of this moment.
+    pub fn reserve(&self, holder: impl Into<String>, bytes: u64) -> Result<Reservation, NotEnough> {
+        let memory = Memory::read(self.cap);
+        let mut held = self.lock();
+        let sum = held.sum();
+        // A platform that does not tell leaves only the owner's bound.
+        let cap = memory.map_or(self.cap.unwrap_or(u64::MAX), |memory| memory.cap);
+        let available = memory.map_or_else(|| cap.saturating_sub(sum), |memory| memory.available(sum));
+        if bytes > available {
+            let holders = held.entries.values().cloned().collect();
+            return Err(NotEnough { wanted: bytes, available, cap, holders });
+        }
+        let number = held.next;
+        held.next += 1;
+        held.entries.insert(number, (holder.into(), bytes));
+        Ok(Reservation { number, bytes, held: self.held.clone() })
+    }
+
+    /// The sum of all promises.
+    pub fn held(&self) -> u64 {
+        self.lock().sum()
+    }
+
+    /// What could be promised in this moment; `None` when the platform does not tell.
+    pub fn available(&self) -> Option<u64> {
+        let memory = Memory::read(self.cap)?;
+        Some(memory.available(self.held()))
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Held> {
+        self.held.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Held {
+    fn sum(&self) -> u64 {
+        self.entries.values().fold(0, |sum, (_, bytes)| sum.saturating_add(*bytes))
+    }
+}
+
+impl Reservation {
+    /// How much it is.
+    pub fn bytes(&self) -> u64 {
+        self.bytes
+    }
+}
+
+impl Drop for Reservation {
+    fn drop(&mut self) {
+        self.held.lock().unwrap_or_else(PoisonError::into_inner).entries.remove(&self.number);
+    }
+}
+
 #[cfg(test)]
 #[allow(clippy::unwrap_used, reason = "tests")]
 mod tests {
@@ -52,5 +162,20 @@ mod tests {
         assert_eq!(memory.available(30), 20);
         assert_eq!(memory.available(60), 0);
         assert_eq!(Memory { free: 10, ..memory }.available(0), 10);
+    }
+
+    #[test]
+    fn the_same_bytes_are_promised_once() {
+        let ledger = Ledger::new(Some(1000));
+        let first = ledger.reserve("a", 600).unwrap();
+        let error = ledger.reserve("b", 500).unwrap_err();
+        assert_eq!((error.wanted, error.available, error.cap), (500, 400, 1000));
+        assert_eq!(error.to_string(), "500 bytes of memory are wanted and 400 are left of 1000; held: a 600");
+        let second = ledger.clone().reserve("b", 400).unwrap();
+        assert_eq!((ledger.held(), ledger.available()), (1000, Some(0)));
+        assert!(ledger.reserve("c", u64::MAX).is_err());
+        drop(first);
+        assert_eq!((ledger.held(), second.bytes()), (400, 400));
+        drop(ledger.reserve("c", 600).unwrap());
     }
 }

@@ -1,4 +1,5 @@
-//! A supervised `llama-server`: started, watched, started again, and gone when it is to be gone.
+//! Supervised programs of llama.cpp: a `llama-server` that is started, watched, started again, and gone when it is to be
+//! gone; and the `rpc-server` behind a lease.
 
 mod child;
 pub mod guard;
@@ -7,6 +8,7 @@ mod log;
 mod outcome;
 mod process;
 mod record;
+mod rpc_server;
 mod supervise;
 
 use std::num::NonZeroU16;
@@ -19,6 +21,7 @@ use tokio_util::sync::CancellationToken;
 pub use guard::GuardCommand;
 pub use process::ProcessId;
 pub use record::{Swept, sweep};
+pub use rpc_server::{RpcLaunch, RpcServer, RpcServerError};
 
 use crate::backend::{BackendState, Backends, Share};
 use crate::llama::Arguments;

@@ -42,28 +42,35 @@ const SIGILL: i32 = 4;
 const SIGABRT: i32 = 6;
 const SIGKILL: i32 = 9;
 
+impl Outcome {
+    /// The same for a program of any name.
+    pub(crate) fn of(&self, program: &str) -> String {
+        match self {
+            Self::Stopped => "stopped".into(),
+            Self::PortTaken => "its port was taken by another program".into(),
+            Self::Signal(SIGILL) | Self::Exit(132) => format!(
+                "{program} met an illegal instruction: it was built for another processor; \
+                 `scripts/setup` builds it with GGML_NATIVE=OFF"
+            ),
+            Self::Signal(SIGKILL) | Self::Exit(137) => format!(
+                "{program} was killed: by the system when memory ran out, \
+                 or on macOS because it is not signed (`codesign -s - -f`)"
+            ),
+            Self::Signal(SIGABRT) | Self::Exit(134) => format!("{program} aborted"),
+            Self::Signal(signal) => format!("signal {signal} ended {program}"),
+            Self::Exit(126) => format!("{program} cannot be executed; `scripts/setup` installs it"),
+            Self::Exit(code) => format!("{program} ended with exit code {code}"),
+            Self::NotReady { seconds } => format!("{program} was not ready within {seconds} s"),
+            Self::Hung => format!("{program} no longer answered"),
+            Self::GuardLost => "the guard process was killed".into(),
+            Self::NoGuard(why) => format!("the guard process did not start: {why}"),
+        }
+    }
+}
+
 impl fmt::Display for Outcome {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Stopped => f.write_str("stopped"),
-            Self::PortTaken => f.write_str("its port was taken by another program"),
-            Self::Signal(SIGILL) | Self::Exit(132) => f.write_str(
-                "llama-server met an illegal instruction: it was built for another processor; \
-                 `scripts/setup` builds it with GGML_NATIVE=OFF",
-            ),
-            Self::Signal(SIGKILL) | Self::Exit(137) => f.write_str(
-                "llama-server was killed: by the system when memory ran out, \
-                 or on macOS because it is not signed (`codesign -s - -f`)",
-            ),
-            Self::Signal(SIGABRT) | Self::Exit(134) => f.write_str("llama-server aborted"),
-            Self::Signal(signal) => write!(f, "signal {signal} ended llama-server"),
-            Self::Exit(126) => f.write_str("llama-server cannot be executed; `scripts/setup` installs it"),
-            Self::Exit(code) => write!(f, "llama-server ended with exit code {code}"),
-            Self::NotReady { seconds } => write!(f, "llama-server was not ready within {seconds} s"),
-            Self::Hung => f.write_str("llama-server no longer answered"),
-            Self::GuardLost => f.write_str("the guard process was killed"),
-            Self::NoGuard(why) => write!(f, "the guard process did not start: {why}"),
-        }
+        f.pad(&self.of("llama-server"))
     }
 }
 

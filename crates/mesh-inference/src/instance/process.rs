@@ -104,12 +104,43 @@ fn exists(pid: i32) -> bool {
     Pid::from_raw(pid).is_some_and(|pid| !matches!(test_kill_process(pid), Err(Errno::SRCH)))
 }
 
+/// Whether a process was halted by a signal (SIGSTOP, a debugger); false where the platform does not tell.
+pub(crate) fn is_halted(pid: i32) -> bool {
+    let stat = std::fs::read_to_string(Path::new("/proc").join(pid.to_string()).join("stat"));
+    let state = |stat: String| stat.rsplit_once(") ").and_then(|(_, rest)| rest.chars().next());
+    stat.ok().and_then(state).is_some_and(|state| matches!(state, 'T' | 't'))
+}
+
 /// Bytes of memory that a process holds, where the platform tells.
 pub(crate) fn resident_bytes(pid: i32) -> Option<u64> {
     let status = std::fs::read_to_string(Path::new("/proc").join(pid.to_string()).join("status")).ok()?;
     let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"))?;
     let kibibytes: u64 = line.trim().strip_suffix(" kB")?.parse().ok()?;
     kibibytes.checked_mul(1024)
+}
+
+/// Whether a process listens on this port of 127.0.0.1; `None` where the platform does not tell.
+pub(crate) fn is_listening(pid: i32, port: u16) -> Option<bool> {
+    let table = std::fs::read_to_string("/proc/net/tcp").ok()?;
+    // As proc(5) writes it: address and port in hexadecimal, the address in the order of the machine's bytes.
+    let local = format!("{:08X}:{port:04X}", u32::from_ne_bytes([127, 0, 0, 1]));
+    let inodes: Vec<String> = table
+        .lines()
+        .filter_map(|line| {
+            let fields: Vec<&str> = line.split_whitespace().collect();
+            let listens = fields.get(1) == Some(&local.as_str()) && fields.get(3) == Some(&"0A");
+            listens.then(|| fields.get(9).map(|inode| format!("socket:[{inode}]")))?
+        })
+        .collect();
+    if inodes.is_empty() {
+        return Some(false);
+    }
+    let files = std::fs::read_dir(Path::new("/proc").join(pid.to_string()).join("fd")).ok()?;
+    let is_one = |file: std::fs::DirEntry| {
+        let target = std::fs::read_link(file.path()).unwrap_or_default();
+        inodes.iter().any(|inode| target.as_os_str() == inode.as_str())
+    };
+    Some(files.flatten().any(is_one))
 }
 
 #[cfg(test)]
@@ -122,6 +153,18 @@ mod tests {
         let own = ProcessId::own().unwrap();
         assert!(own.is_alive());
         assert!(!ProcessId { start: "another boot:1".into(), ..own }.is_alive());
+    }
+
+    #[cfg(target_os = "linux")]
+    #[test]
+    fn a_listener_is_told_from_a_foreign_one() {
+        let own = rustix::process::getpid().as_raw_nonzero().get();
+        let listener = std::net::TcpListener::bind(("127.0.0.1", 0)).unwrap();
+        let port = listener.local_addr().unwrap().port();
+        assert_eq!(is_listening(own, port), Some(true));
+        assert!(!is_listening(1, port).unwrap_or(false), "another process");
+        drop(listener);
+        assert_eq!(is_listening(own, port), Some(false));
     }
 
     #[test]

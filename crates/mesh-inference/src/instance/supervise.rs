@@ -316,11 +316,11 @@ fn reason(outcome: &Outcome, log: &Log) -> String {
 }
 
 /// Free now; somebody may take it before the server binds it, which [`Outcome::PortTaken`] is for.
-fn free_port() -> std::io::Result<u16> {
+pub(super) fn free_port() -> std::io::Result<u16> {
     Ok(TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?.local_addr()?.port())
 }
 
-fn is_taken(port: u16) -> bool {
+pub(super) fn is_taken(port: u16) -> bool {
     TcpListener::bind((Ipv4Addr::LOCALHOST, port))
         .is_err_and(|error| error.kind() == std::io::ErrorKind::AddrInUse)
 }

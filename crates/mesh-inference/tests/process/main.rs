@@ -4,6 +4,7 @@
 mod fake;
 mod harness;
 mod kills;
+mod leases;
 mod real;
 mod restarts;
 
@@ -16,6 +17,7 @@ fn main() -> ExitCode {
     match arguments.get(1).and_then(|role| role.to_str()) {
         Some("__child") => guard::main(arguments.into_iter().skip(2)),
         Some("__fake") => fake::main(),
+        Some("__rpc") => fake::rpc_server(),
         Some("__node") => kills::node(),
         _ => harness::run(&[
             ("becomes_ready_and_stops_without_a_trace", restarts::becomes_ready_and_stops_without_a_trace),
@@ -41,6 +43,13 @@ fn main() -> ExitCode {
                 kills::the_sweep_ends_what_was_left_and_nothing_else,
             ),
             ("the_sweep_spares_a_living_nodes_children", kills::the_sweep_spares_a_living_nodes_children),
+            ("a_lease_lends_and_gives_back", leases::a_lease_lends_and_gives_back),
+            ("of_two_hosts_the_higher_epoch_has_it", leases::of_two_hosts_the_higher_epoch_has_it),
+            ("refusals_say_why", leases::refusals_say_why),
+            ("a_killed_rpc_server_ends_its_lease", leases::a_killed_rpc_server_ends_its_lease),
+            ("a_halted_rpc_server_ends_its_lease", leases::a_halted_rpc_server_ends_its_lease),
+            ("a_lost_link_ends_the_lease_on_both_sides", leases::a_lost_link_ends_the_lease_on_both_sides),
+            ("a_host_that_falls_silent_loses_its_lease", leases::a_host_that_falls_silent_loses_its_lease),
             ("the_real_server_answers_and_goes", real::the_real_server_answers_and_goes),
             ("the_real_server_comes_back_after_a_kill", real::the_real_server_comes_back_after_a_kill),
         ]),

@@ -1,0 +1,264 @@
+//! A supervised `rpc-server` of llama.cpp, which lends this machine's memory and processors to one host.
+
+use std::ffi::OsString;
+use std::net::{Ipv4Addr, SocketAddr};
+use std::num::NonZeroU32;
+use std::path::PathBuf;
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
+
+use tokio::sync::watch;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+use super::child::{Guarded, Start};
+use super::guard::GuardCommand;
+use super::log::Log;
+use super::outcome::Outcome;
+use super::process::{ProcessId, is_halted, is_listening};
+use super::supervise::{free_port, is_taken};
+
+/// Ports taken in a row before it gives up: something then takes them on purpose.
+const PORTS_MAX: u32 = 8;
+/// It listens within milliseconds on a processor; a GPU's driver takes seconds to come up.
+const POLL: Duration = Duration::from_millis(10);
+
+/// What to run, and how it is kept.
+#[derive(Debug, Clone)]
+pub struct RpcLaunch {
+    /// `ggml-rpc-server` or `rpc-server`.
+    pub program: PathBuf,
+    /// Names its log, for example `rpc-qwen3-8b`.
+    pub name: String,
+    /// Threads of a processor's share; `None` is one a core. The program's own default is 1.
+    pub threads: Option<NonZeroU32>,
+    /// Devices to lend, in its own words; `None` is all of them.
+    pub device: Option<String>,
+    /// The folder of this node's files: logs go to `logs/`, records of children to `run/children/`.
+    pub home: PathBuf,
+    /// How the guard is started.
+    pub guard: GuardCommand,
+    /// Time to come up. Default 30 s.
+    pub ready_within: Duration,
+    /// Time between asking it to end and killing it. Default 2 s: it holds nothing that is to be saved.
+    pub stop_deadline: Duration,
+    /// Size at which a log is put aside at the next start. Default 8 MiB.
+    pub log_bytes_max: u64,
+}
+
+impl RpcLaunch {
+    /// The defaults.
+    pub fn new(program: PathBuf, name: impl Into<String>, home: PathBuf, guard: GuardCommand) -> Self {
+        Self {
+            program,
+            name: name.into(),
+            threads: None,
+            device: None,
+            home,
+            guard,
+            ready_within: Duration::from_secs(30),
+            stop_deadline: Duration::from_secs(2),
+            log_bytes_max: 8 << 20,
+        }
+    }
+
+    /// The whole command line for a port, without the program. It binds loopback only: others come through tunnels.
+    fn to_list(&self, port: u16) -> Vec<OsString> {
+        let cores = std::thread::available_parallelism().map_or(1, std::num::NonZeroUsize::get);
+        let threads = self.threads.map_or(cores, |threads| threads.get() as usize);
+        let mut list: Vec<OsString> = vec!["-H".into(), "127.0.0.1".into()];
+        let mut pair = |name: &str, value: String| list.extend([name.into(), value.into()]);
+        pair("-p", port.to_string());
+        pair("-t", threads.to_string());
+        if let Some(device) = &self.device {
+            pair("-d", device.clone());
+        }
+        list
+    }
+}
+
+/// Why no rpc-server runs. Nothing is left running.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{0}")]
+pub struct RpcServerError(String);
+
+/// A running `rpc-server` on loopback. It is ended when this is dropped, and is not started again: its end is the end of
+/// what it holds for its host.
+#[derive(Debug)]
+pub struct RpcServer {
+    addr: SocketAddr,
+    process: ProcessId,
+    cancel: CancellationToken,
+    ended: watch::Receiver<Option<String>>,
+}
+
+impl RpcServer {
+    /// Starts it and waits until it listens. That is read from the system's tables: it serves one connection at a time, and
+    /// one made to try it out would take its host's place.
+    ///
+    /// Cancel safe: dropped early, nothing runs on.
+    ///
+    /// # Errors
+    /// [`RpcServerError`], in words that say what mends it.
+    pub async fn start(launch: RpcLaunch) -> Result<Self, RpcServerError> {
+        let folder = launch.home.join("logs");
+        let mut log = Log::open(&folder, &launch.name, launch.log_bytes_max).map_err(|error| {
+            RpcServerError(format!("cannot write a log below {}: {error}", folder.display()))
+        })?;
+        let mut taken = 0;
+        loop {
+            let port = free_port().map_err(|error| RpcServerError(format!("no free port: {error}")))?;
+            match Self::attempt(&launch, port, &mut log).await {
+                Ok(running) => return Ok(running),
+                Err(Outcome::PortTaken) if taken < PORTS_MAX => taken += 1,
+                Err(outcome) => {
+                    let lines = log.tail();
+                    let said = if lines.is_empty() {
+                        String::new()
+                    } else {
+                        format!("; it said: {}", lines.join(" | "))
+                    };
+                    let told = outcome.of(&program_name(&launch));
+                    return Err(RpcServerError(format!("{told}{said} (log: {})", log.path().display())));
+                }
+            }
+        }
+    }
+
+    async fn attempt(launch: &RpcLaunch, port: u16, log: &mut Log) -> Result<Self, Outcome> {
+        let spawned = log.for_child().and_then(|log| {
+            Guarded::spawn(Start {
+                guard: &launch.guard,
+                home: &launch.home,
+                program: &launch.program,
+                arguments: launch.to_list(port),
+                key: "",
+                log,
+                stop_deadline: launch.stop_deadline,
+            })
+        });
+        let mut guarded = spawned
+            .map_err(|error| Outcome::NoGuard(format!("{}: {error}", launch.guard.program.display())))?;
+        let child = guarded.child();
+        let process = tokio::select! {
+            biased;
+            outcome = guarded.wait() => Err(outcome),
+            listens = tokio::time::timeout(launch.ready_within, until_listening(&child, port)) => {
+                listens.map_err(|_| Outcome::NotReady { seconds: launch.ready_within.as_secs() })
+            }
+        };
+        match process {
+            Ok(process) => Ok(Self::keep(guarded, process, port, program_name(launch))),
+            Err(outcome) => {
+                guarded.end().await;
+                match outcome {
+                    Outcome::Exit(_) | Outcome::NotReady { .. } if is_taken(port) => Err(Outcome::PortTaken),
+                    outcome => Err(outcome),
+                }
+            }
+        }
+    }
+
+    fn keep(mut guarded: Guarded, process: ProcessId, port: u16, program: String) -> Self {
+        let cancel = CancellationToken::new();
+        let (told, ended) = watch::channel(None);
+        let stop = cancel.clone();
+        tokio::spawn(async move {
+            let outcome = tokio::select! {
+                biased;
+                () = stop.cancelled() => Outcome::Stopped,
+                outcome = guarded.wait() => outcome,
+            };
+            guarded.end().await;
+            told.send_replace(Some(outcome.of(&program)));
+        });
+        Self { addr: (Ipv4Addr::LOCALHOST, port).into(), process, cancel, ended }
+    }
+
+    /// Where it listens, on 127.0.0.1.
+    pub fn addr(&self) -> SocketAddr {
+        self.addr
+    }
+
+    /// Its process.
+    pub fn process(&self) -> &ProcessId {
+        &self.process
+    }
+
+    /// Resolves, when its process is gone, to the reason. Cancel safe.
+    pub async fn ended(&self) -> String {
+        let mut ended = self.ended.clone();
+        match ended.wait_for(Option::is_some).await {
+            Ok(why) => why.clone().unwrap_or_default(),
+            Err(_) => "its supervision ended".into(),
+        }
+    }
+
+    /// Resolves once its process has been halted (SIGSTOP, a debugger) for so long: it holds its memory and answers nobody. Never
+    /// resolves where the platform does not tell. Cancel safe.
+    pub async fn halted(&self, within: Duration) {
+        let mut since = None;
+        loop {
+            since = is_halted(self.process.pid).then(|| since.unwrap_or_else(Instant::now));
+            if since.is_some_and(|since| since.elapsed() >= within) {
+                return;
+            }
+            tokio::time::sleep(within / 8).await;
+        }
+    }
+
+    /// Ends it and waits until its process is gone. Idempotent. Cancel safe: once called, it ends even if nobody waits.
+    pub async fn stop(&self) {
+        self.cancel.cancel();
+        self.ended().await;
+    }
+}
+
+impl Drop for RpcServer {
+    fn drop(&mut self) {
+        self.cancel.cancel();
+    }
+}
+
+fn program_name(launch: &RpcLaunch) -> String {
+    launch.program.file_name().map_or_else(|| "rpc-server".into(), |name| name.to_string_lossy().into_owned())
+}
+
+/// Waits until the child itself listens on the port. A program that stole the port is never taken for it, where the platform
+/// says whose a socket is.
+async fn until_listening(child: &Arc<OnceLock<ProcessId>>, port: u16) -> ProcessId {
+    loop {
+        if let Some(process) = child.get() {
+            let listens = is_listening(process.pid, port);
+            if listens.unwrap_or_else(|| is_taken(port)) {
+                return process.clone();
+            }
+        }
+        tokio::time::sleep(POLL).await;
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "tests")]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn it_listens_on_loopback_only_and_uses_every_core() {
+        let guard = GuardCommand { program: "guard".into(), arguments: Vec::new() };
+        let mut launch = RpcLaunch::new("rpc-server".into(), "rpc-m", "/h".into(), guard);
+        let text = |launch: &RpcLaunch| {
+            launch
+                .to_list(4711)
+                .iter()
+                .map(|item| item.to_str().unwrap().to_owned())
+                .collect::<Vec<_>>()
+                .join("|")
+        };
+        let cores = std::thread::available_parallelism().unwrap();
+        assert_eq!(text(&launch), format!("-H|127.0.0.1|-p|4711|-t|{cores}"));
+        launch.threads = NonZeroU32::new(3);
+        launch.device = Some("CUDA0".into());
+        assert_eq!(text(&launch), "-H|127.0.0.1|-p|4711|-t|3|-d|CUDA0");
+    }
+}
