@@ -38,6 +38,7 @@ pub mod backend;
 pub mod catalogue;
 pub mod gateway;
 pub mod gguf;
+pub mod hosting;
 pub mod instance;
 pub mod lease;
 pub mod llama;

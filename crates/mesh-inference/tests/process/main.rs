@@ -51,6 +51,10 @@ fn main() -> ExitCode {
             ("a_lost_link_ends_the_lease_on_both_sides", leases::a_lost_link_ends_the_lease_on_both_sides),
             ("a_host_that_falls_silent_loses_its_lease", leases::a_host_that_falls_silent_loses_its_lease),
             ("the_real_server_answers_and_goes", real::the_real_server_answers_and_goes),
+            (
+                "a_split_over_two_nodes_answers_until_a_share_is_lost",
+                real::a_split_over_two_nodes_answers_until_a_share_is_lost,
+            ),
             ("the_real_server_comes_back_after_a_kill", real::the_real_server_comes_back_after_a_kill),
         ]),
     }

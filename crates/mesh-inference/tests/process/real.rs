@@ -1,16 +1,20 @@
 //! With a real llama.cpp, if this machine has one; a printed skip else.
 
+use std::num::NonZeroU32;
 use std::path::{Path, PathBuf};
 
 use mesh_inference::backend::Backends;
 use mesh_inference::gguf::{read_metadata, tiny::TinyModel};
-use mesh_inference::instance::{Instance, Launch};
+use mesh_inference::hosting::{HostError, HostLaunch, HostParts, Hosted, Share};
+use mesh_inference::instance::{Instance, Launch, RpcLaunch};
+use mesh_inference::lease::{LeaseConfig, Lender, LenderConfig};
 use mesh_inference::llama::{Arguments, LlamaCpp};
+use mesh_inference::memory::Ledger;
 use rustix::process::{Pid, Signal, kill_process};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use crate::kills::comes_back;
-use crate::restarts::{config, run, started};
+use crate::restarts::{config, guard, is_ready, reach, run, started};
 
 async fn llama_cpp() -> Option<LlamaCpp> {
     let home = std::env::var_os("QMT_HOME").map(PathBuf::from);
@@ -53,6 +57,72 @@ pub(crate) fn the_real_server_comes_back_after_a_kill() {
         kill_process(Pid::from_raw(first.pid).unwrap(), Signal::KILL).unwrap();
         comes_back(&instance, &first).await;
         instance.stop().await;
+    });
+}
+
+pub(crate) fn a_split_over_two_nodes_answers_until_a_share_is_lost() {
+    let homes = [tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap()];
+    run(async {
+        let Some(llama) = llama_cpp().await else { return };
+        let Some(program) = llama.rpc_server.clone() else { return println!("skipped: no rpc-server") };
+        let Some(mut launch) = tiny(homes[0].path()).await else { return };
+        launch.arguments.gpu_layers = Some(99);
+        launch.arguments.extra = ["--tensor-split", "1,1", "-t", "1"].map(Into::into).to_vec();
+        let mesh = mesh_transport::testing::Mesh::memory(2).await;
+        let tunnels = [0, 1].map(|node: usize| {
+            mesh_tunnel::Tunnels::start(mesh[node].transport.clone(), mesh_tunnel::Config::default())
+        });
+        let ledgers = [Ledger::default(), Ledger::default()];
+        let lent = LenderConfig {
+            rpc_server: Some(program.clone()),
+            build: llama.version.text.clone(),
+            home: homes[1].path().to_owned(),
+            guard: guard(),
+            device: None,
+            threads: NonZeroU32::new(1),
+            leases_max: 1,
+            times: LeaseConfig::default(),
+        };
+        let lender = Lender::start(&mesh[1].transport, tunnels[1].clone(), ledgers[1].clone(), lent);
+        let backends = Backends::new();
+        let parts = HostParts {
+            transport: mesh[0].transport.clone(),
+            tunnels: tunnels[0].clone(),
+            ledger: ledgers[0].clone(),
+            backends: backends.clone(),
+            rpc: Some(RpcLaunch::new(program, "own", homes[0].path().to_owned(), guard())),
+            times: LeaseConfig::default(),
+        };
+        let share = |node: usize| Share { node: mesh[node].id(), bytes: 64 << 20 };
+        let host = HostLaunch {
+            scope: mesh.scope(),
+            epoch: 1,
+            build: llama.version.text.clone(),
+            shares: vec![share(1), share(0)],
+            own_bytes: 64 << 20,
+            launch,
+            instance: config(homes[0].path()),
+        };
+        let other = HostLaunch { build: "b1".into(), ..host.clone() };
+        let refused = Hosted::start(&parts, other).await.unwrap_err();
+        assert!(matches!(refused, HostError::Lease { .. }), "{refused}");
+        assert_eq!(ledgers[0].held(), 0, "nothing is held after a refusal");
+        let hosted = Hosted::start(&parts, host).await.unwrap();
+        reach(&mut hosted.state(), is_ready).await;
+        let running = hosted.running().borrow().clone().unwrap();
+        let key = backends.list()[0].auth.clone().unwrap();
+        let answer = complete(running.port, key.expose()).await;
+        assert_eq!(answer.len(), 12, "{answer:?}");
+        let carried = tunnels[0].stats();
+        assert!(carried.to_peers_bytes > 1000, "the worker computed something: {carried:?}");
+        mesh[1].transport.shutdown().await;
+        let (node, why) = hosted.lost().await;
+        assert_eq!(node, mesh[1].id(), "{why}");
+        hosted.stop().await;
+        assert_eq!((ledgers[0].held(), backends.list().len()), (0, 0));
+        lender.shutdown().await;
+        assert_eq!(ledgers[1].held(), 0);
+        mesh.shutdown().await;
     });
 }
 
