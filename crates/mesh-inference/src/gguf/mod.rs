@@ -5,6 +5,7 @@
 
 mod cursor;
 mod error;
+mod layers;
 mod part;
 mod split;
 mod tensor;
@@ -16,6 +17,7 @@ use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
 
 pub use error::{Fault, GgufError};
+pub use layers::{Attention, PerLayer, State};
 pub(crate) use split::SplitName;
 pub use tensor::{Tensor, TensorType};
 
@@ -48,6 +50,12 @@ pub struct Metadata {
     pub value_length: Option<u64>,
     /// Experts of a mixture.
     pub expert_count: Option<u64>,
+    /// Experts that a token goes through (of the layer with most).
+    pub expert_used_count: Option<u64>,
+    /// Width of an expert's feed-forward part (of the widest layer).
+    pub expert_feed_forward_length: Option<u64>,
+    /// What its layers remember of earlier tokens.
+    pub attention: Attention,
     /// `general.file_type`.
     pub file_type: Option<u32>,
     /// The tokenizer, when the file carries one.
@@ -71,6 +79,13 @@ pub struct Tokenizer {
     pub vocabulary: u64,
     /// BLAKE3 over the tokens in order, each after its length (u64 LE): equal vocabularies have equal hashes.
     pub hash: [u8; 32],
+    /// BLAKE3 over the tokens but for fillers (`[PAD151665]`), each after its number and length (u64 LE): two models of one
+    /// family that are rounded up differently have equal ones.
+    pub words_hash: [u8; 32],
+    /// Number of the token that begins a text.
+    pub begin: Option<u64>,
+    /// Number of the token that ends a text.
+    pub end: Option<u64>,
     /// Whether there is a chat template.
     pub chat_template: bool,
 }
@@ -177,11 +192,17 @@ fn assemble(parts: Vec<(PathBuf, Part, u64)>) -> Result<Metadata, GgufError> {
         key_length: number("attention.key_length").or(per_head),
         value_length: number("attention.value_length").or(per_head),
         expert_count: number("expert_count"),
+        expert_used_count: number("expert_used_count"),
+        expert_feed_forward_length: number("expert_feed_forward_length"),
+        attention: Attention::of(&part, &architecture),
         file_type: part.number("general.file_type").and_then(|number| u32::try_from(number).ok()),
-        tokenizer: part.tokens.map(|(vocabulary, hash)| Tokenizer {
+        tokenizer: part.tokens.map(|tokens| Tokenizer {
             model: part.text("tokenizer.ggml.model").unwrap_or_default().to_owned(),
-            vocabulary,
-            hash,
+            vocabulary: tokens.count,
+            hash: tokens.hash,
+            words_hash: tokens.words,
+            begin: part.number("tokenizer.ggml.bos_token_id"),
+            end: part.number("tokenizer.ggml.eos_token_id"),
             chat_template: part.values.contains_key("tokenizer.chat_template"),
         }),
         weight_bytes: tensors.iter().map(|tensor: &Tensor| tensor.bytes).fold(0, u64::saturating_add),

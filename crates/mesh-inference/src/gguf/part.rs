@@ -6,6 +6,7 @@ use std::path::Path;
 
 use super::cursor::{Cursor, STRING_BYTES_MAX};
 use super::error::{Fault, GgufError};
+use super::layers::PerLayer;
 use super::tensor::{Tensor, TensorType};
 
 /// Keys of real models number below 100.
@@ -19,6 +20,8 @@ const TENSOR_NAME_BYTES_MAX: u64 = 256;
 const KEPT_TEXT_BYTES_MAX: u64 = 1024;
 /// Number lists that are kept: one entry a layer.
 const KEPT_LIST_MAX: u64 = 1024;
+/// `[PAD` and the largest number of a token.
+const FILLER_BYTES_MAX: u64 = 16;
 /// Lists of lists do not occur in models; the format allows them.
 const NESTING_MAX: u32 = 2;
 const ALIGNMENT_MAX: u64 = 1 << 20;
@@ -28,18 +31,26 @@ const ALIGNMENT_MAX: u64 = 1 << 20;
 pub(crate) struct Part {
     pub(crate) version: u32,
     pub(crate) values: BTreeMap<String, Value>,
-    pub(crate) tokens: Option<(u64, [u8; 32])>,
+    pub(crate) tokens: Option<Tokens>,
     pub(crate) tensors: Vec<Tensor>,
     /// Where the weights begin.
     pub(crate) data_offset: u64,
+}
+
+/// The list of tokens, as hashes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Tokens {
+    pub(crate) count: u64,
+    pub(crate) hash: [u8; 32],
+    pub(crate) words: [u8; 32],
 }
 
 #[derive(Debug, PartialEq)]
 pub(crate) enum Value {
     Unsigned(u64),
     Text(String),
-    /// The largest of a list of numbers, one a layer.
-    Largest(u64),
+    /// A list of numbers, one a layer.
+    List(Vec<u64>),
     /// Present, of no further interest.
     Other,
 }
@@ -47,8 +58,18 @@ pub(crate) enum Value {
 impl Part {
     pub(crate) fn number(&self, key: &str) -> Option<u64> {
         match self.values.get(key)? {
-            Value::Unsigned(number) | Value::Largest(number) => Some(*number),
+            Value::Unsigned(number) => Some(*number),
+            Value::List(numbers) => Some(numbers.iter().copied().max().unwrap_or(0)),
             _ => None,
+        }
+    }
+
+    /// A number for all layers, or one for each; empty when the file does not say.
+    pub(crate) fn per_layer(&self, key: &str) -> PerLayer {
+        match self.values.get(key) {
+            Some(Value::Unsigned(number)) => PerLayer::All(*number),
+            Some(Value::List(numbers)) => PerLayer::Each(numbers.clone()),
+            _ => PerLayer::Unsaid,
         }
     }
 
@@ -130,15 +151,15 @@ impl<R: BufRead> Reading<R> {
             ARRAY => {
                 let (kind, count) = (self.cursor.u32()?, self.cursor.u64()?);
                 if key == "tokenizer.ggml.tokens" && kind == STRING {
-                    part.tokens = Some((count, self.hash_strings(count)?));
+                    part.tokens = Some(self.hash_tokens(count)?);
                     return Ok(Value::Other);
                 }
-                if matches!(kind, U32 | I32) && count <= KEPT_LIST_MAX {
-                    let mut largest = 0;
+                if matches!(kind, U32 | I32 | BOOL) && count <= KEPT_LIST_MAX {
+                    let mut numbers = Vec::new();
                     for _ in 0..count {
-                        largest = largest.max(self.number(kind)?);
+                        numbers.push(self.number(kind)?);
                     }
-                    return Ok(Value::Largest(largest));
+                    return Ok(Value::List(numbers));
                 }
                 self.skip_array(kind, count, 1)?;
                 Ok(Value::Other)
@@ -166,16 +187,31 @@ impl<R: BufRead> Reading<R> {
         })
     }
 
-    fn hash_strings(&mut self, count: u64) -> Result<[u8; 32], Fault> {
-        let mut hash = blake3::Hasher::new();
-        for _ in 0..count {
+    fn hash_tokens(&mut self, count: u64) -> Result<Tokens, Fault> {
+        let (mut hash, mut words) = (blake3::Hasher::new(), blake3::Hasher::new());
+        for index in 0..count {
             let length = self.cursor.string_length(STRING_BYTES_MAX)?;
             hash.update(&length.to_le_bytes());
-            self.cursor.chunks(length, |chunk| {
-                hash.update(chunk);
-            })?;
+            // Only what is long enough to be no filler goes by in pieces.
+            if length > FILLER_BYTES_MAX {
+                words.update(&index.to_le_bytes());
+                words.update(&length.to_le_bytes());
+                self.cursor.chunks(length, |chunk| {
+                    hash.update(chunk);
+                    words.update(chunk);
+                })?;
+                continue;
+            }
+            let mut token = Vec::new();
+            self.cursor.chunks(length, |chunk| token.extend_from_slice(chunk))?;
+            hash.update(&token);
+            if !is_filler(&token) {
+                words.update(&index.to_le_bytes());
+                words.update(&length.to_le_bytes());
+                words.update(&token);
+            }
         }
-        Ok(*hash.finalize().as_bytes())
+        Ok(Tokens { count, hash: *hash.finalize().as_bytes(), words: *words.finalize().as_bytes() })
     }
 
     fn skip_array(&mut self, kind: u32, count: u64, depth: u32) -> Result<(), Fault> {
@@ -217,6 +253,12 @@ impl<R: BufRead> Reading<R> {
         let bytes = size(&dimensions, kind)?;
         Ok(Tensor { name, dimensions, kind, offset, bytes, file: 0 })
     }
+}
+
+/// Whether a token is one of the `[PAD151665]` by which converters round a vocabulary up.
+fn is_filler(token: &[u8]) -> bool {
+    let digits = token.strip_prefix(b"[PAD").and_then(|rest| rest.strip_suffix(b"]"));
+    digits.is_some_and(|digits| !digits.is_empty() && digits.iter().all(u8::is_ascii_digit))
 }
 
 /// Bytes of a tensor; 0 when its type is unknown.
