@@ -43,3 +43,4 @@ pub mod instance;
 pub mod lease;
 pub mod llama;
 pub mod memory;
+pub mod plan;

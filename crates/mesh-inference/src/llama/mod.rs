@@ -3,5 +3,5 @@
 mod arguments;
 mod find;
 
-pub use arguments::Arguments;
+pub use arguments::{Arguments, DraftArguments, RpcArguments, SplitArguments};
 pub use find::{FindError, LlamaCpp, Version};
