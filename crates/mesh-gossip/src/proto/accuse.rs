@@ -159,7 +159,8 @@ impl<T: Trust> Membership<T> {
         }
         let voice = Voice { evidence: accusation.evidence, signature: Some(accusation.signature.into()) };
         let is_dead = node.is_dead();
-        if !is_dead && !self.cases.is_open(&id) && !self.jury(&id).contains(&witness) {
+        let is_candidate = is_dead || self.is_juror(&id, &witness) || self.is_candidate(&id, &witness);
+        if !self.cases.is_open(&id) && !is_candidate {
             // Nobody's word but a neighbour's makes a case; but a neighbour may look.
             self.watch_closely(&id, false);
             return;
@@ -175,14 +176,11 @@ impl<T: Trust> Membership<T> {
         // A majority of any node's neighbours was passed on already: whoever had it from here agrees.
         let is_agreed =
             is_dead && self.cases.closed.get(&id).is_some_and(|(_, voices)| voices.len() > MAJORITY);
-        if !is_agreed && (is_dead || self.is_juror(&id, &witness)) {
+        if !is_agreed && is_candidate {
             self.pass_on(from, accusation);
         }
         if !is_dead {
             self.watch_closely(&id, false);
-            if self.is_juror(&id, &witness) && !self.hears(&id) {
-                self.suspect_if_alive(&id);
-            }
             self.weigh(&id);
         }
     }
@@ -255,9 +253,29 @@ impl<T: Trust> Membership<T> {
         self.cases.open.get(id).is_some_and(|case| case.jury.contains(witness))
     }
 
-    /// Those whose word counts: the subject's neighbours, this node among them if it is one.
+    /// Whether the word of the witness may come to count: it is a neighbour of the subject but for nodes that are doubted.
+    fn is_candidate(&self, id: &NodeId, witness: &NodeId) -> bool {
+        let is_doubted = |one: &NodeId| self.nodes.get(one).is_some_and(|node| node.phase == Phase::Suspect);
+        !self.config.uninvited && self.around(id, is_doubted).iter().flatten().any(|one| one == witness)
+    }
+
+    /// Those whose word counts: the subject's neighbours, this node among them if it is one. In the place of a neighbour
+    /// that is missing itself stands the next one of its side, who looks after the subject by now.
     pub(super) fn jury(&self, id: &NodeId) -> Vec<NodeId> {
-        if self.config.uninvited { Vec::new() } else { self.neighbours_of(id) }
+        if self.config.uninvited {
+            return Vec::new();
+        }
+        let wait = self.watches.weathered(self.config.disputed);
+        let is_missing = |one: &NodeId| {
+            let node = self.nodes.get(one).filter(|node| node.phase == Phase::Suspect);
+            node.is_some_and(|node| self.now.saturating_duration_since(node.since) >= wait)
+        };
+        let sides = self.around(id, is_missing);
+        let mut jury: Vec<NodeId> =
+            sides.iter().filter_map(|side| side.last()).filter(|one| !is_missing(one)).copied().collect();
+        jury.sort_unstable();
+        jury.dedup();
+        jury
     }
 
     /// Tells neighbours, and the accused, at once.

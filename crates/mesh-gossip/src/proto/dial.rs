@@ -32,12 +32,16 @@ impl<T: Trust> Membership<T> {
             self.dials.remove(&peer);
         }
         let Some(dial) = self.dials.get_mut(&peer) else { return };
+        let is_first = dial.failed == 0;
         dial.failed = dial.failed.saturating_add(1);
         let doublings = dial.failed.saturating_sub(1).min(16);
         let wait = self.config.redial_min.saturating_mul(1 << doublings).min(self.config.redial_max);
         let wait = self.rng.between(wait / 2, wait) * self.crowd(&peer);
         if self.overlay.peers.contains(&peer) {
             self.overlay.is_stale = true;
+            if is_first {
+                self.watch_closely(&peer, false);
+            }
         }
         self.dial_in(peer, wait);
     }
@@ -66,7 +70,10 @@ impl<T: Trust> Membership<T> {
 
     pub(super) fn handle_dial_due(&mut self, id: NodeId) {
         let is_crowded = self.links.len() + self.dials_running >= self.config.links_max;
-        let is_busy = self.dials_running >= self.config.dials_max.max(1);
+        // Those who may have come back wait for the neighbours.
+        let is_first = self.overlay.peers.is_empty() || self.overlay.peers.contains(&id);
+        let dials_max = if is_first { self.config.dials_max } else { self.config.dials_max.div_ceil(2) };
+        let is_busy = self.dials_running >= dials_max.max(1);
         let is_wanted = self.is_wanted(&id);
         let Some(dial) = self.dials.get_mut(&id) else { return };
         if dial.at.is_none_or(|at| at > self.now) {

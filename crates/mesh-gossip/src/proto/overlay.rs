@@ -5,12 +5,14 @@ use std::collections::BTreeSet;
 use mesh_identity::{NodeId, Role};
 
 use super::node::Node;
+use super::node::Phase;
 use super::rings::{self, NEIGHBOURS};
 use super::trust::Trust;
 use super::{Membership, SMALL};
 
-/// How far along a ring somebody within reach is looked for.
-const DEPTH: usize = 4;
+/// How far along a side of a ring somebody within reach is looked for at a time. When four fifths of a scope have died at
+/// once, five of six sides have a living one within that; those that are found dead make room for the ones behind them.
+const DEPTH: usize = 8;
 /// After so many failed dials a neighbour counts as out of reach, and the next on its ring is linked as well.
 const OUT_OF_REACH: u32 = 2;
 
@@ -24,11 +26,13 @@ pub(crate) struct Overlay {
 }
 
 impl<T: Trust> Membership<T> {
-    /// The neighbours of a node among the members, this one included.
-    pub(super) fn neighbours_of(&self, id: &NodeId) -> Vec<NodeId> {
+    /// Those on either side of a node on each ring, this one included, up to the first that is none of those that `is_out`
+    /// says.
+    pub(super) fn around(&self, id: &NodeId, is_out: impl Fn(&NodeId) -> bool) -> Vec<Vec<NodeId>> {
         let is_member = self.own.is_some() && self.role == Role::Member;
-        let me = (is_member && *id != self.me).then_some((self.me, self.places));
-        self.nodes.rings().neighbours_with(*id, &rings::places(id), me)
+        let me = (is_member && *id != self.me).then_some((self.me, &self.places));
+        let places = self.nodes.get(id).map_or_else(|| rings::places(id), |node| node.places);
+        self.nodes.rings().walk((*id, &places), me, DEPTH, |_, one| is_out(one))
     }
 
     /// Brings links and watches in line with who is there.
@@ -44,10 +48,7 @@ impl<T: Trust> Membership<T> {
                 .map(|(id, _)| *id)
                 .collect()
         } else {
-            let is_out = |id: &NodeId| {
-                !self.links.contains(id) && self.dials.get(id).is_some_and(|dial| dial.failed >= OUT_OF_REACH)
-            };
-            members.nearest(self.me, &self.places, DEPTH).reachable(is_out)
+            self.reachable()
         };
         let peers: Vec<NodeId> = peers.into_iter().take(self.config.links_max).collect();
         self.watch_only(&peers);
@@ -57,6 +58,25 @@ impl<T: Trust> Membership<T> {
         for id in new {
             self.dial_soon(&id);
         }
+    }
+
+    /// The neighbours, and for each one that is out of reach the next ones of its side, up to a linked one: as many at a
+    /// time as were out of reach, so that among many dead ones the next living one is soon found.
+    fn reachable(&self) -> Vec<NodeId> {
+        let (mut out, mut untried) = ([0_usize; NEIGHBOURS], [0_usize; NEIGHBOURS]);
+        let sides = self.nodes.rings().walk((self.me, &self.places), None, DEPTH, |side, id| {
+            if self.links.contains(id) {
+                return false;
+            }
+            let is_doubted = self.nodes.get(id).is_some_and(|node| node.phase == Phase::Suspect);
+            if is_doubted || self.dials.get(id).is_some_and(|dial| dial.failed >= OUT_OF_REACH) {
+                out[side] += 1;
+                return true;
+            }
+            untried[side] += 1;
+            untried[side] < out[side]
+        });
+        rings::nearest_first(&sides)
     }
 
     pub(super) fn dial_soon(&mut self, id: &NodeId) {

@@ -239,12 +239,16 @@ impl<T: Trust> Membership<T> {
 
     fn set_phase(&mut self, id: &NodeId, phase: Phase) {
         let now = self.now;
-        let was_up = self.nodes.update(id, |node| {
-            let was_up = node.is_up();
+        let was = self.nodes.update(id, |node| {
+            let was = node.phase;
             (node.phase, node.since, node.is_offered) = (phase, now, true);
-            was_up
+            was
         });
-        if was_up.is_some_and(|was_up| was_up != phase.is_up()) {
+        // Somebody stands in for a neighbour that is doubted, too.
+        if self.overlay.peers.contains(id) {
+            self.overlay.is_stale = true;
+        }
+        if was.is_some_and(|was| was.is_up() != phase.is_up()) {
             self.overlay.is_stale = true;
             // Who missed the news is found sooner.
             self.changed = now;

@@ -50,77 +50,59 @@ impl Rings {
         self.0[0].len()
     }
 
-    /// The nearest `depth` on either side of each ring of a node that stands there or might, itself left out.
-    pub(crate) fn nearest(&self, id: NodeId, places: &Places, depth: usize) -> Nearest {
-        let is_other = |key: &(u64, NodeId)| key.1 != id;
-        let side = |number: usize, ring: &Pieces<(u64, NodeId), ()>, is_up: bool| -> Vec<NodeId> {
-            let key = (places[number], id);
-            let keys: Vec<_> = if is_up {
-                ring.upwards(&key).map(|(key, ())| *key).filter(is_other).take(depth).collect()
-            } else {
-                ring.downwards(&key).map(|(key, ())| *key).filter(is_other).take(depth).collect()
-            };
-            keys.into_iter().map(|(_, id)| id).collect()
-        };
-        let rings = self.0.iter().enumerate();
-        Nearest(
-            rings.flat_map(|(number, ring)| [side(number, ring, true), side(number, ring, false)]).collect(),
-        )
-    }
-
-    /// The same among those on the rings and one more node, which is not on them here: this one.
-    pub(crate) fn neighbours_with(
+    /// Both sides of each ring of a node that stands there or might, nearest first: on each as far as `goes_on` says, given
+    /// the side's number and who stands there, and `depth` at most. `me` counts as if it stood on the rings.
+    pub(crate) fn walk(
         &self,
-        id: NodeId,
-        places: &Places,
-        me: Option<(NodeId, Places)>,
-    ) -> Vec<NodeId> {
-        let nearest = self.nearest(id, places, 1);
-        let Some((me, mine)) = me else { return distinct(nearest.neighbours()) };
-        let sides = nearest.0.iter().enumerate().map(|(number, side)| {
-            let (ring, is_up) = (number / 2, number % 2 == 0);
-            let distance = |other: u64| {
-                if is_up { other.wrapping_sub(places[ring]) } else { places[ring].wrapping_sub(other) }
-            };
-            match side.first() {
-                Some(held) if (distance(self::places(held)[ring]), *held) < (distance(mine[ring]), me) => {
-                    *held
+        (id, places): (NodeId, &Places),
+        me: Option<(NodeId, &Places)>,
+        depth: usize,
+        mut goes_on: impl FnMut(usize, &NodeId) -> bool,
+    ) -> Vec<Vec<NodeId>> {
+        let mut sides = Vec::with_capacity(NEIGHBOURS);
+        for (number, ring) in self.0.iter().enumerate() {
+            let key = (places[number], id);
+            let ways: [Box<dyn Iterator<Item = (u64, NodeId)>>; 2] = [
+                Box::new(ring.upwards(&key).map(|(key, ())| *key)),
+                Box::new(ring.downwards(&key).map(|(key, ())| *key)),
+            ];
+            for (way, mut others) in ways.into_iter().enumerate() {
+                let distance = |(place, other): (u64, NodeId)| {
+                    let there = place.wrapping_sub(places[number]);
+                    (if way == 0 { there } else { there.wrapping_neg() }, other)
+                };
+                let mut me = me.map(|(me, mine)| (mine[number], me));
+                let mut next = others.by_ref().find(|key| key.1 != id);
+                let mut side = Vec::new();
+                while side.len() < depth {
+                    let is_mine = match (me, next) {
+                        (Some(me), Some(next)) => distance(me) < distance(next),
+                        (me, _) => me.is_some(),
+                    };
+                    let one = if is_mine {
+                        me.take()
+                    } else {
+                        std::mem::replace(&mut next, others.by_ref().find(|key| key.1 != id))
+                    };
+                    let Some((_, one)) = one else { break };
+                    side.push(one);
+                    if !goes_on(sides.len(), &one) {
+                        break;
+                    }
                 }
-                _ => me,
-            }
-        });
-        distinct(sides)
-    }
-}
-
-/// The nearest members on both sides of each ring, nearest first.
-#[derive(Debug)]
-pub(crate) struct Nearest(Vec<Vec<NodeId>>);
-
-impl Nearest {
-    /// The neighbours: the nearest of each side.
-    pub(crate) fn neighbours(&self) -> impl Iterator<Item = NodeId> + '_ {
-        self.0.iter().filter_map(|side| side.first()).copied()
-    }
-
-    /// The neighbours, and for each one that is out of reach the next ones of its side, up to one within reach.
-    pub(crate) fn reachable(&self, is_out_of_reach: impl Fn(&NodeId) -> bool) -> Vec<NodeId> {
-        let mut all = Vec::new();
-        for side in &self.0 {
-            for id in side {
-                all.push(*id);
-                if !is_out_of_reach(id) {
-                    break;
-                }
+                sides.push(side);
             }
         }
-        distinct(all.into_iter())
+        sides
     }
 }
 
-fn distinct(ids: impl Iterator<Item = NodeId>) -> Vec<NodeId> {
+/// Everybody once, the nearest of all sides first.
+pub(crate) fn nearest_first(sides: &[Vec<NodeId>]) -> Vec<NodeId> {
+    let depth = sides.iter().map(Vec::len).max().unwrap_or_default();
     let mut seen = BTreeSet::new();
-    ids.filter(|id| seen.insert(*id)).collect()
+    let by_rank = (0..depth).flat_map(|rank| sides.iter().filter_map(move |side| side.get(rank)));
+    by_rank.copied().filter(|id| seen.insert(*id)).collect()
 }
 
 #[cfg(test)]
@@ -146,7 +128,7 @@ mod tests {
     }
 
     fn neighbours(of: &(NodeId, Places), all: &[(NodeId, Places)]) -> BTreeSet<NodeId> {
-        rings(all).nearest(of.0, &of.1, 1).neighbours().collect()
+        rings(all).walk((of.0, &of.1), None, 1, |_, _| true).into_iter().flatten().collect()
     }
 
     #[test]
@@ -175,26 +157,32 @@ mod tests {
     }
 
     #[test]
-    fn who_is_out_of_reach_is_kept_and_stood_in_for() {
+    fn a_side_is_walked_as_far_as_it_is_told_to() {
         let all = members(40);
-        let nearest = rings(&all).nearest(all[0].0, &all[0].1, 4);
-        let out = nearest.neighbours().next().unwrap();
-        let with = nearest.reachable(|id| *id == out);
-        let strict: BTreeSet<NodeId> = nearest.neighbours().collect();
-        let with: BTreeSet<NodeId> = with.into_iter().collect();
-        assert!(with.is_superset(&strict) && with.contains(&out));
-        assert!(nearest.reachable(|_| true).len() > NEIGHBOURS);
+        let (rings, from) = (rings(&all), &all[0]);
+        let sides = rings.walk((from.0, &from.1), None, 4, |_, _| true);
+        assert!(sides.len() == NEIGHBOURS && sides.iter().all(|side| side.len() == 4));
+        let out = sides[3][0];
+        let walked = rings.walk((from.0, &from.1), None, 4, |_, id| *id == out);
+        for (side, whole) in walked.iter().zip(&sides) {
+            let length = 1 + whole.iter().take_while(|id| **id == out).count();
+            assert_eq!(side, &whole[..length]);
+        }
+        let ordered = nearest_first(&walked);
+        assert_eq!(ordered.iter().collect::<BTreeSet<_>>(), walked.iter().flatten().collect());
+        assert_eq!(ordered.last(), Some(&walked[3][1]));
     }
 
     #[test]
     fn this_node_counts_as_if_it_stood_on_the_rings() {
         let all = members(30);
+        let whole = rings(&all);
         for me in &all {
             let others: Vec<_> = all.iter().filter(|one| one.0 != me.0).copied().collect();
+            let without = rings(&others);
             for of in &others {
-                let with: BTreeSet<_> =
-                    rings(&others).neighbours_with(of.0, &of.1, Some(*me)).into_iter().collect();
-                assert_eq!(with, neighbours(of, &all));
+                let with = without.walk((of.0, &of.1), Some((me.0, &me.1)), 3, |_, _| true);
+                assert_eq!(with, whole.walk((of.0, &of.1), None, 3, |_, _| true));
             }
         }
     }

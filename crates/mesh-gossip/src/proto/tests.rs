@@ -1,7 +1,9 @@
 #![allow(clippy::unwrap_used)]
 mod alone;
+mod many;
 mod model;
 mod uninvited;
+mod verdicts;
 
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant};

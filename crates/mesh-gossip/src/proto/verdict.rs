@@ -57,6 +57,7 @@ impl<T: Trust> Membership<T> {
 
     fn verdict(&mut self, id: &NodeId) -> Verdict {
         let (is_mine, is_heard) = (self.is_first_hand(id), self.hears(id));
+        let heard_at = self.links.heard_at(id);
         let now = self.now;
         let Some(case) = self.cases.open.get(id) else { return Verdict::Dropped };
         let age = now.saturating_duration_since(case.since);
@@ -64,25 +65,37 @@ impl<T: Trust> Membership<T> {
             |juror: &NodeId| *juror == self.me || self.nodes.get(juror).is_some_and(super::Node::is_up);
         let jury: Vec<NodeId> = case.jury.iter().filter(|juror| is_up(juror)).copied().collect();
         let voices = jury.iter().filter(|juror| case.voices.contains_key(juror)).count();
+        let saw_the_end =
+            |juror: &&NodeId| case.voices.get(*juror).is_some_and(|voice| voice.evidence != Evidence::Silent);
+        let seen = jury.iter().filter(saw_the_end).count();
+        let is_seen = seen * 2 > jury.len() && seen >= 2;
         if is_mine {
             // Its own word to us, or its machine's: nothing to wait for.
             return Verdict::Dead(case.why(&case.voices.keys().copied().collect::<Vec<_>>()));
         }
-        if is_heard {
+        // What was heard before the process ended is no contradiction.
+        if is_heard && !(is_seen && heard_at.is_none_or(|at| at <= case.since)) {
             self.reconsider(id);
             return if age > CASE_MAX { Verdict::Dropped } else { Verdict::Later(LOOK) };
         }
         let agreed = voices * 2 > jury.len() && voices >= 2;
+        let (why, agreed_at) = (case.why(&jury), case.agreed);
+        if voices > 0 {
+            self.suspect_if_alive(id);
+        }
         if agreed {
-            let why = case.why(&jury);
             // Those who have not spoken may know better; the more they are, the longer the accused has.
-            let missing = u32::try_from(jury.len() - voices).unwrap_or(u32::MAX);
+            let count = |some: usize| u32::try_from(some).unwrap_or(u32::MAX);
+            let missing = count(jury.len() - voices);
+            let grace = self.watches.weathered(self.config.grace);
             let grace = if missing == 0 && why != DownWhy::Silent {
                 Duration::ZERO
+            } else if is_seen {
+                grace * 2 * count(jury.len() - seen) / count(jury.len())
             } else {
-                self.watches.weathered(self.config.grace) * missing.saturating_add(1)
+                grace * missing.saturating_add(1)
             };
-            let since = case.agreed.unwrap_or(now);
+            let since = agreed_at.unwrap_or(now);
             if let Some(case) = self.cases.open.get_mut(id) {
                 case.agreed = Some(since);
             }
@@ -96,7 +109,7 @@ impl<T: Trust> Membership<T> {
     fn disputed(&mut self, id: &NodeId, jury: &[NodeId], (voices, age): (usize, Duration)) -> Verdict {
         let Some(case) = self.cases.open.get(id) else { return Verdict::Dropped };
         let has_own = case.voices.contains_key(&self.me);
-        let is_alone = jury.iter().all(|juror| *juror == self.me);
+        let is_alone = self.around(id, |_| false).iter().flatten().all(|one| *one == self.me);
         let wait = if is_alone && !self.config.uninvited { self.config.alone } else { self.config.disputed };
         let wait = self.watches.weathered(wait);
         if age < wait {

@@ -249,6 +249,7 @@ impl<T: Trust> Membership<T> {
         let interval = if is_linked { self.probe_interval() } else { UNLINKED_INTERVAL };
         let helpers = self.helpers(&id).len();
         let (needed, wait) = (self.watches.rounds(helpers), self.answer_wait(&id));
+        let is_dialed = self.dials.get(&id).is_some_and(|dial| dial.failed > 0);
         let Some(watch) = self.watches.all.get_mut(&id).filter(|watch| watch.at <= self.now) else { return };
         let silent = self.now.saturating_duration_since(watch.heard);
         if watch.rounds == 0 && !watch.is_urgent && watch.pinged.is_none() && silent < interval {
@@ -258,7 +259,8 @@ impl<T: Trust> Membership<T> {
             return;
         }
         let needed = if watch.is_urgent { needed.div_ceil(2) } else { needed };
-        if watch.pinged.is_some() {
+        // Whom nobody asked nobody failed to hear.
+        if watch.pinged.is_some() && (is_linked || is_dialed || helpers > 0 || watch.rounds > 0) {
             watch.rounds = watch.rounds.saturating_add(1).min(ROUNDS_MAX + SICK_MAX);
         }
         let rounds = watch.rounds;

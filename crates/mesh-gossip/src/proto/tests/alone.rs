@@ -2,17 +2,17 @@
 
 use super::*;
 
-struct Lone {
-    core: Membership<Double>,
-    now: Instant,
+pub(super) struct Lone {
+    pub(super) core: Membership<Double>,
+    pub(super) now: Instant,
 }
 
-fn key(number: u8) -> NodeKey {
+pub(super) fn key(number: u8) -> NodeKey {
     NodeKey::from_seed([number; 32])
 }
 
 impl Lone {
-    fn new(number: u8) -> Self {
+    pub(super) fn new(number: u8) -> Self {
         Self::at(number, 1_800_000_000)
     }
 
@@ -29,12 +29,12 @@ impl Lone {
         Self { core, now }
     }
 
-    fn input(&mut self, input: Input) -> Vec<Output> {
+    pub(super) fn input(&mut self, input: Input) -> Vec<Output> {
         self.core.handle(input, self.now).unwrap();
         std::iter::from_fn(|| self.core.poll_output()).collect()
     }
 
-    fn frame(&mut self, from: NodeId, message: &Message) -> Vec<Output> {
+    pub(super) fn frame(&mut self, from: NodeId, message: &Message) -> Vec<Output> {
         self.input(Input::Frame { from, role: Role::Member, frame: message.encode() })
     }
 
@@ -47,7 +47,7 @@ impl Lone {
     }
 
     /// Its own record as it would send it.
-    fn own(&mut self) -> NodeRecord {
+    pub(super) fn own(&mut self) -> NodeRecord {
         let peer = key(200).node_id();
         let outputs = self.input(Input::LinkUp { peer, role: Role::Member });
         self.input(Input::LinkDown { peer, why: crate::proto::LinkLoss::Lost });
