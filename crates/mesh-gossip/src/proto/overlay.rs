@@ -4,8 +4,7 @@ use std::collections::BTreeSet;
 
 use mesh_identity::{NodeId, Role};
 
-use super::node::Node;
-use super::node::Phase;
+use super::node::{Node, Phase};
 use super::rings::{self, NEIGHBOURS};
 use super::trust::Trust;
 use super::{Membership, SMALL};
