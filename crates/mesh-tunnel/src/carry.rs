@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use mesh_transport::Stream;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::TcpStream;
+use tokio::net::tcp::{ReadHalf, WriteHalf};
 
 use crate::metrics::Counters;
 
@@ -19,11 +20,11 @@ pub(crate) async fn carry(
     counters: &[&Counters],
     buffer_bytes: usize,
 ) -> io::Result<()> {
-    let mut socket = Cut { socket, whole: false };
+    let mut socket = Cut::new(socket);
     let _open = Open::count(counters);
     let cut_off = stream.cut_off();
     let (mut send, mut recv) = stream.split();
-    let (mut from_local, mut to_local) = socket.socket.split();
+    let (mut from_local, mut to_local) = socket.split();
     let to_peers = counters.iter().map(|all| &all.to_peers_bytes).collect::<Vec<_>>();
     let from_peers = counters.iter().map(|all| &all.from_peers_bytes).collect::<Vec<_>>();
     let both = async {
@@ -32,17 +33,22 @@ pub(crate) async fn carry(
             pump(&mut recv, &mut to_local, &from_peers, buffer_bytes),
         )
     };
-    let carried = tokio::select! {
+    let carried = until_cut(cut_off, both).await;
+    socket.end(carried.is_ok(), counters);
+    carried.map(drop)
+}
+
+/// What `both` comes to, or an error as soon as this node cuts the link off.
+pub(crate) async fn until_cut<T, E: From<io::Error>>(
+    cut_off: impl Future<Output = ()>,
+    both: impl Future<Output = Result<T, E>>,
+) -> Result<T, E> {
+    tokio::select! {
         biased;
         // Also where neither side moves: what waits for a slow socket is not to be delivered any more.
-        () = cut_off => Err(io::ErrorKind::ConnectionAborted.into()),
+        () = cut_off => Err(io::Error::from(io::ErrorKind::ConnectionAborted).into()),
         carried = both => carried,
-    };
-    socket.whole = carried.is_ok();
-    if carried.is_err() {
-        counters.iter().for_each(|all| _ = all.broken.fetch_add(1, Relaxed));
     }
-    carried.map(|_| ())
 }
 
 async fn pump<R, W>(from: &mut R, to: &mut W, counted: &[&AtomicU64], buffer_bytes: usize) -> io::Result<()>
@@ -63,9 +69,27 @@ where
 }
 
 /// A socket that is reset rather than closed unless all of it was carried.
-struct Cut {
+pub(crate) struct Cut {
     socket: TcpStream,
     whole: bool,
+}
+
+impl Cut {
+    pub(crate) fn new(socket: TcpStream) -> Self {
+        Self { socket, whole: false }
+    }
+
+    pub(crate) fn split(&mut self) -> (ReadHalf<'_>, WriteHalf<'_>) {
+        self.socket.split()
+    }
+
+    /// Says how the connection ended.
+    pub(crate) fn end(&mut self, whole: bool, counters: &[&Counters]) {
+        self.whole = whole;
+        if !whole {
+            counters.iter().for_each(|all| _ = all.broken.fetch_add(1, Relaxed));
+        }
+    }
 }
 
 impl Drop for Cut {
@@ -78,10 +102,10 @@ impl Drop for Cut {
 }
 
 /// Counts a connection as open while it lives.
-struct Open<'a>(&'a [&'a Counters]);
+pub(crate) struct Open<'a>(&'a [&'a Counters]);
 
 impl<'a> Open<'a> {
-    fn count(counters: &'a [&'a Counters]) -> Self {
+    pub(crate) fn count(counters: &'a [&'a Counters]) -> Self {
         for all in counters {
             all.opened.fetch_add(1, Relaxed);
             all.open.fetch_add(1, Relaxed);
@@ -98,5 +122,5 @@ impl Drop for Open<'_> {
 
 /// Closes a socket so that its other side sees an error and not an empty answer.
 pub(crate) fn refuse(socket: TcpStream) {
-    drop(Cut { socket, whole: false });
+    drop(Cut::new(socket));
 }

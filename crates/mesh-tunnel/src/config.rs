@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use crate::Policy;
+
 /// Parameters of [`Tunnels`](crate::Tunnels).
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Config {
@@ -15,6 +17,8 @@ pub struct Config {
     pub connections_max: usize,
     /// Bytes read at once in each direction. 64 KiB: what a loopback socket yields in one read under load.
     pub buffer_bytes: usize,
+    /// What may pass to an rpc-server.
+    pub rpc: Policy,
 }
 
 impl Default for Config {
@@ -24,6 +28,7 @@ impl Default for Config {
             open_timeout: Duration::from_secs(10),
             connections_max: 1000,
             buffer_bytes: 64 * 1024,
+            rpc: Policy::default(),
         }
     }
 }

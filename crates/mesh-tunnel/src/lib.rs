@@ -1,8 +1,9 @@
 //! Bytes between a local socket and a service at a peer of the mesh.
 //!
 //! A node offers services on its loopback interface by name; a member of the same scope gets a local port for each of
-//! them, and every connection to that port becomes a stream. It does not discover services, does not decide who is a
-//! member, and does not look into the bytes. The main type is [`Tunnels`].
+//! them, and every connection to that port becomes a stream. It does not discover services and does not decide who is a
+//! member. It looks into no bytes but those of a llama-server on their way to an rpc-server, where weights that the worker has
+//! on disk go by reference. The main type is [`Tunnels`].
 //!
 //! ```
 //! # tokio::runtime::Builder::new_current_thread().enable_all().build()?.block_on(async {
@@ -30,7 +31,7 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 //!
-//! The protocol is in `docs/protocols/tunnel.md`.
+//! The protocols are in `docs/protocols/tunnel.md` and `docs/protocols/rpc.md`.
 
 mod carry;
 mod config;
@@ -39,13 +40,18 @@ mod exit;
 mod listener;
 mod metrics;
 mod proto;
+mod rpc;
 mod tunnels;
+mod weights;
 
 pub use config::Config;
 pub use error::{ListenError, OfferError, OpenError};
 pub use exit::Offered;
 pub use listener::{LocalListener, Remote};
-pub use metrics::Stats;
+pub use metrics::{RpcStats, Stats};
+pub use proto::rpc::{Policy, RpcFault};
 pub use proto::wire::RefusalCode;
 pub use proto::{InvalidServiceName, SERVICE_NAME_BYTES_MAX, ServiceName};
+pub use rpc::{RPC_PROTOCOL, RpcOffer, RpcUse};
 pub use tunnels::{PROTOCOL, Tunnels};
+pub use weights::{Fnv, Weight, WeightId, Weights};

@@ -1,12 +1,13 @@
 //! The side of the user: a loopback socket that stands for a service at a peer.
 
+use std::collections::HashSet;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::atomic::Ordering::Relaxed;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use mesh_identity::{NodeId, ScopeId};
-use mesh_transport::{LinkEvent, Transport};
+use mesh_transport::{LinkEvent, Stream, Transport};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::broadcast;
 use tokio_util::sync::{CancellationToken, DropGuard};
@@ -14,8 +15,10 @@ use tokio_util::task::TaskTracker;
 
 use crate::carry::{carry, refuse};
 use crate::metrics::Counters;
+use crate::rpc::entry::Entering;
+use crate::rpc::open::Entrance;
 use crate::tunnels::Inner;
-use crate::{ListenError, OpenError, ServiceName, Stats};
+use crate::{ListenError, OpenError, RpcFault, RpcStats, RpcUse, ServiceName, Stats, WeightId};
 
 /// What a listener stands for.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
@@ -38,8 +41,16 @@ pub struct LocalListener {
     addr: SocketAddr,
     counters: Arc<Counters>,
     last_error: Arc<Mutex<Option<Arc<OpenError>>>>,
+    rpc: Option<Arc<Rpc>>,
     closed: CancellationToken,
     _close: DropGuard,
+}
+
+/// What a listener for an rpc-server has beyond.
+#[derive(Debug)]
+struct Rpc {
+    entrance: Entrance,
+    last_fault: Mutex<Option<Arc<RpcFault>>>,
 }
 
 impl LocalListener {
@@ -63,6 +74,21 @@ impl LocalListener {
         self.last_error.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
+    /// What passed to the rpc-server and back.
+    pub fn rpc_stats(&self) -> RpcStats {
+        self.counters.rpc_stats()
+    }
+
+    /// How many weights of the host's file are at the worker too; `None` before the first connection has learnt it.
+    pub fn weights_in_common(&self) -> Option<usize> {
+        self.rpc.as_ref()?.entrance.weights_in_common()
+    }
+
+    /// Why the last connection to the rpc-server broke, if one did: a llama-server only says that it did.
+    pub fn last_fault(&self) -> Option<Arc<RpcFault>> {
+        self.rpc.as_ref()?.last_fault.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
     /// Whether it is closed; it does not open again.
     pub fn is_closed(&self) -> bool {
         self.closed.is_cancelled()
@@ -79,7 +105,11 @@ impl LocalListener {
     }
 
     /// Binds the port and starts its task, which ends with it.
-    pub(crate) fn start(inner: &Arc<Inner>, remote: Remote) -> Result<Arc<Self>, ListenError> {
+    pub(crate) fn start(
+        inner: &Arc<Inner>,
+        remote: Remote,
+        rpc: Option<RpcUse>,
+    ) -> Result<Arc<Self>, ListenError> {
         // Before anything is bound, so that no end of a link is missed.
         let events = inner.transport.events();
         let bound = std::net::TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).map_err(ListenError::Bind)?;
@@ -88,16 +118,26 @@ impl LocalListener {
         let addr = listener.local_addr().map_err(ListenError::Bind)?;
         let closed = inner.cancel.child_token();
         let last_error = Arc::<Mutex<_>>::default();
+        let rpc = rpc.map(|how| Arc::new(Rpc { entrance: Entrance::new(how), last_fault: Mutex::default() }));
         let entry = Entry {
             inner: Arc::clone(inner),
             remote: remote.clone(),
             counters: Arc::default(),
             last_error: Arc::clone(&last_error),
+            rpc: rpc.clone(),
             closed: closed.clone(),
         };
         let counters = Arc::clone(&entry.counters);
         inner.tasks.spawn(entry.run(listener, events));
-        Ok(Arc::new(Self { remote, addr, counters, last_error, _close: closed.clone().drop_guard(), closed }))
+        Ok(Arc::new(Self {
+            remote,
+            addr,
+            counters,
+            last_error,
+            rpc,
+            _close: closed.clone().drop_guard(),
+            closed,
+        }))
     }
 }
 
@@ -108,6 +148,7 @@ struct Entry {
     remote: Remote,
     counters: Arc<Counters>,
     last_error: Arc<Mutex<Option<Arc<OpenError>>>>,
+    rpc: Option<Arc<Rpc>>,
     closed: CancellationToken,
 }
 
@@ -161,21 +202,51 @@ impl Entry {
     }
 
     async fn carry(&self, socket: TcpStream) {
-        let refused = match self.inner.open(&self.remote).await {
-            Err(refused) => refused,
-            Ok((stream, _room)) => {
-                let _ = socket.set_nodelay(true);
-                let counters = [&*self.counters, &self.inner.counters];
-                if let Err(error) = carry(socket, stream, &counters, self.inner.config.buffer_bytes).await {
-                    tracing::debug!(
-                        peer = %self.remote.peer.short(),
-                        error = &error as &dyn std::error::Error,
-                        "tunnel connection broke"
-                    );
+        let _ = socket.set_nodelay(true);
+        match &self.rpc {
+            None => match self.inner.open(self.inner.ask(&self.remote)).await {
+                Ok((stream, _room)) => {
+                    let counters = [&*self.counters, &self.inner.counters];
+                    let carried = carry(socket, stream, &counters, self.inner.config.buffer_bytes).await;
+                    if let Err(error) = carried {
+                        tracing::debug!(
+                            peer = %self.remote.peer.short(),
+                            error = &error as &dyn std::error::Error,
+                            "tunnel connection broke"
+                        );
+                    }
                 }
-                return;
+                Err(refused) => self.refuse(socket, refused),
+            },
+            Some(rpc) => {
+                let asked = rpc.entrance.ask(&self.inner, &self.remote);
+                match self.inner.open(asked).await {
+                    Ok(((stream, at_peer), _room)) => self.carry_rpc(rpc, socket, stream, at_peer).await,
+                    Err(refused) => self.refuse(socket, refused),
+                }
             }
+        }
+    }
+
+    async fn carry_rpc(&self, rpc: &Rpc, socket: TcpStream, stream: Stream, at_peer: Arc<HashSet<WeightId>>) {
+        let counters = [&*self.counters, &self.inner.counters];
+        let entering = Entering {
+            inner: &self.inner,
+            remote: &self.remote,
+            entrance: &rpc.entrance,
+            counters: &counters,
         };
+        if let Err(fault) = entering.carry(socket, stream, at_peer).await {
+            tracing::warn!(
+                peer = %self.remote.peer.short(),
+                fault = &fault as &dyn std::error::Error,
+                "connection to the rpc-server broke"
+            );
+            *rpc.last_fault.lock().unwrap_or_else(PoisonError::into_inner) = Some(Arc::new(fault));
+        }
+    }
+
+    fn refuse(&self, socket: TcpStream, refused: OpenError) {
         refuse(socket);
         self.counters.refused.fetch_add(1, Relaxed);
         self.inner.counters.refused.fetch_add(1, Relaxed);

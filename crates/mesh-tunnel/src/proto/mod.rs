@@ -1,5 +1,6 @@
-//! What travels before the bytes: one question, one answer.
+//! What travels before the bytes: one question, one answer; and the frames of an rpc-server.
 
+pub(crate) mod rpc;
 mod service;
 pub(crate) mod wire;
 

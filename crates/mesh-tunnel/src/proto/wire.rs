@@ -43,6 +43,8 @@ pub enum RefusalCode {
     Unreachable,
     /// The question was no question: a fault of the opener.
     Malformed,
+    /// The peer runs another build of llama.cpp, and two builds do not speak one protocol.
+    OtherBuild,
     /// A code of a newer version.
     Other(u8),
 }
@@ -56,6 +58,7 @@ impl RefusalCode {
             Self::Full => 3,
             Self::Unreachable => 4,
             Self::Malformed => 5,
+            Self::OtherBuild => 6,
             Self::Other(code) => code,
         }
     }
@@ -67,6 +70,7 @@ impl RefusalCode {
             3 => Self::Full,
             4 => Self::Unreachable,
             5 => Self::Malformed,
+            6 => Self::OtherBuild,
             other => Self::Other(other),
         }
     }

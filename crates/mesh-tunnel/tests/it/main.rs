@@ -4,4 +4,7 @@
 
 mod carried;
 mod refused;
+mod rpc;
+mod rpc_hostile;
+mod rpc_world;
 mod world;
