@@ -44,3 +44,4 @@ pub mod lease;
 pub mod llama;
 pub mod memory;
 pub mod plan;
+pub mod weights;

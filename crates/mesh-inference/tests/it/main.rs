@@ -7,3 +7,4 @@ mod gateway_provider;
 mod gateway_stream;
 mod gateway_support;
 mod gguf;
+mod weights;

@@ -5,8 +5,10 @@ mod fake;
 mod harness;
 mod kills;
 mod leases;
+mod llama;
 mod real;
 mod restarts;
+mod split;
 
 use std::process::ExitCode;
 
@@ -56,6 +58,10 @@ fn main() -> ExitCode {
                 real::a_split_over_two_nodes_answers_until_a_share_is_lost,
             ),
             ("the_real_server_comes_back_after_a_kill", real::the_real_server_comes_back_after_a_kill),
+            (
+                "a_split_answers_the_same_through_tunnels_and_moves_no_weights",
+                split::a_split_answers_the_same_through_tunnels_and_moves_no_weights,
+            ),
         ]),
     }
 }

@@ -16,7 +16,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use crate::kills::comes_back;
 use crate::restarts::{config, guard, is_ready, reach, run, started};
 
-async fn llama_cpp() -> Option<LlamaCpp> {
+pub(crate) async fn llama_cpp() -> Option<LlamaCpp> {
     let home = std::env::var_os("QMT_HOME").map(PathBuf::from);
     let home = home.or_else(|| Some(Path::new(&std::env::var_os("HOME")?).join(".qmt")))?;
     let found = LlamaCpp::find(None, std::env::var_os("PATH").as_deref(), &home).await;
