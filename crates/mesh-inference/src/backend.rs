@@ -84,6 +84,9 @@ pub struct Loading {
     pub attempt: u32,
     /// Why the previous attempt ended.
     pub after: Option<String>,
+    /// Its files are not here yet: how far their download is, as a phrase.
+    #[serde(default)]
+    pub downloading: Option<String>,
 }
 
 impl fmt::Display for BackendState {
@@ -100,6 +103,9 @@ impl fmt::Display for BackendState {
 impl fmt::Display for Loading {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("loading (")?;
+        if let Some(download) = &self.downloading {
+            return write!(f, "downloading: {download})");
+        }
         if let Some(read) = self.read_bytes.filter(|_| self.total_bytes > 0) {
             write!(f, "{} of {} MB read, ", read / 1_000_000, self.total_bytes / 1_000_000)?;
         }
@@ -291,10 +297,13 @@ mod tests {
             elapsed: Duration::from_secs(3),
             attempt: 2,
             after: Some("exit 1".into()),
+            downloading: None,
         };
         assert_eq!(
             BackendState::Loading(loading).to_string(),
             "loading (2 of 4 MB read, 3 s, attempt 2 after: exit 1)"
         );
+        let downloading = Loading { downloading: Some("2 of 4 MB".into()), ..Loading::default() };
+        assert_eq!(BackendState::Loading(downloading).to_string(), "loading (downloading: 2 of 4 MB)");
     }
 }

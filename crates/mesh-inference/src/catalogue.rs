@@ -76,9 +76,9 @@ pub enum ResolveError {
         /// What is missing.
         missing: Vec<PathBuf>,
     },
-    /// A URL or the name of a file at Hugging Face.
-    #[error("downloading `{0}` is not supported in this version; download it and pass its path")]
-    Download(String),
+    /// A URL, or the name of a file at the hub, that is not on this machine's disks.
+    #[error("`{0}` is not on this machine yet; `qmt-cli models pull {0}` downloads it")]
+    NotHere(String),
 }
 
 struct List<'a>(&'a [PathBuf]);
@@ -137,7 +137,11 @@ impl Catalogue {
     /// [`ResolveError`], in words for that user.
     pub fn resolve(&self, name: &str) -> Result<Model, ResolveError> {
         if name.contains("://") {
-            return Err(ResolveError::Download(name.to_owned()));
+            // What was downloaded from a URL has its file name, in a folder that is scanned.
+            let file = name.split(['?', '#']).next().and_then(|path| path.rsplit('/').next()).unwrap_or(name);
+            let below = self.folders.iter().map(|folder| folder.join(file)).find(|path| path.is_file());
+            let model = below.filter(|_| file.ends_with(".gguf")).and_then(|path| model_at_any_part(&path));
+            return model.map_or_else(|| Err(ResolveError::NotHere(name.to_owned())), whole);
         }
         let path = Path::new(name);
         if path.is_file() {
@@ -150,7 +154,7 @@ impl Catalogue {
         if name.contains('/') {
             let below = self.folders.iter().map(|folder| folder.join(name)).find(|path| path.is_file());
             let model = below.and_then(|path| model_at_any_part(&path));
-            return model.map_or_else(|| Err(ResolveError::Download(name.to_owned())), whole);
+            return model.map_or_else(|| Err(ResolveError::NotHere(name.to_owned())), whole);
         }
         let wanted = name.strip_suffix(".gguf").unwrap_or(name).to_lowercase();
         let fits = |test: &dyn Fn(&str) -> bool| -> Vec<&Model> {
@@ -343,7 +347,7 @@ mod tests {
         for name in ["https://example.invalid/x.gguf", "org/repo/other.gguf"] {
             let error = catalogue.resolve(name).unwrap_err();
             assert!(
-                matches!(&error, ResolveError::Download(_))
+                matches!(&error, ResolveError::NotHere(_))
                     && error.to_string().contains("not supported in this version")
             );
         }

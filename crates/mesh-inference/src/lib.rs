@@ -36,6 +36,7 @@
 
 pub mod backend;
 pub mod catalogue;
+pub mod fetch;
 pub mod gateway;
 pub mod gguf;
 pub mod hosting;

@@ -281,6 +281,7 @@ impl Supervisor {
             elapsed: since.elapsed(),
             attempt: self.failures.saturating_add(1),
             after: self.after.clone(),
+            downloading: None,
         })
     }
 
