@@ -90,14 +90,14 @@ pub(crate) enum Command {
         #[arg(long, short, value_name = "N", default_value_t = 4, value_parser = clap::value_parser!(u32).range(1..=100))]
         count: u32,
     },
-    /// List the models that the node can reach.
+    /// List the models that the node can reach, or download one.
     Models {
         #[command(subcommand)]
         what: Option<ModelsCommand>,
     },
-    /// Serve a model from this machine's disk, and wait until it answers.
+    /// Serve a model at this node, and wait until it answers; one that is not on its disk is downloaded first.
     Load {
-        /// Its name, or a path to a GGUF file.
+        /// Its name, a path to a GGUF file, or what can be downloaded: org/repo/file.gguf or a URL.
         model: String,
         /// Return at once; `qmt-cli models` shows how far it is.
         #[arg(long)]
@@ -227,10 +227,22 @@ pub(crate) struct SetupArgs {
     pub(crate) check: bool,
 }
 
-#[derive(Debug, Clone, Copy, Subcommand)]
+#[derive(Debug, Clone, Subcommand)]
 pub(crate) enum ModelsCommand {
     /// The same as `models` alone.
     List,
+    /// Download a model to the node's disk, from members close by or from the hub; what was interrupted goes on.
+    ///
+    /// Ctrl-C stops the download and keeps what has come; pulling again goes on from there. HF_ENDPOINT and HF_TOKEN are read
+    /// by the node.
+    Pull {
+        /// org/repo/file.gguf (any part of a split model means all of it), a URL (#sha256=... is checked), or the name of a
+        /// model that a member has.
+        #[arg(value_name = "NAME|URL")]
+        model: String,
+    },
+    /// List the downloads under way, and those that ended lately.
+    Pulls,
 }
 
 /// Checks a time to live where it is typed; the node reads the same text.

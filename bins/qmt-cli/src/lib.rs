@@ -12,6 +12,7 @@ mod invites;
 mod models;
 mod nodes;
 mod ping;
+mod pull;
 mod routes;
 mod screen;
 mod setup;
@@ -26,7 +27,7 @@ use clap::Parser;
 use clap::error::ErrorKind;
 use mesh_control::{Client, home_from_env};
 
-use args::{Cli, Command};
+use args::{Cli, Command, ModelsCommand};
 use failure::Failure;
 use screen::Screen;
 
@@ -83,7 +84,11 @@ async fn perform(client: &Client, home: &Path, screen: &Screen, command: Command
         Command::Status => nodes::status(client, screen).await,
         Command::Nodes => nodes::list(client, screen).await,
         Command::Ping { node, count } => ping::ping(client, screen, node, count).await,
-        Command::Models { what: _ } => models::list(client, screen).await,
+        Command::Models { what: Some(ModelsCommand::Pull { model }) } => {
+            pull::pull(client, screen, model).await
+        }
+        Command::Models { what: Some(ModelsCommand::Pulls) } => pull::list(client, screen).await,
+        Command::Models { what: None | Some(ModelsCommand::List) } => models::list(client, screen).await,
         Command::Load { model, no_wait } => models::load(client, screen, model, !no_wait).await,
         Command::Unload { model } => models::unload(client, screen, model).await,
         Command::Drop { model, node } => models::drop(client, screen, model, node).await,

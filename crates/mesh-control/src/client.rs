@@ -29,7 +29,7 @@ use crate::types::invite::{
     AppointRequest, Appointed, InviteCreated, InviteRequest, InviteView, JoinRequest, Joined, LeaveRequest,
     Left, RecoverRequest, RevokeRequest, Revoked,
 };
-use crate::types::model::{DropRequest, Dropped, LoadRequest, ModelView};
+use crate::types::model::{DropRequest, Dropped, LoadRequest, ModelView, PullRequest, PullView};
 use crate::types::node::{NodeView, PingRequest, Pong};
 use crate::types::route::{PeerRouteView, RouteView};
 use crate::types::status::Status;
@@ -253,6 +253,21 @@ impl Client {
     /// Stops the serving of a model, everywhere or at one node.
     pub async fn drop_model(&self, request: &DropRequest) -> Result<Dropped, ClientError> {
         self.post(Endpoint::Drop, request, self.deadlines.remote).await
+    }
+
+    /// Begins to download a model to the node's disk, or joins the download of it. Follow it with [`Client::pulls`].
+    pub async fn pull(&self, request: &PullRequest) -> Result<PullView, ClientError> {
+        self.post(Endpoint::Pull, request, self.deadlines.answer).await
+    }
+
+    /// Stops a download; what has come is kept. A model that is downloaded to be served is stopped with `drop`.
+    pub async fn stop_pull(&self, request: &PullRequest) -> Result<PullView, ClientError> {
+        self.post(Endpoint::StopPull, request, self.deadlines.answer).await
+    }
+
+    /// The downloads under way, and those that ended lately.
+    pub async fn pulls(&self) -> Result<Vec<PullView>, ClientError> {
+        self.get(Endpoint::Pulls, Endpoint::Pulls.path(), self.deadlines.answer).await
     }
 
     /// Where requests for `model`, or for every model, would go.

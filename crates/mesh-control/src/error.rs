@@ -83,6 +83,8 @@ codes! {
     Timeout = "timeout", 504;
     /// Not now: the node starts or stops, or a bound is reached.
     Unavailable = "unavailable", 503;
+    /// A file could not be downloaded: its server, or what it gives.
+    Download = "download", 502;
     /// Something needed is missing on this machine, such as llama-server.
     Missing = "missing", 424;
     /// This version does not do it yet.

@@ -19,6 +19,9 @@
 //! | `GET /api/models` | - | [`ModelView`]s |
 //! | `POST /api/models/load` | [`LoadRequest`] | [`ModelView`] |
 //! | `POST /api/models/drop` | [`DropRequest`] | [`Dropped`] |
+//! | `POST /api/models/pull` | [`PullRequest`] | [`PullView`] |
+//! | `POST /api/models/pull/stop` | [`PullRequest`] | [`PullView`] |
+//! | `GET /api/models/pulls` | - | [`PullView`]s |
 //! | `GET /api/routes?model=` | - | [`RouteView`]s |
 //! | `GET /api/routes?node=` | - | [`PeerRouteView`]s |
 //! | `GET /api/audit` | [`AuditQuery`] as the query | [`AuditView`] |
@@ -58,7 +61,8 @@ pub use types::invite::{
     Left, RecoverRequest, RevokeRequest, Revoked, RevokedKind,
 };
 pub use types::model::{
-    DropRequest, Dropped, LoadRequest, ModelState, ModelView, ProviderKind, ProviderView,
+    DropRequest, Dropped, LoadRequest, ModelState, ModelView, ProviderKind, ProviderView, PullRequest,
+    PullState, PullView,
 };
 pub use types::node::{MemoryView, NodeState, NodeView, PathKind, PingRequest, Pong, Role};
 pub use types::route::{PeerRouteView, RouteTarget, RouteView};

@@ -27,6 +27,12 @@ pub enum Endpoint {
     Load,
     /// `POST /api/models/drop`
     Drop,
+    /// `POST /api/models/pull`
+    Pull,
+    /// `POST /api/models/pull/stop`
+    StopPull,
+    /// `GET /api/models/pulls`
+    Pulls,
     /// `GET /api/routes?model=`, and `GET /api/routes?node=`
     Routes,
     /// `GET /api/audit`
@@ -53,6 +59,9 @@ impl Endpoint {
             Self::Models => "/api/models",
             Self::Load => "/api/models/load",
             Self::Drop => "/api/models/drop",
+            Self::Pull => "/api/models/pull",
+            Self::StopPull => "/api/models/pull/stop",
+            Self::Pulls => "/api/models/pulls",
             Self::Routes => "/api/routes",
             Self::Audit => "/api/audit",
             Self::Doctor => "/api/doctor",

@@ -138,3 +138,57 @@ lap 3: lap does not answer
     let ran = cli(home.path(), &["ping", "lap", "--count", "1"]).run().await;
     assert_eq!((ran.code, ran.err.as_str()), (1, "error: lap does not answer\nmend: mend it\n"));
 }
+
+fn pull(state: &str, bytes: u64) -> Value {
+    json!({"model": "org/repo/m.gguf", "state": state, "bytes": bytes, "total_bytes": 1_000_000, "detail": "as it is"})
+}
+
+/// Plays a node whose download is in these states, one after the other, and then in the last.
+async fn pulled(says: Vec<Value>, args: &[&str]) -> (Ran, Stub) {
+    let home = tempfile::tempdir().expect("a folder");
+    let stub = Stub::control(home.path(), move |asked, number| {
+        let view = says[number.min(says.len() - 1)].clone();
+        (
+            200,
+            if asked.what == "GET /api/models/pulls" { json!([view]).to_string() } else { view.to_string() },
+        )
+    });
+    (cli(home.path(), args).run().await, stub)
+}
+
+#[tokio::test]
+async fn pull_waits_until_the_model_is_here() {
+    let mut done = pull("done", 1_000_000);
+    done["files"] = json!(["/models/org/repo/m.gguf"]);
+    done["checked"] = json!("sha256");
+    let says = vec![pull("asking", 0), pull("downloading", 500_000), done];
+    let (ran, stub) = pulled(says.clone(), &["models", "pull", "org/repo/m.gguf"]).await;
+    assert_eq!((ran.code, ran.err.as_str()), (0, ""), "no terminal, no progress: {ran:?}");
+    assert!(
+        ran.out.starts_with("/models/org/repo/m.gguf: 1.0 MB after ") && ran.out.contains("SHA-256 checked"),
+        "{ran:?}"
+    );
+    assert_eq!(stub.bodies("POST /api/models/pull"), [json!({"model": "org/repo/m.gguf"})]);
+    let (ran, _stub) = pulled(says, &["models", "pull", "org/repo/m.gguf", "--json"]).await;
+    assert_eq!(ran.ok_json()["state"], "done");
+}
+
+#[tokio::test]
+async fn a_pull_that_fails_says_why_and_what_mends_it() {
+    let mut failed = pull("failed", 500_000);
+    failed["error"] =
+        json!({"code": "storage", "message": "the disk of /models is full", "mend": "free 12 MB"});
+    let says = vec![pull("downloading", 1), failed];
+    let (ran, _stub) = pulled(says.clone(), &["models", "pull", "org/repo/m.gguf"]).await;
+    assert_eq!((ran.code, ran.out.as_str()), (1, ""));
+    assert_eq!(ran.err, "error: the disk of /models is full\nmend: free 12 MB\n");
+    let (ran, _stub) = pulled(says, &["models", "pull", "org/repo/m.gguf", "--json"]).await;
+    assert_eq!((ran.code, &ran.json()["error"]["code"]), (1, &"storage".into()));
+}
+
+#[tokio::test]
+async fn downloads_are_listed() {
+    let (ran, _stub) = pulled(vec![pull("downloading", 500_000)], &["models", "pulls"]).await;
+    assert_eq!((ran.code, ran.err.as_str()), (0, ""));
+    assert_eq!(ran.out, "MODEL            STATE        DETAIL\norg/repo/m.gguf  downloading  as it is\n");
+}

@@ -6,6 +6,7 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
 use mesh_identity::{InviteToken, NodeName, ttl};
+use mesh_inference::fetch::Config as FetchConfig;
 
 use crate::cli::Cli;
 
@@ -119,9 +120,20 @@ impl Flags<'_> {
         self.node(config);
         self.mesh(config);
         self.inference(config);
+        self.hub(config);
         self.ports(config);
         if let Some(format) = self.cli.log_format {
             config.log_format = format;
+        }
+    }
+
+    fn hub(&mut self, config: &mut Config) {
+        config.hub.endpoint = self.environment.set("HF_ENDPOINT").map(str::to_owned);
+        config.hub.token = self.environment.set("HF_TOKEN").map(Secret::new);
+        if let Some(hub) = &config.hub.endpoint
+            && let Err(why) = FetchConfig::new(Vec::new()).with_endpoint(hub)
+        {
+            self.problem("HF_ENDPOINT", why.to_string());
         }
     }
 

@@ -32,6 +32,8 @@ pub struct Config {
     pub mesh: Mesh,
     /// Models that this node runs.
     pub inference: Inference,
+    /// Where models are downloaded from.
+    pub hub: Hub,
     /// Other servers whose models this node passes on, in the file's order; names are unique.
     pub providers: Vec<Provider>,
     /// The OpenAI-compatible gateway.
@@ -65,6 +67,7 @@ impl Config {
             client: false,
             mesh: Mesh::default(),
             inference: Inference::default(),
+            hub: Hub::default(),
             providers: Vec::new(),
             gateway: Gateway::default(),
             console: None,
@@ -261,6 +264,15 @@ pub struct StaticPeer {
     pub id: Option<NodeId>,
     /// Role to give it, whatever `trust` says.
     pub role: Option<Role>,
+}
+
+/// Where models are downloaded from.
+#[derive(Debug, Clone, Default)]
+pub struct Hub {
+    /// `HF_ENDPOINT`; none for huggingface.co.
+    pub endpoint: Option<String>,
+    /// What it asks for with gated models: `HF_TOKEN`.
+    pub token: Option<Secret>,
 }
 
 /// Models that this node runs.

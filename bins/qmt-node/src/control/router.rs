@@ -35,6 +35,9 @@ pub fn router(node: Node) -> Router {
         .route(Endpoint::Models.path(), get(models))
         .route(Endpoint::Load.path(), asked(|node, request| async move { node.load(request).await }))
         .route(Endpoint::Drop.path(), asked(|node, request| async move { node.drop_model(request).await }))
+        .route(Endpoint::Pull.path(), asked(|node, request| async move { node.pull(request) }))
+        .route(Endpoint::StopPull.path(), asked(|node, request| async move { node.stop_pull(request) }))
+        .route(Endpoint::Pulls.path(), get(pulls))
         .route(Endpoint::Routes.path(), get(routes))
         .route(Endpoint::Audit.path(), get(audit))
         .route(Endpoint::Doctor.path(), get(doctor))
@@ -59,6 +62,10 @@ async fn invites(State(node): State<Node>) -> Response {
 
 async fn models(State(node): State<Node>) -> Response {
     json(StatusCode::OK, &node.models())
+}
+
+async fn pulls(State(node): State<Node>) -> Response {
+    json(StatusCode::OK, &node.pulls())
 }
 
 #[derive(Deserialize)]

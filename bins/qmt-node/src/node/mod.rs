@@ -14,6 +14,7 @@ mod mend;
 mod models;
 mod offers;
 mod ping;
+mod pulls;
 mod relay;
 mod relays;
 mod renew;
@@ -81,6 +82,7 @@ struct Inner {
     router: Router,
     backends: Backends,
     models: Arc<Models>,
+    pulls: pulls::Pulls,
     providers: tokio::sync::Mutex<Vec<mesh_inference::gateway::Provider>>,
     gateway: Gateway,
     relay: Mutex<Option<mesh_transport::relay::Server>>,
@@ -292,6 +294,7 @@ impl Node {
         for mut provider in std::mem::take(&mut *inner.providers.lock().await) {
             provider.shutdown().await;
         }
+        inner.pulls.shutdown().await;
         inner.models.shutdown().await;
         inner.transport.shutdown().await;
         self.stop_relay().await;

@@ -6,12 +6,13 @@ use std::time::Duration;
 
 use mesh_control::{ApiError, DropRequest, Dropped, ErrorCode, LoadRequest, ModelView};
 use mesh_identity::{NodeId, ScopeId};
-use mesh_inference::catalogue::Catalogue;
+use mesh_inference::catalogue::{Catalogue, ResolveError};
 use mesh_inference::instance::{Config as InstanceConfig, GuardCommand, Instance, Launch};
 use mesh_inference::llama::{Arguments, LlamaCpp};
 use mesh_transport::{Call, CallError, CallFault, Member, Protocol, Transport, serve_call};
 use serde::{Deserialize, Serialize};
 
+use super::pulls::Coming;
 use super::{Node, chain};
 
 const DROP_DEADLINE: Duration = Duration::from_secs(20);
@@ -24,6 +25,8 @@ pub(crate) struct Models {
     /// Held while a model is started, so that two requests for one model start it once.
     starting: tokio::sync::Mutex<()>,
     instances: Mutex<BTreeMap<String, Served>>,
+    /// Models that are downloaded to be served.
+    pub(crate) coming: Coming,
 }
 
 /// A model that runs here.
@@ -47,13 +50,14 @@ impl Models {
 
     /// Stops an instance and waits until its process is gone; false when the model does not run here.
     async fn stop(&self, name: &str) -> bool {
+        let was_coming = self.coming.stop(name);
         let served = self.lock().remove(name);
         match served {
             Some(served) => {
                 served.instance.stop().await;
                 true
             }
-            None => false,
+            None => was_coming,
         }
     }
 
@@ -101,7 +105,11 @@ impl Node {
             tokio::task::spawn_blocking(move || Catalogue::scan(&inference.model_dirs).resolve(&wanted))
                 .await
                 .map_err(|error| ApiError::new(ErrorCode::Internal, error.to_string()))?;
-        let model = resolved.map_err(|error| ApiError::new(ErrorCode::UnknownModel, chain(&error)))?;
+        let model = match resolved {
+            Err(ResolveError::NotHere(_)) => return self.load_when_here(&request.model),
+            resolved => resolved,
+        };
+        let model = model.map_err(|error| ApiError::new(ErrorCode::UnknownModel, chain(&error)))?;
         let _starting = self.inner.models.starting.lock().await;
         let running =
             self.inner.models.lock().get(&model.name).is_some_and(|served| !served.instance.is_finished());
@@ -142,6 +150,7 @@ impl Node {
             self.inner.models.lock().insert(model.name.clone(), Served { instance, size });
             self.refresh();
         }
+        self.inner.models.coming.end(&model.name);
         self.model(&model.name).ok_or_else(|| {
             ApiError::new(ErrorCode::Internal, format!("{} did not start to load", model.name))
         })

@@ -28,7 +28,7 @@ use super::models::{self, Models};
 use super::relay::{self, RelayStartError};
 use super::relays::RelayFacts;
 use super::scopes::{Scope, Scopes};
-use super::{Inner, Node, appoint, chain, lan, ping, renew};
+use super::{Inner, Node, appoint, chain, lan, ping, pulls, renew};
 use crate::config::{self, Config, Identity};
 use crate::control::{ControlSocket, router};
 use crate::store::audit::Kind;
@@ -57,6 +57,9 @@ pub enum StartError {
     /// The database.
     #[error(transparent)]
     Store(#[from] StoreError),
+    /// Downloads.
+    #[error("{0}")]
+    Fetch(String),
     /// The gateway.
     #[error("the gateway cannot start")]
     Gateway(#[from] GatewayError),
@@ -140,6 +143,7 @@ impl Node {
         renew::serve(&transport, scopes.clone());
         let appointments = appoint::serve(&transport);
         models::serve(&transport, models.clone());
+        let pulls = pulls::Pulls::start(&config, &transport)?;
         let socket = ControlSocket::bind(&config.control_socket()).map_err(StartError::Control)?;
         let exchange = Exchange::new(transport.clone());
         let node = Self {
@@ -157,6 +161,7 @@ impl Node {
                 router: routing,
                 backends,
                 models,
+                pulls,
                 providers: tokio::sync::Mutex::default(),
                 gateway,
                 relay_access: relay.as_ref().map(|relay| relay.access().clone()),

@@ -14,6 +14,7 @@ mod join;
 mod lan;
 mod leaks;
 mod leaving;
+mod pulls;
 mod restarts;
 mod roles;
 mod scenarios;

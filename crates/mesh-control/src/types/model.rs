@@ -3,6 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::node::words;
+use crate::error::ApiError;
 
 /// A model that the answering node can reach, here or in any of its scopes.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
@@ -80,8 +81,69 @@ pub enum ProviderKind {
 /// Body of `POST /api/models/load`. The answer comes at once; the state is followed by events or by asking again.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct LoadRequest {
-    /// A model's name or a path to a GGUF file.
+    /// A model's name, a path to a GGUF file, or what can be downloaded: `org/repo/file.gguf` or a URL.
     pub model: String,
+}
+
+/// Body of `POST /api/models/pull`, which begins or joins a download and answers at once, and of `POST /api/models/pull/stop`.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PullRequest {
+    /// `org/repo/file.gguf`, a URL, or the name of a model that a member has.
+    pub model: String,
+}
+
+/// A download of a model.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct PullView {
+    /// What was asked for, without what may be secret in a URL.
+    pub model: String,
+    /// What it does now.
+    pub state: PullState,
+    /// Bytes that are here.
+    #[serde(default)]
+    pub bytes: u64,
+    /// Size of all its files; none until it is known.
+    #[serde(default)]
+    pub total_bytes: Option<u64>,
+    /// Bytes that come in a second.
+    #[serde(default)]
+    pub bytes_per_second: u64,
+    /// The same as a phrase for people, with where it comes from and what it waits for.
+    #[serde(default)]
+    pub detail: String,
+    /// Paths of its files, once it is here.
+    #[serde(default)]
+    pub files: Vec<String>,
+    /// What says that they are right, once it is here: `sha256`, `members`, `not` or `here` (it was here before).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub checked: Option<String>,
+    /// Why it failed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub error: Option<ApiError>,
+}
+
+/// What a download does.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum PullState {
+    /// It waits for its turn, or asks what there is.
+    Asking,
+    /// It checks what is here already, or the whole.
+    Checking,
+    /// Bytes come.
+    Downloading,
+    /// It waits after a fault, and goes on by itself.
+    Waiting,
+    /// The model is here.
+    Done,
+    /// It ended without the model; what has come is kept.
+    Failed,
+    /// It was stopped; what has come is kept.
+    Stopped,
+    /// A word that this version does not know.
+    #[default]
+    #[serde(other)]
+    Unknown,
 }
 
 /// Body of `POST /api/models/drop`.
@@ -111,6 +173,16 @@ words!(ModelState {
     Ready => "ready",
     Loading => "loading",
     Cold => "cold",
+    Failed => "failed",
+    Stopped => "stopped",
+    Unknown => "unknown",
+});
+words!(PullState {
+    Asking => "asking",
+    Checking => "checking",
+    Downloading => "downloading",
+    Waiting => "waiting",
+    Done => "done",
     Failed => "failed",
     Stopped => "stopped",
     Unknown => "unknown",
