@@ -35,7 +35,9 @@
 //! `docs/protocols/gateway.md` and `docs/protocols/supervision.md` say how both work.
 
 pub mod backend;
+pub mod calibrate;
 pub mod catalogue;
+pub mod election;
 pub mod fetch;
 pub mod gateway;
 pub mod gguf;

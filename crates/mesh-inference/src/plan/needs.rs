@@ -267,6 +267,11 @@ impl Needs {
         sum(self.units().map(|unit| unit.read))
     }
 
+    /// Operations for each token.
+    pub fn operations(&self) -> u64 {
+        sum(self.units().map(|unit| unit.operations))
+    }
+
     /// Layers and output: what a split spreads over devices.
     pub fn units(&self) -> impl Iterator<Item = &Unit> + Clone {
         self.layers.iter().chain(std::iter::once(&self.output))
