@@ -40,6 +40,11 @@ impl Backend {
     pub fn is_ready(&self) -> bool {
         matches!(*self.state.borrow(), BackendState::Ready)
     }
+
+    /// Whether it goes on with an answer that another one began: only llama-server is known to.
+    pub(crate) fn continues(&self) -> bool {
+        self.kind == BackendKind::Local
+    }
 }
 
 /// Where a backend comes from.

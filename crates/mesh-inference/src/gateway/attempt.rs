@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http::header::{self, HeaderMap, HeaderValue};
+use http::response::Parts;
 use http::uri::Uri;
 use http::{Method, Request, Response, StatusCode};
 use http_body_util::Full;
@@ -16,7 +17,7 @@ use mesh_routing::{Load, Target};
 use mesh_transport::Protocol;
 
 use super::endpoint::Endpoint;
-use super::headers::{MESH_ERROR, MESH_LOAD, clean_answer, is_event_stream, upstream};
+use super::headers::{MESH_CONTINUES, MESH_ERROR, MESH_LOAD, clean_answer, is_event_stream, upstream};
 use super::model_field::with_model;
 use super::pool::Lease;
 use super::relay::{Relay, chain};
@@ -37,6 +38,40 @@ pub(crate) struct Forward<'a> {
     pub(crate) id: &'a HeaderValue,
     pub(crate) body: Bytes,
     pub(crate) model: Arc<str>,
+    /// It goes on with an answer, which only some backends can.
+    pub(crate) continuing: bool,
+    /// Whose prompt cache has the beginning of this conversation.
+    pub(crate) last: Option<Maker>,
+}
+
+/// Who makes an answer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Maker {
+    /// A backend of this node, by [`Core::backend_key`].
+    Backend(u64),
+    Peer(NodeId),
+}
+
+/// An answer whose first byte is there, or that has none.
+pub(crate) struct Taken {
+    /// Freed of what ends at this hop.
+    pub(crate) head: Parts,
+    pub(crate) relay: Relay,
+    /// Whether its backend could also go on with an answer that another one began.
+    pub(crate) continues: bool,
+    pub(crate) maker: Maker,
+}
+
+impl Taken {
+    /// The answer as it is.
+    pub(crate) fn into_response(self) -> Response<Reply> {
+        Response::from_parts(self.head, Reply::relay(self.relay))
+    }
+
+    /// Whether it is a stream of events that can be gone on with elsewhere.
+    pub(crate) fn is_event_stream(&self) -> bool {
+        self.head.status == StatusCode::OK && self.relay.is_open_stream()
+    }
 }
 
 /// Why a provider gave no answer. Nothing of one has reached the caller: the next provider can be asked.
@@ -73,11 +108,7 @@ impl Core {
     }
 
     /// Asks one of this node's backends.
-    pub(crate) async fn ask_backend(
-        &self,
-        forward: &Forward<'_>,
-        backend: &Backend,
-    ) -> Result<Response<Reply>, Miss> {
+    pub(crate) async fn ask_backend(&self, forward: &Forward<'_>, backend: &Backend) -> Result<Taken, Miss> {
         let room =
             backend.slots.map_or(usize::MAX, |slots| slots.saturating_add(self.config.backend_queue_max));
         let entered = self
@@ -115,7 +146,10 @@ impl Core {
             }
         };
         match sent.await {
-            Ok((answer, lease)) => self.take_over(forward, answer, lease, ticket).await,
+            Ok((answer, lease)) => {
+                let maker = Maker::Backend(self.backend_key(backend));
+                self.take_over(forward, answer, lease, ticket, (maker, backend.continues())).await
+            }
             Err(why) => {
                 ticket.failed();
                 Err(Miss::Failed(why))
@@ -129,7 +163,7 @@ impl Core {
         forward: &Forward<'_>,
         scope: &ScopeId,
         node: &NodeId,
-    ) -> Result<Response<Reply>, Miss> {
+    ) -> Result<Taken, Miss> {
         let target = Target::Peer { scope: *scope, node: *node };
         let Some(transport) = &self.transport else {
             return Err(Miss::Failed("there is no mesh".into()));
@@ -137,6 +171,9 @@ impl Core {
         let mut ticket = Ticket::new(&*self.routes, &target, &forward.model, None);
         let mut headers = upstream(forward.headers, forward.id, true);
         headers.insert(header::HOST, HeaderValue::from_static("mesh"));
+        if forward.continuing {
+            headers.insert(MESH_CONTINUES, HeaderValue::from_static("1"));
+        }
         let path = forward.endpoint.path_at(&Uri::from_static("/"));
         let sent = async {
             let limit = self.config.connect_timeout;
@@ -155,7 +192,8 @@ impl Core {
                 if let Some(load) = load_of(answer.headers()) {
                     ticket.note_load(load);
                 }
-                self.take_over(forward, answer, lease, ticket).await
+                let continues = answer.headers().contains_key(MESH_CONTINUES);
+                self.take_over(forward, answer, lease, ticket, (Maker::Peer(*node), continues)).await
             }
             Err(why) => {
                 ticket.failed();
@@ -187,13 +225,17 @@ impl Core {
         answer: Response<Incoming>,
         lease: Lease,
         mut ticket: Ticket,
-    ) -> Result<Response<Reply>, Miss> {
+        (maker, continues): (Maker, bool),
+    ) -> Result<Taken, Miss> {
         let (mut head, incoming) = answer.into_parts();
         if let Some(miss) = miss_of(head.status, &head.headers) {
             if matches!(miss, Miss::Failed(_)) {
                 ticket.failed();
             }
             return Err(miss);
+        }
+        if forward.continuing && !continues {
+            return Err(Miss::Failed("it cannot go on with an answer".into()));
         }
         let form = is_event_stream(&head.headers).then(|| forward.endpoint.stream_form());
         let mut relay = Relay::new(incoming, lease, form, ticket, self.config.silence_max);
@@ -205,10 +247,7 @@ impl Core {
             }
         }
         clean_answer(&mut head.headers);
-        let mut response = Response::new(Reply::relay(relay));
-        *response.status_mut() = head.status;
-        *response.headers_mut() = head.headers;
-        Ok(response)
+        Ok(Taken { head, relay, continues, maker })
     }
 }
 

@@ -24,6 +24,12 @@ pub(crate) struct TakenBody {
     _share: Option<OwnedSemaphorePermit>,
 }
 
+impl TakenBody {
+    pub(crate) fn new(bytes: Bytes, share: Option<OwnedSemaphorePermit>) -> Self {
+        Self { bytes, _share: share }
+    }
+}
+
 impl BodyMemory {
     pub(crate) fn new(bytes_max: usize) -> Self {
         Self(Arc::new(Semaphore::new((bytes_max / PERMIT_BYTES).clamp(1, Semaphore::MAX_PERMITS))))
@@ -90,7 +96,8 @@ impl BodyMemory {
         Ok(TakenBody { bytes: only.unwrap_or_else(|| joined.freeze()), _share: share })
     }
 
-    fn share(&self, bytes: usize) -> Result<Option<OwnedSemaphorePermit>, ApiError> {
+    /// Takes memory for `bytes`; None for none.
+    pub(crate) fn share(&self, bytes: usize) -> Result<Option<OwnedSemaphorePermit>, ApiError> {
         let permits = u32::try_from(bytes.div_ceil(PERMIT_BYTES)).map_err(|_| ApiError::no_memory())?;
         if permits == 0 {
             return Ok(None);

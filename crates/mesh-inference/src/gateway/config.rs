@@ -54,9 +54,14 @@ pub struct GatewayConfig {
     pub head_timeout: Duration,
     /// Longest silence in the middle of an answer. Default: 300 s.
     pub silence_max: Duration,
+    /// How long an answer that lost its backend in the middle may look for one that goes on with it. The caller sees
+    /// comments meanwhile, and one declared error when nobody did. Default: 60 s, time for a model to be loaded again.
+    pub continue_timeout: Duration,
     /// How long the head of an answer is held for its first byte, so that another backend can still take over.
     /// Default: 10 s.
     pub head_hold: Duration,
+    /// Answers that can be resumed, and copies of other gateways'.
+    pub replicas: Replicas,
     /// Callers' connections at a time; more are answered 503. Default: none, which means 4096 or what the limit of open
     /// files leaves room for, whichever is less.
     pub connections_max: Option<usize>,
@@ -83,12 +88,34 @@ impl Default for GatewayConfig {
             connect_timeout: Duration::from_secs(5),
             head_timeout: Duration::from_secs(600),
             silence_max: Duration::from_secs(300),
+            continue_timeout: Duration::from_secs(60),
             head_hold: Duration::from_secs(10),
+            replicas: Replicas::default(),
             connections_max: None,
             peer_requests_max: 256,
             backend_queue_max: 64,
             drain: Duration::from_secs(5),
         }
+    }
+}
+
+/// How answers outlive the gateway that gives them. Only answers whose caller sends `x-mesh-resumable: 1` are concerned.
+#[derive(Debug, Clone)]
+pub struct Replicas {
+    /// Whether copies of other members' answers are kept here. Default: true.
+    pub accept: bool,
+    /// Whether own answers are copied to another member. Without, they can be resumed at this gateway only. Default: true.
+    pub make: bool,
+    /// Memory for answers kept here in bytes, own ones and copies; one peer's copies fill a quarter of it at most.
+    /// Default: 64 MiB, some hundred long answers.
+    pub bytes_max: usize,
+    /// How long an answer is kept once its caller or its gateway has left. Default: 120 s.
+    pub ttl: Duration,
+}
+
+impl Default for Replicas {
+    fn default() -> Self {
+        Self { accept: true, make: true, bytes_max: 64 * 1024 * 1024, ttl: Duration::from_secs(120) }
     }
 }
 

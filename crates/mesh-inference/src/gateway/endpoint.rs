@@ -22,6 +22,8 @@ pub(crate) enum Ask {
     Models,
     Model(String),
     Complete(Endpoint),
+    /// The rest of an answer, by its response id.
+    Resume(String),
 }
 
 impl Endpoint {
@@ -32,6 +34,15 @@ impl Endpoint {
             Self::Embeddings => "/embeddings",
             Self::Responses => "/responses",
         }
+    }
+
+    pub(crate) fn is_chat(self) -> bool {
+        self == Self::Chat
+    }
+
+    /// Whether its answers are text that can be gone on with.
+    pub(crate) fn is_text(self) -> bool {
+        matches!(self, Self::Chat | Self::Completions)
     }
 
     pub(crate) fn stream_form(self) -> StreamForm {
@@ -67,10 +78,11 @@ pub(crate) fn ask(method: &Method, path: &str) -> Result<Ask, ApiError> {
         "/v1/completions" => (Ask::Complete(Endpoint::Completions), Method::POST),
         "/v1/embeddings" => (Ask::Complete(Endpoint::Embeddings), Method::POST),
         "/v1/responses" => (Ask::Complete(Endpoint::Responses), Method::POST),
-        _ => match path.strip_prefix("/v1/models/").and_then(unescape) {
-            Some(model) => (Ask::Model(model), Method::GET),
-            None => return Err(ApiError::unknown_path(path)),
-        },
+        _ => {
+            let model = path.strip_prefix("/v1/models/").and_then(unescape).map(Ask::Model);
+            let resumed = || path.strip_prefix("/v1/resume/").and_then(unescape).map(Ask::Resume);
+            (model.or_else(resumed).ok_or_else(|| ApiError::unknown_path(path))?, Method::GET)
+        }
     };
     if *method == allowed {
         Ok(ask)

@@ -108,6 +108,16 @@ impl ApiError {
         Self::new(StatusCode::BAD_REQUEST, "invalid_body", "The request body broke off or was malformed.")
     }
 
+    pub(crate) fn unknown_response() -> Self {
+        let message = "No answer of this response id is kept any more where it could be asked.";
+        Self::new(StatusCode::NOT_FOUND, "response_not_found", message)
+    }
+
+    pub(crate) fn bad_event_id() -> Self {
+        let message = "Last-Event-ID must be the number of an event of this answer.";
+        Self::new(StatusCode::BAD_REQUEST, "invalid_event_id", message)
+    }
+
     pub(crate) fn wrong_method(allowed: &str) -> Self {
         Self::new(
             StatusCode::METHOD_NOT_ALLOWED,

@@ -13,6 +13,17 @@ pub(crate) const MESH_ERROR: HeaderName = HeaderName::from_static("x-mesh-error"
 /// this hop.
 pub(crate) const MESH_LOAD: HeaderName = HeaderName::from_static("x-mesh-load");
 
+/// In a request between gateways: only a backend that can go on with an answer may serve it. In an answer between
+/// gateways: such a backend made it. It ends at this hop.
+pub(crate) const MESH_CONTINUES: HeaderName = HeaderName::from_static("x-mesh-continues");
+
+/// Asks for an answer that can be resumed: `1`.
+pub(crate) const MESH_RESUMABLE: HeaderName = HeaderName::from_static("x-mesh-resumable");
+/// Names an answer that can be resumed.
+pub(crate) const MESH_RESPONSE_ID: HeaderName = HeaderName::from_static("x-mesh-response-id");
+/// The last event that a caller has, when it resumes an answer.
+pub(crate) const LAST_EVENT_ID: HeaderName = HeaderName::from_static("last-event-id");
+
 /// Request headers that any backend may see. A list of what passes, not of what does not: credentials, cookies,
 /// hop-by-hop headers and what browsers say of themselves stay here whatever their name. `accept-encoding` is absent
 /// so that answers come as they are sent on, unpacked.
@@ -96,6 +107,7 @@ pub(crate) fn clean_answer(headers: &mut HeaderMap) {
         header::ALT_SVC,
         header::SERVER,
         MESH_LOAD,
+        MESH_CONTINUES,
     ] {
         headers.remove(name);
     }

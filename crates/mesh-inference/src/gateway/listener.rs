@@ -117,7 +117,10 @@ pub(crate) async fn run(listener: TcpListener, core: Arc<Core>, stop: Cancellati
                     tokio::time::sleep(ACCEPT_PAUSE).await;
                 }
             },
-            _ = sweep.tick() => core.pool.sweep(),
+            _ = sweep.tick() => {
+                core.pool.sweep();
+                core.replicas.sweep();
+            }
         }
     }
     drop(listener);

@@ -2,8 +2,9 @@
 //!
 //! A request names a model in its body. The gateway reads that name, asks routing where the model is served, sends the
 //! body on byte for byte, to one of this node's [`Backends`] or to the gateway of another node, and passes the answer
-//! back piece by piece as it comes. Until the first byte it may change its mind and ask the next provider; after it, a
-//! failure ends the answer in one declared error. When the caller leaves, the backend's connection is closed at once.
+//! back piece by piece as it comes. Until the first byte it may change its mind and ask the next provider; after it, an
+//! answer of plain text goes on elsewhere, and any other ends in one declared error. When the caller leaves, the backend's
+//! connection is closed at once.
 //!
 //! It does not run models, does not choose among nodes itself ([`PeerRoutes`] does) and holds no whole answer.
 
@@ -24,12 +25,15 @@ mod peers;
 mod pool;
 mod provider;
 mod relay;
+mod replica;
 mod reply;
 mod routes;
 mod serve;
 mod settle;
 mod socket;
 mod stats;
+mod sticky;
+mod survive;
 mod ticket;
 mod wire;
 
@@ -42,7 +46,7 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-pub use config::{DEFAULT_PORT, GatewayConfig, Listen, StartError};
+pub use config::{DEFAULT_PORT, GatewayConfig, Listen, Replicas, StartError};
 pub use provider::{Provider, ProviderConfig, ProviderError, ProviderModel};
 pub use routes::{ModelFacts, NoPeers, NoTarget, PeerRoutes, RouterRoutes};
 pub use stats::GatewayStats;
@@ -50,6 +54,7 @@ pub use stats::GatewayStats;
 use crate::backend::Backends;
 use peers::PeerHandler;
 use pool::Pool;
+use replica::ReplicaHandler;
 use serve::Core;
 
 /// A running gateway. Clones share it; when the last one is dropped it stops without waiting for answers under way.
@@ -109,6 +114,19 @@ impl Gateway {
         })
     }
 
+    /// The protocol under which [`Gateway::replica_handler`] is to be served.
+    pub const REPLICA_PROTOCOL: Protocol = replica::PROTOCOL;
+
+    /// Keeps copies of other members' answers, if [`Replicas::accept`] says so.
+    pub fn replica_handler(&self) -> Arc<dyn Handler> {
+        let running = &self.running;
+        Arc::new(ReplicaHandler {
+            core: running.core.clone(),
+            stop: running.stop.clone(),
+            open: running.peers.clone(),
+        })
+    }
+
     /// The requests under way at all of this node's backends in this moment.
     pub fn load(&self) -> Load {
         let core = &self.running.core;
@@ -117,7 +135,8 @@ impl Gateway {
 
     /// A moment's counts.
     pub fn stats(&self) -> GatewayStats {
-        self.running.core.stats.read()
+        let core = &self.running.core;
+        core.stats.read(core.replicas.size())
     }
 
     /// Stops accepting, lets answers under way go on for [`GatewayConfig::drain`], then cuts them. Idempotent.

@@ -89,9 +89,41 @@ impl Relay {
         }
     }
 
-    /// Notes that the answer failed before its first byte.
+    /// Notes that the answer failed.
     pub(crate) fn failed(&mut self) {
         self.ticket.failed();
+    }
+
+    /// The next piece as it comes, or why none comes any more. For whoever has its own word for a failure.
+    pub(crate) fn poll_piece(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes, String>>> {
+        match self.first.take() {
+            Some(first) => Poll::Ready(Some(Ok(first))),
+            None => self.poll_upstream(cx),
+        }
+    }
+
+    /// [`Relay::poll_piece`] as a future. Cancel safe.
+    pub(crate) async fn next(&mut self) -> Option<Result<Bytes, String>> {
+        poll_fn(|cx| self.poll_piece(cx)).await
+    }
+
+    /// The next piece if it is there already.
+    pub(crate) fn take_ready(&mut self) -> Option<Option<Result<Bytes, String>>> {
+        let mut cx = Context::from_waker(std::task::Waker::noop());
+        match self.poll_piece(&mut cx) {
+            Poll::Ready(piece) => Some(piece),
+            Poll::Pending => None,
+        }
+    }
+
+    /// Whether this is a stream of events without an announced length.
+    pub(crate) fn is_open_stream(&self) -> bool {
+        self.form.is_some()
+    }
+
+    /// Notes what went to the caller before [`Relay::poll_next`] took over.
+    pub(crate) fn note_sent(&mut self, piece: &[u8]) {
+        self.tail.push(piece);
     }
 
     pub(crate) fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes, Broken>>> {
@@ -176,7 +208,8 @@ impl Relay {
         }
     }
 
-    fn complete(&mut self) {
+    /// Notes that the answer is complete, though its connection may not have ended.
+    pub(crate) fn complete(&mut self) {
         self.done = true;
         self.ticket.complete();
         if let Some(lease) = self.lease.take() {

@@ -8,6 +8,7 @@ use http_body::{Body, Frame, SizeHint};
 
 use super::relay::{Broken, Relay};
 use super::socket::BusyGuard;
+use super::survive::Survivor;
 
 /// What the gateway sends back.
 pub(crate) struct Reply {
@@ -21,6 +22,8 @@ enum Source {
     Whole(Option<Bytes>),
     /// A backend's answer.
     Relay(Box<Relay>),
+    /// An answer that may change its backend.
+    Survivor(Box<Survivor>),
 }
 
 impl Reply {
@@ -31,6 +34,10 @@ impl Reply {
 
     pub(crate) fn relay(relay: Relay) -> Self {
         Self { source: Source::Relay(Box::new(relay)), _busy: None }
+    }
+
+    pub(crate) fn survivor(survivor: Survivor) -> Self {
+        Self { source: Source::Survivor(Box::new(survivor)), _busy: None }
     }
 
     /// Keeps the connection marked as busy until this reply is over.
@@ -47,6 +54,9 @@ impl Body for Reply {
         match &mut self.get_mut().source {
             Source::Whole(bytes) => Poll::Ready(bytes.take().map(|bytes| Ok(Frame::data(bytes)))),
             Source::Relay(relay) => relay.poll_next(cx).map(|next| next.map(|piece| piece.map(Frame::data))),
+            Source::Survivor(survivor) => {
+                survivor.poll_next(cx).map(|next| next.map(|piece| piece.map(Frame::data)))
+            }
         }
     }
 
@@ -54,6 +64,7 @@ impl Body for Reply {
         match &self.source {
             Source::Whole(bytes) => bytes.is_none(),
             Source::Relay(relay) => relay.is_done(),
+            Source::Survivor(survivor) => survivor.is_over(),
         }
     }
 
@@ -63,6 +74,7 @@ impl Body for Reply {
                 SizeHint::with_exact(bytes.as_ref().map_or(0, |bytes| bytes.len() as u64))
             }
             Source::Relay(relay) => relay.size_hint(),
+            Source::Survivor(_) => SizeHint::default(),
         }
     }
 }

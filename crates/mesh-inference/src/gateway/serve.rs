@@ -14,19 +14,22 @@ use mesh_identity::{NodeId, Role};
 use mesh_routing::{Load, Target};
 use mesh_transport::{Peer, Transport};
 
-use super::attempt::{Forward, Miss};
+use super::attempt::{Forward, Maker, Miss, Taken};
 use super::body::BodyMemory;
 use super::config::GatewayConfig;
 use super::endpoint::{Ask, Endpoint, ask};
 use super::error::ApiError;
 use super::gauge::Gauge;
-use super::headers::{MESH_LOAD, REQUEST_ID, request_id};
+use super::headers::{MESH_CONTINUES, MESH_LOAD, REQUEST_ID, request_id};
 use super::model_field::model_of;
 use super::origin::{OwnNames, shows_key};
 use super::pool::Pool;
+use super::replica::Store;
 use super::reply::Reply;
 use super::routes::{ModelFacts, NoTarget, PeerRoutes};
 use super::stats::Stats;
+use super::sticky::{self, Sticky};
+use super::survive::Asked;
 use crate::backend::{Backend, BackendState, Backends, Share};
 
 /// Bodies above this are parsed on a blocking thread: about a millisecond of work.
@@ -55,9 +58,12 @@ pub(crate) struct Core {
     pub(crate) from_peers: Gauge<NodeId>,
     pub(crate) stats: Stats,
     own: OwnNames,
-    bodies: BodyMemory,
+    pub(crate) bodies: BodyMemory,
     draws: AtomicU64,
     pub(crate) hasher: RandomState,
+    /// Answers that can be resumed.
+    pub(crate) replicas: Store,
+    sticky: Sticky,
 }
 
 impl Core {
@@ -72,6 +78,7 @@ impl Core {
         let own = OwnNames::new(bound, &config.allowed_hosts);
         let bodies = BodyMemory::new(config.body_memory_max);
         let hasher = RandomState::new();
+        let replicas = Store::new(config.replicas.bytes_max, config.replicas.ttl);
         Self {
             config,
             backends,
@@ -85,11 +92,17 @@ impl Core {
             bodies,
             draws: AtomicU64::new(hasher.hash_one("draws")),
             hasher,
+            replicas,
+            sticky: Sticky::default(),
         }
     }
 
     /// Answers one request. Dropping the future cancels it all the way up.
-    pub(crate) async fn answer(&self, caller: &Caller, request: Request<Incoming>) -> Response<Reply> {
+    pub(crate) async fn answer(
+        self: &Arc<Self>,
+        caller: &Caller,
+        request: Request<Incoming>,
+    ) -> Response<Reply> {
         Stats::add(&self.stats.requests);
         let id = request_id(request.headers(), self.draw());
         let mut response = match self.dispatch(caller, request, &id).await {
@@ -105,7 +118,7 @@ impl Core {
     }
 
     async fn dispatch(
-        &self,
+        self: &Arc<Self>,
         caller: &Caller,
         request: Request<Incoming>,
         id: &HeaderValue,
@@ -131,11 +144,15 @@ impl Core {
                 Ok(json(&super::models::one(found)))
             }
             Ask::Complete(endpoint) => self.complete(caller, endpoint, request, id).await,
+            Ask::Resume(text) if matches!(caller, Caller::Local) => {
+                self.resume(&text, request.headers(), id).await
+            }
+            Ask::Resume(_) => Err(ApiError::unknown_response()),
         }
     }
 
     async fn complete(
-        &self,
+        self: &Arc<Self>,
         caller: &Caller,
         endpoint: Endpoint,
         request: Request<Incoming>,
@@ -145,22 +162,56 @@ impl Core {
         let config = &self.config;
         let body = self.bodies.take(&head.headers, body, config.body_bytes_max, config.body_timeout).await?;
         let model = parse_model(body.bytes.clone()).await?;
-        let local = self.local(caller, &model);
-        let targets = self.targets(caller, &model, &local)?;
-        let forward = Forward { endpoint, headers: &head.headers, id, body: body.bytes.clone(), model };
-        let tried = self.try_all(&forward, &targets, &local).await;
-        if let Caller::Local = caller {
-            return tried;
+        let mut local = self.local(caller, &model);
+        if matches!(caller, Caller::Peer(_)) && head.headers.contains_key(MESH_CONTINUES) {
+            local.retain(|backend| backend.continues());
         }
-        // A peer's gateway hears how much there is to do, refused or not, with its own request counted in.
-        let mut response = tried.unwrap_or_else(|error| {
-            Stats::add(&self.stats.refused);
-            error.into_response()
-        });
-        if let Ok(load) = HeaderValue::from_str(&self.load_of(&local).to_string()) {
+        let mut targets = self.targets(caller, &model, &local)?;
+        // Where there is no choice nothing needs to be remembered.
+        let chosen = targets.len() > 1 || local.len() > 1;
+        let conversation =
+            chosen.then(|| sticky::conversation(&self.hasher, endpoint, &model, &body.bytes)).flatten();
+        let last = conversation.and_then(|conversation| self.sticky.last(conversation));
+        sticky::prefer(&mut targets, last);
+        let bytes = body.bytes.clone();
+        let forward =
+            Forward { endpoint, headers: &head.headers, id, body: bytes, model, continuing: false, last };
+        let tried = self.try_all(&forward, &targets, &local).await;
+        if let (Some(conversation), Ok(taken)) = (conversation, &tried) {
+            self.sticky.note(conversation, taken.maker);
+        }
+        let Caller::Local = caller else { return Ok(self.to_peer(tried, &local)) };
+        let model = forward.model;
+        let taken = tried?;
+        if !(taken.continues && taken.is_event_stream() && endpoint.is_text()) {
+            return Ok(taken.into_response());
+        }
+        let Taken { head: answer, relay, maker, .. } = taken;
+        let asked =
+            Asked { endpoint, headers: head.headers, id: id.clone(), body, model, maker: Some(maker) };
+        Ok(self.survivor(answer, asked, relay).await)
+    }
+
+    /// A peer's gateway hears how much there is to do, refused or not, with its own request counted in.
+    fn to_peer(&self, tried: Result<Taken, ApiError>, local: &[Arc<Backend>]) -> Response<Reply> {
+        let mut response = match tried {
+            Ok(taken) => {
+                let continues = taken.continues;
+                let mut response = taken.into_response();
+                if continues {
+                    response.headers_mut().insert(MESH_CONTINUES, HeaderValue::from_static("1"));
+                }
+                response
+            }
+            Err(error) => {
+                Stats::add(&self.stats.refused);
+                error.into_response()
+            }
+        };
+        if let Ok(load) = HeaderValue::from_str(&self.load_of(local).to_string()) {
             response.headers_mut().insert(MESH_LOAD, load);
         }
-        Ok(response)
+        response
     }
 
     /// The requests under way at these backends, together.
@@ -172,12 +223,12 @@ impl Core {
         Load::of(small(requests), slots.filter(|_| !backends.is_empty()).map(small))
     }
 
-    async fn try_all(
+    pub(crate) async fn try_all(
         &self,
         forward: &Forward<'_>,
         targets: &[Target],
         local: &[Arc<Backend>],
-    ) -> Result<Response<Reply>, ApiError> {
+    ) -> Result<Taken, ApiError> {
         let mut misses = Misses::default();
         for target in targets.iter().take(ATTEMPTS_MAX) {
             let tried = match target {
@@ -186,8 +237,8 @@ impl Core {
                     .await
                     .map_err(|miss| misses.add(target, miss)),
             };
-            if let Ok(response) = tried {
-                return Ok(response);
+            if let Ok(taken) = tried {
+                return Ok(taken);
             }
             Stats::add(&self.stats.fallbacks);
         }
@@ -199,7 +250,7 @@ impl Core {
         forward: &Forward<'_>,
         local: &[Arc<Backend>],
         misses: &mut Misses,
-    ) -> Result<Response<Reply>, ()> {
+    ) -> Result<Taken, ()> {
         let mut ready: Vec<_> = Vec::with_capacity(local.len());
         for backend in local {
             match waiting_for(backend) {
@@ -207,10 +258,14 @@ impl Core {
                 Some(reason) => misses.add(&Target::Local, Miss::NotReady { reason, retry_after: None }),
             }
         }
-        ready.sort_by_key(|backend| self.at_backends.count(&self.backend_key(backend)));
+        ready.sort_by_key(|backend| {
+            let key = self.backend_key(backend);
+            let stays = forward.last == Some(Maker::Backend(key)) && self.has_room(backend);
+            (!stays, self.at_backends.count(&key))
+        });
         for backend in ready {
             match self.ask_backend(forward, backend).await {
-                Ok(response) => return Ok(response),
+                Ok(taken) => return Ok(taken),
                 Err(miss) => misses.add(&Target::Local, miss),
             }
         }
@@ -218,7 +273,12 @@ impl Core {
     }
 
     /// Where a request may go, best first.
-    fn targets(&self, caller: &Caller, model: &str, local: &[Arc<Backend>]) -> Result<Vec<Target>, ApiError> {
+    pub(crate) fn targets(
+        &self,
+        caller: &Caller,
+        model: &str,
+        local: &[Arc<Backend>],
+    ) -> Result<Vec<Target>, ApiError> {
         let unknown = || ApiError::unknown_model(model, &names(&self.known(caller)));
         if let Caller::Peer(_) = caller {
             // A peer has done its own routing: a second hop could go in circles.
@@ -259,7 +319,7 @@ impl Core {
     }
 
     /// This node's backends of a model, as far as the caller may use them.
-    fn local(&self, caller: &Caller, model: &str) -> Vec<Arc<Backend>> {
+    pub(crate) fn local(&self, caller: &Caller, model: &str) -> Vec<Arc<Backend>> {
         self.backends.get(model).into_iter().filter(|backend| may_use(caller, backend.share)).collect()
     }
 

@@ -15,6 +15,25 @@ pub struct GatewayStats {
     pub refused_total: u64,
     /// Attempts that failed and went on to the next target, since the start.
     pub fallbacks_total: u64,
+    /// Answers that lost their backend in the middle and went on elsewhere, or at the same one once it was back, each
+    /// time anew, since the start.
+    pub continued_total: u64,
+    /// Answers that could be gone on with in principle, and ended in a declared error, since the start.
+    pub lost_total: u64,
+    /// Answers that their callers asked to be able to resume, since the start.
+    pub resumable_total: u64,
+    /// Answers resumed here by their response id, since the start.
+    pub resumed_total: u64,
+    /// Events that waited for their copy at another member, since the start.
+    pub replicated_total: u64,
+    /// Time that they waited together, in microseconds: what resumable answers cost.
+    pub replication_micros_total: u64,
+    /// Copies that were lost with their holder, or that it had no room for, since the start.
+    pub replicas_lost_total: u64,
+    /// Answers kept here now, own ones and other gateways' copies.
+    pub kept_answers: u64,
+    /// Bytes of them.
+    pub kept_bytes: u64,
 }
 
 /// The live counters.
@@ -25,6 +44,13 @@ pub(crate) struct Stats {
     pub(crate) peer_requests: AtomicU64,
     pub(crate) refused: AtomicU64,
     pub(crate) fallbacks: AtomicU64,
+    pub(crate) continued: AtomicU64,
+    pub(crate) lost: AtomicU64,
+    pub(crate) resumable: AtomicU64,
+    pub(crate) resumed: AtomicU64,
+    pub(crate) replicated: AtomicU64,
+    pub(crate) replication_micros: AtomicU64,
+    pub(crate) replicas_lost: AtomicU64,
 }
 
 /// One open connection.
@@ -40,7 +66,12 @@ impl Stats {
         counter.fetch_add(1, Ordering::Relaxed);
     }
 
-    pub(crate) fn read(&self) -> GatewayStats {
+    pub(crate) fn add_many(counter: &AtomicU64, count: u64) {
+        counter.fetch_add(count, Ordering::Relaxed);
+    }
+
+    /// `kept`: answers kept for resuming, and their bytes.
+    pub(crate) fn read(&self, kept: (usize, usize)) -> GatewayStats {
         let read = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
         GatewayStats {
             connections: read(&self.connections),
@@ -48,6 +79,15 @@ impl Stats {
             peer_requests_total: read(&self.peer_requests),
             refused_total: read(&self.refused),
             fallbacks_total: read(&self.fallbacks),
+            continued_total: read(&self.continued),
+            lost_total: read(&self.lost),
+            resumable_total: read(&self.resumable),
+            resumed_total: read(&self.resumed),
+            replicated_total: read(&self.replicated),
+            replication_micros_total: read(&self.replication_micros),
+            replicas_lost_total: read(&self.replicas_lost),
+            kept_answers: kept.0 as u64,
+            kept_bytes: kept.1 as u64,
         }
     }
 }

@@ -341,3 +341,25 @@ async fn silent_connections_are_capped() {
     assert_eq!(caller.answer().await.status, 200);
     front.gateway.shutdown().await;
 }
+
+#[tokio::test]
+async fn a_conversation_stays_at_its_backend_while_that_has_room() {
+    let stubs = [Stub::start(|_| json("1")).await, Stub::start(|_| json("2")).await];
+    let states: Vec<_> = stubs.iter().map(|stub| backend("m", stub.addr)).collect();
+    let front = Front::start(states.iter().map(|(_, backend)| backend.clone()).collect()).await;
+    let say = |text: &str, more: &str| {
+        format!(r#"{{"model":"m","messages":[{{"role":"user","content":"{text}"}}{more}]}}"#)
+    };
+    let more = r#",{"role":"assistant","content":"x"},{"role":"user","content":"y"}"#;
+    // With nothing else under way the first backend would get them all.
+    states[0].0.send_replace(BackendState::Loading(Loading::default()));
+    assert_eq!(front.chat(&say("one", "")).await.text(), "2");
+    states[0].0.send_replace(BackendState::Ready);
+    assert_eq!(front.chat(&say("one", more)).await.text(), "2");
+    assert_eq!(front.chat(&say("two", "")).await.text(), "1", "another conversation");
+    states[1].0.send_replace(BackendState::Loading(Loading::default()));
+    assert_eq!(front.chat(&say("one", more)).await.text(), "1", "it is not ready");
+    states[1].0.send_replace(BackendState::Ready);
+    assert_eq!(front.chat(&say("one", more)).await.text(), "1", "where it was last");
+    front.gateway.shutdown().await;
+}

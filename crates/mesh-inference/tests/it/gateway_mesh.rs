@@ -15,13 +15,18 @@ use crate::gateway_support::*;
 const CHAT: &str = "{\"model\":\"m\",\"stream\":true}";
 
 /// One node: transport, router, gateway.
-struct Node {
-    gateway: Gateway,
+pub(crate) struct Node {
+    pub(crate) gateway: Gateway,
     router: Router,
 }
 
 impl Node {
-    async fn start(node: &TestNode, scope: ScopeId, config: GatewayConfig, list: Vec<Backend>) -> Self {
+    pub(crate) async fn start(
+        node: &TestNode,
+        scope: ScopeId,
+        config: GatewayConfig,
+        list: Vec<Backend>,
+    ) -> Self {
         let backends = Backends::new();
         let offers = list.iter().map(|backend| Offer::ready(&backend.model)).collect();
         for backend in list {
@@ -35,11 +40,12 @@ impl Node {
         let routes = Arc::new(RouterRoutes::new(router.clone(), move || vec![scope]));
         let gateway = Gateway::start(config, backends, routes, Some(node.transport.clone())).await.unwrap();
         node.transport.serve(Gateway::PROTOCOL, gateway.peer_handler());
+        node.transport.serve(Gateway::REPLICA_PROTOCOL, gateway.replica_handler());
         Self { gateway, router }
     }
 
     /// What gossip would tell: this peer serves the model.
-    fn hears_of(&self, mesh: &Mesh, peer: usize, model: &str) {
+    pub(crate) fn hears_of(&self, mesh: &Mesh, peer: usize, model: &str) {
         let mut facts = PeerFacts::new(NodeName::new(format!("node-{peer}")).unwrap());
         facts.offers = vec![Offer { share: Share::Clients.into_routing(), ..Offer::ready(model) }];
         self.router.update(|table| table.set_peer(mesh.scope(), mesh[peer].id(), facts));

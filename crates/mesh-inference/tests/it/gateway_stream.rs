@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use mesh_inference::backend::{BackendState, Loading};
+use mesh_inference::backend::{Backend, BackendKind, BackendState, Loading};
 use mesh_inference::gateway::NoPeers;
 use mesh_transport::testing::until;
 
@@ -85,6 +85,7 @@ async fn a_stream_cut_in_the_middle_ends_in_one_declared_error() {
         let stub =
             Stub::start(move |_| Act::RawThenClose([sse_head(), chunk(sent.as_bytes())].concat())).await;
         let (_state, backend) = backend("m", stub.addr);
+        let backend = Backend { kind: BackendKind::Provider, ..backend };
         let front = Front::start(vec![backend]).await;
         let answer = front.chat(CHAT).await;
         assert!(answer.complete, "{answer:?}");

@@ -296,6 +296,27 @@ impl Caller {
         tokio::time::timeout(PATIENCE, read).await.unwrap_or_else(|_| panic!("never saw {text:?}"));
     }
 
+    /// What came of the body of the answer under way, freed of chunked coding as far as it is there.
+    pub(crate) fn seen_body(&self) -> String {
+        let start = self.buffer.windows(4).position(|window| window == b"\r\n\r\n").unwrap() + 4;
+        let mut rest = &self.buffer[start..];
+        let mut body = Vec::new();
+        while let Some(line) = rest.windows(2).position(|window| window == b"\r\n") {
+            let size = usize::from_str_radix(std::str::from_utf8(&rest[..line]).unwrap(), 16).unwrap();
+            let Some(piece) = rest.get(line + 2..line + 2 + size) else { break };
+            body.extend_from_slice(piece);
+            rest = rest.get(line + 2 + size + 2..).unwrap_or_default();
+        }
+        String::from_utf8(body).unwrap()
+    }
+
+    /// A header of the answer under way.
+    pub(crate) fn seen_header(&self, name: &str) -> Option<String> {
+        let head = String::from_utf8_lossy(&self.buffer);
+        let head = head.split("\r\n\r\n").next().unwrap().to_owned();
+        head.lines().find_map(|line| Some(line.strip_prefix(name)?.strip_prefix(": ")?.to_owned()))
+    }
+
     /// Waits for the other end to close.
     pub(crate) async fn closed(&mut self) {
         let read = async { while fill(&mut self.tcp, &mut self.buffer).await {} };

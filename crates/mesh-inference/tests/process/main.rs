@@ -9,6 +9,7 @@ mod llama;
 mod real;
 mod restarts;
 mod split;
+mod survive;
 
 use std::process::ExitCode;
 
@@ -62,6 +63,7 @@ fn main() -> ExitCode {
                 "a_split_answers_the_same_through_tunnels_and_moves_no_weights",
                 split::a_split_answers_the_same_through_tunnels_and_moves_no_weights,
             ),
+            ("an_answer_goes_on_after_a_kill", survive::an_answer_goes_on_after_a_kill),
         ]),
     }
 }

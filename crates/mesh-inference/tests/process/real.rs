@@ -23,7 +23,7 @@ pub(crate) async fn llama_cpp() -> Option<LlamaCpp> {
     found.inspect_err(|error| println!("skipped: {error}")).ok()
 }
 
-async fn tiny(home: &Path) -> Option<Launch> {
+pub(crate) async fn tiny(home: &Path) -> Option<Launch> {
     let program = llama_cpp().await?.server;
     let model = home.join("tiny.gguf");
     TinyModel::default().write(&model).unwrap();
