@@ -424,6 +424,11 @@ fn gateway(document: &Document<'_>, config: &mut Config) {
         }
     }
     config.gateway.api_key = table.word("api_key").map(Secret::new);
+    if let Some(seconds) = table.number("continue_timeout_secs", 1..=86_400) {
+        config.gateway.continue_timeout = Duration::from_secs(seconds);
+    }
+    config.gateway.make_replicas = table.bool("make_replicas").unwrap_or(true);
+    config.gateway.keep_replicas = table.bool("keep_replicas").unwrap_or(true);
     if !config.gateway.listener.addr.ip().is_loopback() && config.gateway.api_key.is_none() {
         document.problem(table.line_of("bind"), "bind in [api] is not loopback, which needs api_key");
     }

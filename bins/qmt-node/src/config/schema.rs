@@ -76,7 +76,7 @@ pub const TABLES: &[Table] = &[
             "share",
         ],
     ),
-    one("api", &["port", "bind", "api_key"]),
+    one("api", &["port", "bind", "api_key", "continue_timeout_secs", "make_replicas", "keep_replicas"]),
     one("console", &["enabled", "port"]),
     one("relay", &["enabled", "listen", "url", "tls_cert", "tls_key"]),
     one("log", &["format"]),

@@ -81,7 +81,11 @@ fn every_fault_names_key_line_and_what_would_be_right() {
             "3: psk in [mesh.lan] is too short to be a secret: write at least 12 characters, such as four random words",
         ),
         ("[mehs]\nenabled = true\n", "1: unknown key \"mehs\" in the top of the file; did you mean [mesh]?"),
-        ("[api]\ncolour = 1\n", "2: unknown key \"colour\" in [api]; known here: port, bind, api_key"),
+        (
+            "[api]\ncolour = 1\n",
+            "2: unknown key \"colour\" in [api]; known here: port, bind, api_key, continue_timeout_secs, make_replicas, \
+             keep_replicas",
+        ),
         ("[mesh.peers]\nname = \"a\"\n", "1: peers is written [[mesh.peers]]"),
         ("[[mesh.lan]]\n", "1: lan is written [mesh.lan]"),
         ("mesh = 1\n", "1: mesh must be a table, written [mesh], not 1"),
@@ -265,6 +269,8 @@ fn without_file_and_flags_the_defaults_hold() {
         (None, Duration::from_secs(300), Duration::from_secs(120))
     );
     assert_eq!(config.mesh.internet, Internet::default());
+    assert_eq!(config.gateway.continue_timeout, Duration::from_secs(60));
+    assert!(config.gateway.make_replicas && config.gateway.keep_replicas);
     assert_eq!(config.gateway.listener, Listener { addr: ([127, 0, 0, 1], 9337).into(), asked: false });
     assert_eq!(config.inference.model_dirs, [folder.path().join(".models")]);
     assert!(
@@ -302,7 +308,7 @@ fn strings_expand_and_relative_paths_start_at_the_file() {
 #[test]
 fn flags_override_the_file() {
     let text = "[mesh]\nnode_name = \"file\"\n[mesh.internet]\nbind_port = 1\nrelay_urls = [\"https://a.example\"]\n\
-        [inference]\nmodels = [\"a\"]\nmax_vram = 1\n[api]\nport = 2\n[console]\nport = 3\n[log]\nformat = \"text\"\n";
+        [inference]\nmodels = [\"a\"]\nmax_vram = 1\n[api]\nport = 2\ncontinue_timeout_secs = 5\nmake_replicas = false\n[console]\nport = 3\n[log]\nformat = \"text\"\n";
     let flags = [
         "--node-name",
         "flag",
@@ -334,6 +340,8 @@ fn flags_override_the_file() {
         (config.inference.max_vram_bytes, &config.inference.draft),
         (Some(2_500_000_000), &Draft::Off)
     );
+    assert_eq!(config.gateway.continue_timeout, Duration::from_secs(5));
+    assert!(!config.gateway.make_replicas && config.gateway.keep_replicas);
     assert_eq!(config.gateway.listener, Listener { addr: ([127, 0, 0, 1], 0).into(), asked: true });
     assert_eq!(config.console, Some(Listener { addr: ([127, 0, 0, 1], 5).into(), asked: true }));
     assert_eq!(config.log_format, LogFormat::Json);

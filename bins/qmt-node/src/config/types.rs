@@ -378,6 +378,12 @@ pub struct Gateway {
     pub listener: Listener,
     /// Key that callers must show; always there when the address is not loopback.
     pub api_key: Option<Secret>,
+    /// How long an answer that lost its host may look for one that goes on with it. Default 60 s.
+    pub continue_timeout: Duration,
+    /// Whether answers that can be resumed are copied to another member. Default true.
+    pub make_replicas: bool,
+    /// Whether this node keeps copies of other members' answers. Default true.
+    pub keep_replicas: bool,
 }
 
 impl Default for Gateway {
@@ -385,6 +391,9 @@ impl Default for Gateway {
         Self {
             listener: Listener { addr: (Ipv4Addr::LOCALHOST, GATEWAY_PORT).into(), asked: false },
             api_key: None,
+            continue_timeout: Duration::from_secs(60),
+            make_replicas: true,
+            keep_replicas: true,
         }
     }
 }

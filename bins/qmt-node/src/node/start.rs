@@ -139,6 +139,7 @@ impl Node {
         .await?;
         let models = Arc::new(Models::default());
         transport.serve(Gateway::PROTOCOL, gateway.peer_handler());
+        transport.serve(Gateway::REPLICA_PROTOCOL, gateway.replica_handler());
         ping::serve(&transport);
         renew::serve(&transport, scopes.clone());
         let appointments = appoint::serve(&transport);
@@ -362,6 +363,9 @@ fn gateway_config(wanted: &config::Gateway, request_timeout: Duration) -> Gatewa
     };
     config.api_key = wanted.api_key.clone();
     config.head_timeout = request_timeout;
+    config.continue_timeout = wanted.continue_timeout;
+    config.replicas.make = wanted.make_replicas;
+    config.replicas.accept = wanted.keep_replicas;
     config
 }
 
