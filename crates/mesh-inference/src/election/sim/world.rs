@@ -332,9 +332,11 @@ impl World {
         if self.reaches(at, of) || !self.is_up(at) {
             return;
         }
-        if self.nodes[at].lent.is_some_and(|(host, _)| host == of) {
+        if let Some((host, epoch)) = self.nodes[at].lent.filter(|(host, _)| *host == of) {
             self.nodes[at].lent = None;
             self.refresh(at);
+            // The other end of the stream learns of it too, also when the link is back before it has missed anything.
+            self.later(5, 1500, Event::Gone { host, worker: at, epoch, held_by: None });
         }
         let launch = self.nodes[at].launch.as_ref().filter(|launch| launch.workers.contains(&of));
         if let Some(epoch) = launch.map(|launch| launch.epoch) {
