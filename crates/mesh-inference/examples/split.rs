@@ -1,7 +1,7 @@
 //! Half of a model's layers at each of two rpc-servers: tokens a second through tunnels over links on loopback, beside
 //! those of llama-server's own `--rpc` on the same machine, and the bytes and seconds of a load.
 //!
-//! `cargo run --release -p mesh-inference --example split MODEL.gguf [pairs] [tcp|quic|internet]`
+//! `cargo run --release -p mesh-inference --example split MODEL.gguf [pairs] [tcp|quic|internet|memory]`
 #![expect(clippy::unwrap_used, reason = "a measurement: whatever goes wrong ends it")]
 
 #[path = "../tests/process/llama.rs"]
@@ -59,7 +59,10 @@ async fn main() {
     let index = opened.await.unwrap().unwrap();
     println!("index of {} weights in {:?}", index.list().len(), begun.elapsed());
 
-    let mesh = Mesh::start(Arc::new(Loopback(way)), 3, Limits::default()).await;
+    let mesh = match way.as_str() {
+        "memory" => Mesh::memory(3).await,
+        _ => Mesh::start(Arc::new(Loopback(way)), 3, Limits::default()).await,
+    };
     let tunnels: Vec<_> =
         mesh.nodes().iter().map(|node| Tunnels::start(node.transport.clone(), Config::default())).collect();
     let mut servers = Vec::new();
@@ -84,9 +87,11 @@ async fn main() {
         });
         let begun = Instant::now();
         let server = split_server(&llama, &model, listeners.each_ref().map(|listener| listener.addr())).await;
-        let bytes: u64 =
-            listeners.iter().map(|it| it.stats().to_peers_bytes + it.stats().from_peers_bytes).sum();
-        println!("{name}: loaded in {:?}, {bytes} bytes over the links", begun.elapsed());
+        println!("{name}: loaded in {:?}", begun.elapsed());
+        listeners.iter().for_each(|it| {
+            let stats = it.stats();
+            println!("  {} bytes to it, {} from it", stats.to_peers_bytes, stats.from_peers_bytes);
+        });
         listeners.iter().for_each(|listener| println!("  {:?}", listener.rpc_stats()));
         (server, listeners)
     };

@@ -1,6 +1,6 @@
 //! What a tunnel costs on loopback: bytes a second and the round trip, beside those of the link's own stream.
 //!
-//! `cargo run --release -p mesh-tunnel --example measure [tcp|quic|internet] [rounds]`
+//! `cargo run --release -p mesh-tunnel --example measure [tcp|quic|internet] [rounds] [buffer KiB]`
 
 use std::io;
 use std::net::SocketAddr;
@@ -50,9 +50,11 @@ impl Site for Loopback {
 async fn main() -> Result<(), Box<dyn std::error::Error>> {
     let way = std::env::args().nth(1).unwrap_or_else(|| "quic".into());
     let rounds = std::env::args().nth(2).map_or(Ok(5), |rounds| rounds.parse())?;
+    let buffer_kib: usize = std::env::args().nth(3).map_or(Ok(64), |kib| kib.parse())?;
     let mesh = Mesh::start(Arc::new(Loopback(way.clone())), 2, Limits::default()).await;
-    let near = Tunnels::start(mesh[0].transport.clone(), Config::default());
-    let far = Tunnels::start(mesh[1].transport.clone(), Config::default());
+    let config = Config { buffer_bytes: buffer_kib * 1024, ..Config::default() };
+    let near = Tunnels::start(mesh[0].transport.clone(), config.clone());
+    let far = Tunnels::start(mesh[1].transport.clone(), config);
     mesh[1].transport.serve(
         BULK,
         handler_fn(|_: Member, mut stream: Stream| async move { _ = swallow(&mut stream).await }),
@@ -87,15 +89,18 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
         let tunnel = round_trip(connect(echo_tunnel.addr()).await?).await?;
         let frames = rpc_round_trip(connect(rpc_tunnel.addr()).await?).await?;
         let tcp = round_trip(connect(plain_echo).await?).await?;
-        let more = |it: Duration| it.as_secs_f64() * 1e6 - stream.as_secs_f64() * 1e6;
+        let plain_frames = rpc_round_trip(connect(rpc).await?).await?;
+        // What the way through the tunnel has beyond the link's own stream and the exchange on TCP itself.
+        let us = |it: Duration| it.as_secs_f64() * 1e6;
         println!(
-            "{way} {round}: p50 us stream {}, tunnel/1 {} (+{:.0}), rpc/1 {} (+{:.0}), raw TCP {}",
-            stream.as_micros(),
-            tunnel.as_micros(),
-            more(tunnel),
-            frames.as_micros(),
-            more(frames),
-            tcp.as_micros()
+            "{way} {round}: p50 us stream {:.0}, tunnel/1 {:.0} (+{:.0}); a token's frames: TCP {:.0}, rpc/1 {:.0} (+{:.0}); raw TCP {:.0}",
+            us(stream),
+            us(tunnel),
+            us(tunnel) - us(stream),
+            us(plain_frames),
+            us(frames),
+            us(frames) - us(plain_frames) - us(stream),
+            us(tcp)
         );
     }
     near.shutdown().await;

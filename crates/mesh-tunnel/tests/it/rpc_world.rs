@@ -208,7 +208,8 @@ impl Host {
 
     /// All weights of a model, and an end that comes after all of them.
     pub(crate) async fn load(&mut self, model: &Model) -> io::Result<()> {
-        for (name, data) in model.weights.lock().unwrap().clone() {
+        let weights = model.weights.lock().unwrap().clone();
+        for (name, data) in weights {
             self.set_weight(&name, &data).await?;
         }
         let settled = self.call(GET_ALIGNMENT, &[0; 4]).await?;
@@ -267,7 +268,10 @@ impl Weights for Model {
             self.listed.lock().unwrap().iter().find(|listed| listed.id == *weight).unwrap().name.clone();
         let offset = usize::try_from(offset).unwrap();
         match self.weights.lock().unwrap()[&name].get(offset..offset + buffer.len()) {
-            Some(bytes) => Ok(buffer.copy_from_slice(bytes)),
+            Some(bytes) => {
+                buffer.copy_from_slice(bytes);
+                Ok(())
+            }
             None => {
                 self.forget(weight);
                 Err(io::ErrorKind::UnexpectedEof.into())

@@ -194,7 +194,8 @@ mod tests {
         ];
         for (command, bytes) in exact {
             assert!(Policy::default().check(STOCK, Head { command, bytes }).is_ok(), "{command}");
-            let fault = Policy::default().check(STOCK, Head { command, bytes: bytes + 1 }).unwrap_err();
+            let fault =
+                Policy::default().check(STOCK, Head { command, bytes: bytes + 1 }).expect_err("refused");
             assert!(fault.to_string().contains(&format!("of {} bytes", bytes + 1)), "{fault}");
         }
         assert!(Policy::default().check(STOCK, Head { command: SET_TENSOR, bytes: 305 }).is_ok());
@@ -204,9 +205,9 @@ mod tests {
     #[test]
     fn a_frame_above_the_bound_is_refused_by_name_and_size() {
         let policy = Policy { frame_bytes_max: 1000, ..Policy::default() };
-        let fault = policy.check(STOCK, Head { command: SET_TENSOR, bytes: 1001 }).unwrap_err();
+        let fault = policy.check(STOCK, Head { command: SET_TENSOR, bytes: 1001 }).expect_err("refused");
         assert_eq!(fault.to_string(), "a frame SET_TENSOR (6) of 1001 bytes, at most 1000 are taken");
-        let fault = policy.check(STOCK, Head { command: 200, bytes: u64::MAX }).unwrap_err();
+        let fault = policy.check(STOCK, Head { command: 200, bytes: u64::MAX }).expect_err("refused");
         assert!(
             fault.to_string().starts_with("a frame unknown (200) of 18446744073709551615 bytes"),
             "{fault}"
@@ -216,9 +217,9 @@ mod tests {
     #[test]
     fn unknown_commands_pass_unless_the_policy_forbids_them() {
         let head = Head { command: 19, bytes: 5 };
-        assert_eq!(Policy::default().check(STOCK, head).unwrap(), None);
+        assert_eq!(Policy::default().check(STOCK, head).expect("passes"), None);
         let strict = Policy { unknown_commands: false, ..Policy::default() };
-        let fault = strict.check(STOCK, head).unwrap_err();
+        let fault = strict.check(STOCK, head).expect_err("refused");
         assert_eq!(fault.to_string(), "command 19 is unknown in version 7.0.0 of the protocol");
         assert!(strict.check(STOCK, Head { command: 18, bytes: 132 }).is_ok(), "the fork's is known");
     }
