@@ -111,6 +111,8 @@ impl fmt::Display for Share {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{:<24}", format!("{} {}", self.machine, self.device))?;
         match self.layers {
+            // A device without a layer is there for the output, or for the embedding.
+            Some(0) => write!(f, "{:>13}", "")?,
             Some(layers) => write!(f, "{layers:>4} layers  ")?,
             None => write!(f, "{:>13}", "")?,
         }

@@ -39,7 +39,8 @@ fn lay_out(needs: &Needs, machine: &Machine, wishes: &Wishes) -> (Vec<Share>, Ve
         let taken = taken_from_the_end(&units[..rest], &room);
         let load = Load::of(units[rest - taken..rest].iter().copied());
         if taken > 0 {
-            shares.push(share(machine, device, taken, &load, &room));
+            let layers = taken - usize::from(rest == units.len());
+            shares.push(share(machine, device, layers, &load, &room));
             steps.push(Step { load, speed: device.speed, rpc: None });
         }
         rest -= taken;
@@ -48,7 +49,8 @@ fn lay_out(needs: &Needs, machine: &Machine, wishes: &Wishes) -> (Vec<Share>, Ve
     steps.push(Step { load, speed: machine.speed, rpc: None });
     steps.reverse();
     shares.reverse();
-    shares.insert(0, on_cpu(needs, machine, (rest, rest == units.len()), &load, wishes));
+    let has_all = rest == units.len();
+    shares.insert(0, on_cpu(needs, machine, (rest - usize::from(has_all), has_all), &load, wishes));
     (shares, steps)
 }
 

@@ -27,6 +27,8 @@ fn what_fits_here_runs_here_alone() {
     // 8.5 GB of weights at 50 GB/s, less the embedding.
     let rate = chosen.prediction.unwrap().tokens_per_second;
     assert!((5.8..6.4).contains(&rate), "{rate}");
+    assert!(plan.to_string().contains("  32 layers  "), "{plan}");
+    assert!(!plan.to_string().contains("33 layers"), "the output is none: {plan}");
     let refused: Vec<Option<Refusal>> = plan.alternatives.iter().map(|other| other.refusal.clone()).collect();
     assert_eq!(refused, [None, Some(Refusal::Slower), Some(Refusal::NotNeeded)]);
 }
