@@ -25,11 +25,12 @@ def main(gateway, model, kind, tokens, prompt):
     path = "/v1/chat/completions" if chat else "/v1/completions"
     request = urllib.request.Request(gateway + path, json.dumps(body).encode(), {"Content-Type": "application/json"})
     opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
-    began, first, text = time.monotonic(), None, ""
+    began, first, text, count = time.monotonic(), None, "", 0
     print(f"{INDENT}> {prompt}\n{INDENT}", end="", flush=True)
     try:
         with opener.open(request, timeout=120) as answer:
             for piece in pieces(answer, chat):
+                count += bool(piece)
                 piece = piece if text else piece.lstrip()
                 first = first or time.monotonic()
                 text += piece
@@ -41,7 +42,8 @@ def main(gateway, model, kind, tokens, prompt):
     if not text.strip():
         fail(f"{gateway}{path} answered without text")
     now = time.monotonic()
-    print(f"\n{INDENT}({first - began:.2f} s to the first word, {now - began:.2f} s in all)", flush=True)
+    rate = f", {(count - 1) / (now - first):.1f} tokens/s after it" if count > 1 and now > first else ""
+    print(f"\n{INDENT}({first - began:.2f} s to the first word, {now - began:.2f} s in all{rate})", flush=True)
 
 
 def pieces(answer, chat):

@@ -1,8 +1,9 @@
 # shellcheck shell=bash disable=SC2154 # lib.sh sets bin
-# Two real nodes on this machine, each with a home of its own; sourced after lib.sh. The first serves the model that
+# Two real nodes on this machine, or three, each with a home of its own; sourced after lib.sh. The first serves the model that
 # scripts/setup installed, the second joins by an invite. Works with bash 3.2.
 #
-# begin_nodes, start_first [FLAGS], start_second [FLAGS], join_second, wait_for_model; whatever ends the script ends them.
+# begin_nodes, start_first [FLAGS], start_second [FLAGS], join_second, wait_for_model, or start_node NAME [FLAGS], join_third and
+# wait_for_split; whatever ends the script ends them.
 
 nodes=
 NODE_PIDS=
@@ -17,7 +18,7 @@ begin_nodes() {
     model=$(basename "$model_file" .gguf)
     nodes=$(cd "${TMPDIR:-/tmp}" && mktemp -d "$PWD/qmt.XXXXXX") ||
         die "cannot make a folder in ${TMPDIR:-/tmp}" "set TMPDIR to a folder that is writable"
-    mkdir "$nodes/first" "$nodes/second"
+    mkdir "$nodes/first" "$nodes/second" "$nodes/third"
     end_all_at_exit
 }
 
@@ -97,14 +98,33 @@ node_failed() {
     die "$2 (log: $nodes/$1/log)" "mend what the log names, then run this again"
 }
 
-join_second() {
-    local token
+join_second() { join_first second; }
+join_third() { join_first third; }
+
+join_first() {
+    local name=$1 token
     token=$(on first invite --name home --json | value 'it["token"]') ||
         node_failed first "the first node gave no invite"
-    on second join "$token" >"$nodes/join" 2>&1 || {
+    on "$name" join "$token" >"$nodes/join" 2>&1 || {
         tail_of "$nodes/join"
-        node_failed second "the second node could not join the first one's mesh"
+        node_failed "$name" "the $name node could not join the first one's mesh"
     }
+}
+
+# Until the second node sees the model as ready over the memory of three nodes.
+wait_for_split() {
+    local tries=0 over=0
+    while [ "$over" != 3 ]; do
+        tries=$((tries + 1))
+        nodes_run || node_failed first "a node ended while the model was split"
+        [ "$tries" != 600 ] || {
+            tail_of "$(newest_log)"
+            node_failed first "the model lies over $over nodes after three minutes, not over three"
+        }
+        [ "$tries" = 1 ] || sleep 0.3
+        over=$(on second models --json 2>/dev/null |
+            value 'max([len(p["workers"]) for m in it for p in m["providers"] if p["state"] == "ready"] or [0])') || over=0
+    done
 }
 
 nodes_run() {

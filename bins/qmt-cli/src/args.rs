@@ -95,13 +95,31 @@ pub(crate) enum Command {
         #[command(subcommand)]
         what: Option<ModelsCommand>,
     },
-    /// Serve a model at this node, and wait until it answers; one that is not on its disk is downloaded first.
+    /// Serve a model at this node, and wait until it answers; one that is not on its disk is downloaded first. Nodes at which it
+    /// was dropped serve it again.
     Load {
         /// Its name, a path to a GGUF file, or what can be downloaded: org/repo/file.gguf or a URL.
         model: String,
+        /// At another node, from that one's disk: its name, its id or the beginning of it.
+        #[arg(long)]
+        node: Option<String>,
+        /// Split it over nodes even where one would do.
+        #[arg(long)]
+        split: bool,
         /// Return at once; `qmt-cli models` shows how far it is.
         #[arg(long)]
         no_wait: bool,
+    },
+    /// Show where a model would run and how fast, with the arithmetic; nothing is loaded.
+    Plan {
+        /// Its name, or a path to a GGUF file.
+        model: String,
+        /// As if a split were asked for.
+        #[arg(long)]
+        split: bool,
+        /// Tokens of context of one request.
+        #[arg(long, value_name = "TOKENS")]
+        ctx_size: Option<u32>,
     },
     /// Stop serving a model at this node only.
     Unload {

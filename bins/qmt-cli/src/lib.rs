@@ -25,7 +25,7 @@ use std::process::ExitCode;
 
 use clap::Parser;
 use clap::error::ErrorKind;
-use mesh_control::{Client, home_from_env};
+use mesh_control::{Client, PlanRequest, home_from_env};
 
 use args::{Cli, Command, ModelsCommand};
 use failure::Failure;
@@ -89,7 +89,13 @@ async fn perform(client: &Client, home: &Path, screen: &Screen, command: Command
         }
         Command::Models { what: Some(ModelsCommand::Pulls) } => pull::list(client, screen).await,
         Command::Models { what: None | Some(ModelsCommand::List) } => models::list(client, screen).await,
-        Command::Load { model, no_wait } => models::load(client, screen, model, !no_wait).await,
+        Command::Load { model, node, split, no_wait } => {
+            models::load(client, screen, models::Load { model, node, split, wait: !no_wait }).await
+        }
+        Command::Plan { model, split, ctx_size } => {
+            let request = PlanRequest { model, split: split.then_some(true), context_tokens: ctx_size };
+            models::plan(client, screen, request).await
+        }
         Command::Unload { model } => models::unload(client, screen, model).await,
         Command::Drop { model, node } => models::drop(client, screen, model, node).await,
         Command::Routes { of } => routes::show(client, screen, of).await,

@@ -5,7 +5,7 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use mesh_control::{
-    Client, DropRequest, Dropped, LoadRequest, ModelState, ModelView, ProviderKind, ProviderView,
+    Client, DropRequest, Dropped, LoadRequest, ModelState, ModelView, PlanRequest, ProviderKind, ProviderView,
 };
 use tokio::time::sleep;
 
@@ -48,6 +48,12 @@ fn provider(provider: &ProviderView) -> String {
 
 /// What a provider says beyond its state.
 fn detail(provider: &ProviderView) -> Option<String> {
+    let over = (!provider.workers.is_empty()).then(|| format!("over {}", provider.workers.join(", ")));
+    let said: Vec<String> = over.into_iter().chain(said(provider)).collect();
+    (!said.is_empty()).then(|| said.join("; "))
+}
+
+fn said(provider: &ProviderView) -> Option<String> {
     let word = provider.state.to_string();
     let says = provider.detail.strip_prefix(word.as_str()).unwrap_or(&provider.detail);
     let says = says.trim_start_matches([':', ' ']);
@@ -59,13 +65,25 @@ fn detail(provider: &ProviderView) -> Option<String> {
     }
 }
 
-pub(crate) async fn load(client: &Client, screen: &Screen, model: String, wait: bool) -> Result<(), Failure> {
+/// What `load` was asked for.
+pub(crate) struct Load {
+    pub(crate) model: String,
+    pub(crate) node: Option<String>,
+    pub(crate) split: bool,
+    pub(crate) wait: bool,
+}
+
+pub(crate) async fn load(client: &Client, screen: &Screen, asked: Load) -> Result<(), Failure> {
     let begin = Instant::now();
-    let accepted = client.load(&LoadRequest { model: from_here(model) }).await?;
-    if !wait {
+    let elsewhere = asked.node.is_some();
+    let request =
+        LoadRequest { model: from_here(asked.model), node: asked.node, split: asked.split.then_some(true) };
+    let accepted = client.load(&request).await?;
+    if !asked.wait {
         return screen.show(&accepted, |model| format!("{} is {}", model.name, model.state));
     }
-    let model = until_ready(client, screen, accepted, here).await?;
+    let in_question = if elsewhere { anywhere } else { here };
+    let model = until_ready(client, screen, accepted, in_question).await?;
     let took = units::elapsed(begin.elapsed());
     screen.show(&model, |model| format!("{} is ready, after {took}", model.name))
 }
@@ -77,6 +95,21 @@ fn from_here(model: String) -> String {
         return std::path::absolute(path).map_or(model, |path| path.display().to_string());
     }
     model
+}
+
+/// Shows where a model would run, and why.
+pub(crate) async fn plan(client: &Client, screen: &Screen, request: PlanRequest) -> Result<(), Failure> {
+    let request = PlanRequest { model: from_here(request.model), ..request };
+    let view = client.plan(&request).await?;
+    if screen.is_json() {
+        return screen.show(&view.plan, |_| String::new());
+    }
+    screen.show(&view, |view| view.text.trim_end().to_owned())
+}
+
+/// A llama-server of any node.
+fn anywhere(provider: &ProviderView) -> bool {
+    provider.kind == ProviderKind::Local
 }
 
 /// The llama-server of the answering node itself.
@@ -199,6 +232,7 @@ mod tests {
             state,
             kind,
             detail: detail.to_owned(),
+            workers: Vec::new(),
         }
     }
 

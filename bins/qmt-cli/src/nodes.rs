@@ -48,6 +48,16 @@ fn described(status: &Status) -> String {
     }
     line("models", status.models.join(", "));
     line("links", format!("{} direct, {} relayed", status.links.direct, status.links.relayed));
+    let tunnels = &status.tunnels;
+    if tunnels.sent_bytes + tunnels.received_bytes > 0 {
+        let (sent, received) = (units::bytes(tunnels.sent_bytes), units::bytes(tunnels.received_bytes));
+        let (moved, named) =
+            (units::bytes(tunnels.weights_sent_bytes), units::bytes(tunnels.weights_by_reference_bytes));
+        line(
+            "tunnels",
+            format!("{sent} sent, {received} received; weights: {moved} sent, {named} by reference"),
+        );
+    }
     line("addresses", status.addresses.join(", "));
     for warning in &status.warnings {
         line("warning", warning.clone());

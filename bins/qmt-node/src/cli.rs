@@ -66,6 +66,10 @@ pub struct Cli {
     #[arg(long, value_name = "GB")]
     pub max_vram: Option<f64>,
 
+    /// Context of one request, in tokens.
+    #[arg(long, value_name = "TOKENS", value_parser = clap::value_parser!(u32).range(1..=16_777_216))]
+    pub ctx_size: Option<u32>,
+
     /// Draft model for speculative decoding.
     #[arg(long, value_name = "PATH", conflicts_with = "no_draft")]
     pub draft: Option<PathBuf>,

@@ -29,7 +29,9 @@ use crate::types::invite::{
     AppointRequest, Appointed, InviteCreated, InviteRequest, InviteView, JoinRequest, Joined, LeaveRequest,
     Left, RecoverRequest, RevokeRequest, Revoked,
 };
-use crate::types::model::{DropRequest, Dropped, LoadRequest, ModelView, PullRequest, PullView};
+use crate::types::model::{
+    DropRequest, Dropped, LoadRequest, ModelView, PlanRequest, PlanView, PullRequest, PullView,
+};
 use crate::types::node::{NodeView, PingRequest, Pong};
 use crate::types::route::{PeerRouteView, RouteView};
 use crate::types::status::Status;
@@ -268,6 +270,11 @@ impl Client {
     /// The downloads under way, and those that ended lately.
     pub async fn pulls(&self) -> Result<Vec<PullView>, ClientError> {
         self.get(Endpoint::Pulls, Endpoint::Pulls.path(), self.deadlines.answer).await
+    }
+
+    /// Where a model would run; nothing is loaded.
+    pub async fn plan(&self, request: &PlanRequest) -> Result<PlanView, ClientError> {
+        self.post(Endpoint::Plan, request, self.deadlines.remote).await
     }
 
     /// Where requests for `model`, or for every model, would go.

@@ -22,6 +22,7 @@
 //! | `POST /api/models/pull` | [`PullRequest`] | [`PullView`] |
 //! | `POST /api/models/pull/stop` | [`PullRequest`] | [`PullView`] |
 //! | `GET /api/models/pulls` | - | [`PullView`]s |
+//! | `POST /api/models/plan` | [`PlanRequest`] | [`PlanView`] |
 //! | `GET /api/routes?model=` | - | [`RouteView`]s |
 //! | `GET /api/routes?node=` | - | [`PeerRouteView`]s |
 //! | `GET /api/audit` | [`AuditQuery`] as the query | [`AuditView`] |
@@ -61,9 +62,9 @@ pub use types::invite::{
     Left, RecoverRequest, RevokeRequest, Revoked, RevokedKind,
 };
 pub use types::model::{
-    DropRequest, Dropped, LoadRequest, ModelState, ModelView, ProviderKind, ProviderView, PullRequest,
-    PullState, PullView,
+    DropRequest, Dropped, LoadRequest, ModelState, ModelView, PlanRequest, PlanView, ProviderKind,
+    ProviderView, PullRequest, PullState, PullView,
 };
 pub use types::node::{MemoryView, NodeState, NodeView, PathKind, PingRequest, Pong, Role};
 pub use types::route::{PeerRouteView, RouteTarget, RouteView};
-pub use types::status::{LinkCounts, ScopeStatus, Status};
+pub use types::status::{LinkCounts, ScopeStatus, Status, TunnelCounts};

@@ -33,6 +33,8 @@ pub enum Endpoint {
     StopPull,
     /// `GET /api/models/pulls`
     Pulls,
+    /// `POST /api/models/plan`
+    Plan,
     /// `GET /api/routes?model=`, and `GET /api/routes?node=`
     Routes,
     /// `GET /api/audit`
@@ -62,6 +64,7 @@ impl Endpoint {
             Self::Pull => "/api/models/pull",
             Self::StopPull => "/api/models/pull/stop",
             Self::Pulls => "/api/models/pulls",
+            Self::Plan => "/api/models/plan",
             Self::Routes => "/api/routes",
             Self::Audit => "/api/audit",
             Self::Doctor => "/api/doctor",

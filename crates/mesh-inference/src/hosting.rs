@@ -4,12 +4,13 @@
 //! on what follows when a worker is lost: it then says so, and its owner stops it and decides anew.
 
 use std::fmt;
+use std::net::SocketAddr;
 use std::sync::Arc;
 
 use futures_util::future::{select_all, try_join_all};
 use mesh_identity::{NodeId, ScopeId};
 use mesh_transport::Transport;
-use mesh_tunnel::{ListenError, LocalListener, Remote, Tunnels};
+use mesh_tunnel::{ListenError, LocalListener, Remote, RpcUse, Tunnels, Weights};
 use tokio::sync::watch;
 
 use crate::backend::{BackendState, Backends};
@@ -17,6 +18,7 @@ use crate::instance::{
     Config as InstanceConfig, Instance, Launch, RpcLaunch, RpcServer, RpcServerError, Running,
 };
 use crate::lease::{Ask, Lease, LeaseConfig, LeaseError};
+use crate::llama::SplitArguments;
 use crate::memory::{Ledger, NotEnough, Reservation};
 
 /// What a host works with.
@@ -37,7 +39,7 @@ pub struct HostParts {
 }
 
 /// What to run.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub struct HostLaunch {
     /// The scope of the workers.
     pub scope: ScopeId,
@@ -48,9 +50,15 @@ pub struct HostLaunch {
     /// Who holds which part, in the order of `--rpc`. This node's own id stands for an rpc-server of its own on loopback:
     /// llama-server leaves processors out of a split.
     pub shares: Vec<Share>,
+    /// Shares of the devices in llama-server's order: those of `shares`, then this node's GPUs.
+    pub tensor_split: Vec<f32>,
+    /// Layers on all of them, with the output.
+    pub gpu_layers: u32,
+    /// The weights of the model on this machine's disk: those that a worker has too do not cross the network.
+    pub weights: Option<Arc<dyn Weights>>,
     /// What llama-server itself takes here beside the shares.
     pub own_bytes: u64,
-    /// llama-server, with everything but the addresses of the shares.
+    /// llama-server, with everything but the split.
     pub launch: Launch,
     /// How it is kept.
     pub instance: InstanceConfig,
@@ -134,20 +142,21 @@ impl Hosted {
             let lease = Lease::ask(&parts.transport, host.scope, node, ask, &parts.times).await;
             let lease = lease.map_err(|error| HostError::Lease { node, error })?;
             let remote = Remote { scope: host.scope, peer: node, service: lease.service().clone() };
-            Ok(Part::Worker { _listener: parts.tunnels.listen(remote)?, lease })
+            let how = RpcUse { weights: host.weights.clone(), build: host.build.clone() };
+            Ok(Part::Worker { _listener: parts.tunnels.listen_rpc(remote, how)?, lease })
         });
         let taken = try_join_all(taken).await?;
-        let addrs: Vec<String> = taken.iter().map(|part| part.addr().to_string()).collect();
-        let mut launch = host.launch;
-        if !addrs.is_empty() {
-            launch.arguments.extra.extend(["--rpc".into(), addrs.join(",").into()]);
-        }
+        let rpc: Vec<SocketAddr> = taken.iter().map(Part::addr).collect();
+        let shares = rpc.len();
         tracing::info!(
             model,
             epoch = host.epoch,
-            shares = addrs.len(),
+            shares,
             "this node hosts a model with the memory of others"
         );
+        let mut launch = host.launch;
+        let split = SplitArguments { rpc, tensor_split: host.tensor_split, gpu_layers: host.gpu_layers };
+        launch.arguments.split = Some(split);
         let instance = Instance::start(launch, host.instance, parts.backends.clone());
         Ok(Self { instance, parts: taken, _own: own })
     }
@@ -155,7 +164,7 @@ impl Hosted {
     async fn own(parts: &HostParts, model: &str, share: &Share) -> Result<Part, HostError> {
         let mut rpc = parts.rpc.clone().ok_or(HostError::NoRpcServer)?;
         rpc.name = format!("rpc-{model}-own");
-        let held = parts.ledger.reserve(format!("{model} (own share)"), share.bytes)?;
+        let held = parts.ledger.reserve(model, share.bytes)?;
         let server = RpcServer::start(rpc).await?;
         Ok(Part::Own { node: share.node, server, _held: held })
     }
@@ -192,7 +201,7 @@ impl Hosted {
 }
 
 impl Part {
-    fn addr(&self) -> std::net::SocketAddr {
+    fn addr(&self) -> SocketAddr {
         match self {
             Self::Worker { _listener: listener, .. } => listener.addr(),
             Self::Own { server, .. } => server.addr(),

@@ -107,6 +107,11 @@ impl Ledger {
         Ok(Reservation { number, bytes, held: self.held.clone() })
     }
 
+    /// All promises: to whom, and how much.
+    pub fn list(&self) -> Vec<(String, u64)> {
+        self.lock().entries.values().cloned().collect()
+    }
+
     /// The sum of all promises.
     pub fn held(&self) -> u64 {
         self.lock().sum()

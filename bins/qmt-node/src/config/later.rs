@@ -19,9 +19,6 @@ const TABLES: &[(&str, &str)] = &[
 const KEYS: &[(&str, &str, &str)] = &[
     ("mesh", "auto_fallback", "agents, whose requests it is about"),
     ("mesh", "stream_reconnect_grace_secs", "streams that reconnect"),
-    ("inference", "split", "splitting models over nodes"),
-    ("inference", "draft", "draft models"),
-    ("inference", "draft_max", "draft models"),
 ];
 
 pub(super) fn warn_of_file(document: &Document<'_>) {
@@ -59,12 +56,7 @@ pub(super) fn warn_of_file(document: &Document<'_>) {
 }
 
 pub(super) fn warn_of_flags(cli: &Cli, config: &mut Config) {
-    let flags = [
-        ("--console", cli.console.is_some(), "the console"),
-        ("--split", cli.split, "splitting models over nodes"),
-        ("--draft", cli.draft.is_some(), "draft models"),
-        ("--draft-max", cli.draft_max.is_some(), "draft models"),
-    ];
+    let flags = [("--console", cli.console.is_some(), "the console")];
     for (flag, _, what) in flags.into_iter().filter(|(_, given, _)| *given) {
         config.warnings.push(format!("{flag} is checked and has no effect yet: this version lacks {what}"));
     }

@@ -273,6 +273,7 @@ impl Flags<'_> {
             }
             inference.tensor_split = Some(shares.clone());
         }
+        inference.ctx_size = cli.ctx_size.or(inference.ctx_size);
         inference.draft_max = cli.draft_max.or(inference.draft_max);
         inference.device = cli.device.clone().or(inference.device.take());
         inference.bin_dir = cli.bin_dir.as_ref().map(|dir| cwd.join(dir)).or(inference.bin_dir.take());

@@ -342,8 +342,25 @@ fn inference(document: &Document<'_>, config: &mut Config) {
     }
     inference.bin_dir = table.path("bin_dir");
     inference.share = share(&table);
+    inference.lend = table.bool("lend").unwrap_or(true);
+    inference.assign = table.bool("assign").unwrap_or(true);
+    inference.calibrate = table.bool("calibrate").unwrap_or(true);
+    let times = &mut inference.election;
+    for (key, time) in [
+        ("debounce_secs", &mut times.debounce),
+        ("left_out_secs", &mut times.left_out_for),
+        ("patience_secs", &mut times.patience),
+    ] {
+        let Some(seconds) = table.float(key) else { continue };
+        match Duration::try_from_secs_f64(seconds) {
+            Ok(read) if read <= ELECTION_TIME_MAX => *time = read,
+            _ => table.wrong(key, "a number of seconds from 0 to 3600", seconds),
+        }
+    }
 }
 
+/// Longer than any patience of people.
+const ELECTION_TIME_MAX: Duration = Duration::from_secs(3600);
 pub(super) const MAX_VRAM: &str = "a number of GB (10^9 bytes) above 0";
 pub(super) const SHARES: &str = "shares such as \"3,1\"";
 

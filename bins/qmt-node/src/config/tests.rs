@@ -443,7 +443,7 @@ fn peers_take_ip4_ip6_dns_and_ids() {
 #[test]
 fn what_this_version_lacks_is_named_not_ignored() {
     let text = "[mesh]\nenabled = false\n[[remote_agents]]\nid = \"a\"\npeer = \"b\"\n[console]\nenabled = false\n[inference]\nsplit = true\n[[providers]]\nname = \"claude\"\nkind = \"anthropic\"\n";
-    let config = read(text, &["--draft", "d.gguf"]).expect("loads");
+    let config = read(text, &["--console"]).expect("loads");
     let warnings: Vec<&str> = config
         .warnings
         .iter()
@@ -454,13 +454,27 @@ fn what_this_version_lacks_is_named_not_ignored() {
         [
             "3: [[remote_agents]] is checked and has no effect yet: this version lacks agents",
             "12: kind = \"anthropic\" in [[providers]] is checked and has no effect yet: this version lacks Anthropic's API",
-            "9: split in [inference] is checked and has no effect yet: this version lacks splitting models over nodes",
-            "--draft is checked and has no effect yet: this version lacks draft models",
+            "--console is checked and has no effect yet: this version lacks the console",
         ]
     );
     assert_eq!(config.remote_agents.len(), 1);
     let config = read("[mesh]\nenabled = true\n", &[]).expect("loads");
     assert_eq!(config.warnings, Vec::<String>::new());
+}
+
+#[test]
+fn times_of_placing_are_seconds_with_a_bound() {
+    let config =
+        read("[inference]\ndebounce_secs = 0.25\npatience_secs = 5\nlend = false\n", &[]).expect("loads");
+    let times = config.inference.election;
+    assert_eq!((times.debounce, times.patience), (Duration::from_millis(250), Duration::from_secs(5)));
+    assert_eq!(times.left_out_for, Duration::from_secs(30));
+    assert!(!config.inference.lend && config.inference.assign);
+    for seconds in ["-1", "3601", "nan", "\"2\""] {
+        let error =
+            read(&format!("[inference]\ndebounce_secs = {seconds}\n"), &[]).expect_err("refused").to_string();
+        assert!(error.contains("debounce_secs"), "{error}");
+    }
 }
 
 #[test]

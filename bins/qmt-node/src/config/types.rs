@@ -302,6 +302,35 @@ pub struct Inference {
     pub tensor_split: Option<String>,
     /// Who may use them. Default members.
     pub share: Share,
+    /// Whether members may borrow this node's memory for models that do not fit theirs. Default true.
+    pub lend: bool,
+    /// Whether a node of which no model is asked takes up what the mesh wants and this disk has. Default true.
+    pub assign: bool,
+    /// Whether this machine's speed is measured, once, before its first model. Default true.
+    pub calibrate: bool,
+    /// Times by which models are placed.
+    pub election: ElectionTimes,
+}
+
+/// Times by which it is decided which node runs what.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ElectionTimes {
+    /// News are gathered for so long before they are acted on. Default 2 s; losses are acted on at once.
+    pub debounce: Duration,
+    /// A worker that refused or was lost is left out for so long. Default 30 s.
+    pub left_out_for: Duration,
+    /// An elected node has so long to claim a model. Default 10 s.
+    pub patience: Duration,
+}
+
+impl Default for ElectionTimes {
+    fn default() -> Self {
+        Self {
+            debounce: Duration::from_secs(2),
+            left_out_for: Duration::from_secs(30),
+            patience: Duration::from_secs(10),
+        }
+    }
 }
 
 impl Default for Inference {
@@ -320,6 +349,10 @@ impl Default for Inference {
             device: None,
             tensor_split: None,
             share: Share::Members,
+            lend: true,
+            assign: true,
+            calibrate: true,
+            election: ElectionTimes::default(),
         }
     }
 }

@@ -38,6 +38,7 @@ pub fn router(node: Node) -> Router {
         .route(Endpoint::Pull.path(), asked(|node, request| async move { node.pull(request) }))
         .route(Endpoint::StopPull.path(), asked(|node, request| async move { node.stop_pull(request) }))
         .route(Endpoint::Pulls.path(), get(pulls))
+        .route(Endpoint::Plan.path(), asked(|node, request| async move { node.plan(request).await }))
         .route(Endpoint::Routes.path(), get(routes))
         .route(Endpoint::Audit.path(), get(audit))
         .route(Endpoint::Doctor.path(), get(doctor))

@@ -16,12 +16,13 @@ use mesh_routing::{
 };
 use mesh_transport::{LinkFacts as TransportLink, PathKind, TransportKind};
 
+use super::machine::{MACHINE_KEY, encode_disk};
 use super::offers::{
     LOAD_KEY, LoadClass, MemoryFacts, NODE_KEY, NodeFacts, OfferFacts, OfferState, decode_offers,
     encode_offers,
 };
 use super::scopes::Scope;
-use super::{Node, views};
+use super::{Node, serving, views};
 
 /// Facts are looked at this often even when nothing told of a change: round trips and free memory drift.
 ///
@@ -214,6 +215,11 @@ impl Node {
         }
         let load = told.load.told(LoadClass::of(self.inner.gateway.load()), Instant::now());
         let load = serde_json::to_vec(&load).unwrap_or_default();
+        let machine = self.machine_facts(facts.memory.as_ref());
+        self.inner.told_machine.store(Some(Arc::new(machine.clone())));
+        let machine = serde_json::to_vec(&machine).unwrap_or_default();
+        let serving = serving::record::encode(&self.inner.serving.told());
+        let disk = encode_disk(&self.on_disk());
         let facts = serde_json::to_vec(&facts).unwrap_or_default();
         for scope in self.scopes().list() {
             let Some(gossip) = self.gossip(&scope.id()) else { continue };
@@ -221,6 +227,10 @@ impl Node {
                 continue;
             }
             put(&gossip, NODE_KEY, Audience::Members, facts.clone()).await;
+            put(&gossip, MACHINE_KEY, Audience::Members, machine.clone()).await;
+            for (key, value) in disk.iter().chain(&serving) {
+                put(&gossip, key, Audience::Members, value.clone()).await;
+            }
             put(&gossip, LOAD_KEY, Audience::Everyone, load.clone()).await;
             for (role, share, audience) in [
                 (Role::Member, Share::Members, Audience::Members),
@@ -246,7 +256,7 @@ impl Node {
             BackendState::Failed { reason } => (OfferState::Failed, shortened(reason)),
             _ => (OfferState::Stopped, String::new()),
         };
-        let size = self.inner.models.size(&backend.model).filter(|_| backend.kind == BackendKind::Local);
+        let size = self.inner.serving.size(&backend.model).filter(|_| backend.kind == BackendKind::Local);
         OfferFacts {
             model: backend.model.clone(),
             state: told,

@@ -3,23 +3,30 @@
 mod appoint;
 mod audit;
 mod copied;
+mod disk;
 mod doctor;
 mod events;
 mod facts;
 mod home;
 mod lan;
+mod launch;
+mod lending;
+mod machine;
 mod meet;
 mod membership;
 mod mend;
 mod models;
 mod offers;
 mod ping;
+mod placing;
 mod pulls;
 mod relay;
 mod relays;
 mod renew;
 mod resolve;
 mod scopes;
+mod serving;
+mod speed;
 mod start;
 mod uninvited;
 mod views;
@@ -54,7 +61,6 @@ pub use relay::RelayStartError;
 pub use start::StartError;
 
 use home::Home;
-use models::Models;
 use scopes::{Scope, Scopes};
 
 /// A running node. Clones are handles to the same one; the last one dropped ends it without the courtesy of
@@ -81,8 +87,16 @@ struct Inner {
     gossips: RwLock<BTreeMap<ScopeId, Gossip>>,
     router: Router,
     backends: Backends,
-    models: Arc<Models>,
     pulls: pulls::Pulls,
+    /// Models that are downloaded to be served.
+    coming: pulls::Coming,
+    serving: Arc<serving::Serving>,
+    /// This machine as others were told of it last.
+    told_machine: arc_swap::ArcSwapOption<machine::MachineFacts>,
+    tunnels: mesh_tunnel::Tunnels,
+    lending: lending::Lending,
+    disk: disk::Disk,
+    measured: speed::Measured,
     providers: tokio::sync::Mutex<Vec<mesh_inference::gateway::Provider>>,
     gateway: Gateway,
     relay: Mutex<Option<mesh_transport::relay::Server>>,
@@ -203,6 +217,7 @@ impl Node {
     pub(crate) fn refresh(&self) {
         self.inner.routes_changed.notify_one();
         self.inner.changed.notify_one();
+        self.inner.serving.look();
     }
 
     /// Where this node can be dialed in a scope: announced addresses first.
@@ -282,6 +297,7 @@ impl Node {
     /// Idempotent; returns when no task and no child process of the node is left.
     pub async fn shutdown(&self) {
         let inner = &self.inner;
+        inner.serving.hold();
         inner.stop.cancel();
         let gossips: Vec<Gossip> = {
             let mut all = inner.gossips.write().unwrap_or_else(PoisonError::into_inner);
@@ -295,7 +311,9 @@ impl Node {
             provider.shutdown().await;
         }
         inner.pulls.shutdown().await;
-        inner.models.shutdown().await;
+        inner.serving.shutdown().await;
+        inner.lending.shutdown().await;
+        inner.tunnels.shutdown().await;
         inner.transport.shutdown().await;
         self.stop_relay().await;
         inner.tasks.close();

@@ -1,76 +1,24 @@
-//! Models served here: loaded, dropped, and dropped at others on a member's word.
+//! Models served here and elsewhere: loaded and dropped, here on the owner's word and at others on a member's.
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::path::Path;
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
-use mesh_control::{ApiError, DropRequest, Dropped, ErrorCode, LoadRequest, ModelView};
+use mesh_control::{ApiError, DropRequest, Dropped, ErrorCode, LoadRequest, ModelState, ModelView};
 use mesh_identity::{NodeId, ScopeId};
-use mesh_inference::catalogue::{Catalogue, ResolveError};
-use mesh_inference::instance::{Config as InstanceConfig, GuardCommand, Instance, Launch};
-use mesh_inference::llama::{Arguments, LlamaCpp};
-use mesh_transport::{Call, CallError, CallFault, Member, Protocol, Transport, serve_call};
+use mesh_transport::{Call, CallError, CallFault, Member, Protocol, serve_call};
 use serde::{Deserialize, Serialize};
 
-use super::pulls::Coming;
-use super::{Node, chain};
+use super::placing::Unprepared;
+use super::serving::record::decode;
+use super::{Inner, Node, chain};
 
 const DROP_DEADLINE: Duration = Duration::from_secs(20);
+/// To read a model's file and decide; its loading is not waited for.
+const LOAD_DEADLINE: Duration = Duration::from_secs(20);
 /// Longest model name taken from a peer, bytes.
 const NAME_BYTES_MAX: usize = 512;
-
-/// The instances of this node, by model name.
-#[derive(Default)]
-pub(crate) struct Models {
-    /// Held while a model is started, so that two requests for one model start it once.
-    starting: tokio::sync::Mutex<()>,
-    instances: Mutex<BTreeMap<String, Served>>,
-    /// Models that are downloaded to be served.
-    pub(crate) coming: Coming,
-}
-
-/// A model that runs here.
-struct Served {
-    instance: Arc<Instance>,
-    size: ModelSize,
-}
-
-/// How large a model is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct ModelSize {
-    pub(crate) file_bytes: u64,
-    /// Of one request.
-    pub(crate) context_tokens: u64,
-}
-
-impl Models {
-    fn lock(&self) -> MutexGuard<'_, BTreeMap<String, Served>> {
-        self.instances.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// Stops an instance and waits until its process is gone; false when the model does not run here.
-    async fn stop(&self, name: &str) -> bool {
-        let was_coming = self.coming.stop(name);
-        let served = self.lock().remove(name);
-        match served {
-            Some(served) => {
-                served.instance.stop().await;
-                true
-            }
-            None => was_coming,
-        }
-    }
-
-    pub(crate) async fn shutdown(&self) {
-        let all: Vec<Served> = std::mem::take(&mut *self.lock()).into_values().collect();
-        futures_util::future::join_all(all.iter().map(|served| served.instance.stop())).await;
-    }
-
-    /// How large a model is that runs here.
-    pub(crate) fn size(&self, name: &str) -> Option<ModelSize> {
-        self.lock().get(name).map(|served| served.size)
-    }
-}
 
 /// Asks a node to stop serving a model. For members only.
 #[derive(Debug, Serialize, Deserialize)]
@@ -83,77 +31,175 @@ impl Call for DropModel {
     type Reply = bool;
 }
 
-pub(crate) fn serve(transport: &Transport, models: Arc<Models>) {
-    serve_call::<DropModel, _, _>(transport, move |member: Member, call| {
-        let models = models.clone();
+/// Asks a node to serve a model of its own disk. For members only.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct LoadModel {
+    /// The name of a model there; never a path.
+    model: String,
+    split: Option<bool>,
+}
+
+impl Call for LoadModel {
+    const PROTOCOL: Protocol = Protocol::new("load/1");
+    type Reply = ();
+}
+
+/// The node has no model of that name, or cannot run it: its words say which.
+const NOT_LOADED: u16 = 1;
+
+/// Serves `drop/1` and `load/1`. Weak: the transport keeps its handlers, and a handler must not keep the node.
+pub(super) fn serve(node: &Node) {
+    let dropping = Arc::downgrade(&node.inner);
+    serve_call::<DropModel, _, _>(node.transport(), move |member: Member, call: DropModel| {
+        let node = upgrade(&dropping);
         async move {
-            if call.model.len() > NAME_BYTES_MAX {
-                return Err(CallFault::new(CallFault::BAD_REQUEST, "the model's name is too long"));
-            }
+            bounded(&call.model)?;
+            let node = node?;
             tracing::info!(peer = %member.id.short(), model = call.model, "a member drops a model here");
-            Ok(models.stop(&call.model).await)
+            Ok(node.drop_here(&call.model).await)
+        }
+    });
+    let loading = Arc::downgrade(&node.inner);
+    serve_call::<LoadModel, _, _>(node.transport(), move |member: Member, call: LoadModel| {
+        let node = upgrade(&loading);
+        async move {
+            bounded(&call.model)?;
+            let node = node?;
+            tracing::info!(peer = %member.id.short(), model = call.model, "a member loads a model here");
+            node.load_by_name(&call.model, call.split)
+                .await
+                .map_err(|error| CallFault::new(NOT_LOADED, error.message))
         }
     });
 }
 
+fn upgrade(inner: &Weak<Inner>) -> Result<Node, CallFault> {
+    let stopping = || CallFault::new(CallFault::DEADLINE, "the node is stopping");
+    Ok(Node { inner: inner.upgrade().ok_or_else(stopping)?, _last_handle: None })
+}
+
+fn bounded(model: &str) -> Result<(), CallFault> {
+    let fits = model.len() <= NAME_BYTES_MAX;
+    fits.then_some(()).ok_or_else(|| CallFault::new(CallFault::BAD_REQUEST, "the model's name is too long"))
+}
+
 impl Node {
-    /// Starts to serve a model from this machine's disk. One that is served or loading already stays as it is.
+    /// Starts to serve a model from this machine's disk, or from that of the node named. One that is served or loading
+    /// already stays as it is. Nodes at which it was dropped serve it again.
     pub(crate) async fn load(&self, request: LoadRequest) -> Result<ModelView, ApiError> {
-        let inference = self.config().inference.clone();
-        let wanted = request.model.clone();
-        let resolved =
-            tokio::task::spawn_blocking(move || Catalogue::scan(&inference.model_dirs).resolve(&wanted))
-                .await
-                .map_err(|error| ApiError::new(ErrorCode::Internal, error.to_string()))?;
-        let model = match resolved {
-            Err(ResolveError::NotHere(_)) => return self.load_when_here(&request.model),
-            resolved => resolved,
-        };
-        let model = model.map_err(|error| ApiError::new(ErrorCode::UnknownModel, chain(&error)))?;
-        let _starting = self.inner.models.starting.lock().await;
-        let running =
-            self.inner.models.lock().get(&model.name).is_some_and(|served| !served.instance.is_finished());
-        if !running {
-            let inference = &self.config().inference;
-            let path = std::env::var_os("PATH");
-            let llama = LlamaCpp::find(inference.bin_dir.as_deref(), path.as_deref(), self.home().path())
-                .await
-                .map_err(|error| {
-                    ApiError::new(ErrorCode::Missing, chain(&error))
-                        .with_mend("run `scripts/setup`, or name the folder with --bin-dir")
-                })?;
-            let guard = GuardCommand::own().map_err(|error| {
-                ApiError::new(
-                    ErrorCode::Internal,
-                    format!("this program cannot start itself as a guard: {error}"),
-                )
-            })?;
-            let mut arguments = Arguments::new(model.path.clone());
-            if let Some(context) = inference.ctx_size.and_then(std::num::NonZeroU32::new) {
-                arguments.context_tokens = context;
+        if let Some(text) = &request.node
+            && *text != self.id().to_string()
+        {
+            let (scope, node) = self.resolve_node(text, None)?;
+            if node != self.id() {
+                return self.load_at(scope, node, request).await;
             }
-            if let Some(slots) = inference.slots.and_then(std::num::NonZeroU32::new) {
-                arguments.slots = slots;
-            }
-            let pairs = [("--device", &inference.device), ("--tensor-split", &inference.tensor_split)];
-            for (flag, value) in pairs.into_iter().filter_map(|(flag, value)| Some((flag, value.as_ref()?))) {
-                arguments.extra.extend([flag.into(), value.into()]);
-            }
-            let mut config = InstanceConfig::new(self.home().path().to_owned(), guard, model.name.clone());
-            config.share = inference.share;
-            let size = ModelSize {
-                file_bytes: model.file_bytes,
-                context_tokens: arguments.context_tokens.get().into(),
-            };
-            let launch = Launch { program: llama.server, arguments, file_bytes: model.file_bytes };
-            let instance = Arc::new(Instance::start(launch, config, self.backends().clone()));
-            self.inner.models.lock().insert(model.name.clone(), Served { instance, size });
-            self.refresh();
         }
-        self.inner.models.coming.end(&model.name);
-        self.model(&model.name).ok_or_else(|| {
-            ApiError::new(ErrorCode::Internal, format!("{} did not start to load", model.name))
-        })
+        let prepared = match self.prepare(&request.model, request.split, None).await {
+            Err(Unprepared::NotHere) => return self.load_when_here(&request.model),
+            prepared => prepared?,
+        };
+        self.llama().await?;
+        let name = prepared.model.name.clone();
+        self.inner.serving.serve(prepared, true).await;
+        self.inner.coming.end(&name);
+        for (scope, node) in self.holding_dropped(&name) {
+            let call = LoadModel { model: name.clone(), split: None };
+            let caller = self.clone();
+            self.inner.tasks.spawn(async move {
+                if let Err(error) = caller.transport().call(&scope, &node, &call, LOAD_DEADLINE).await {
+                    tracing::info!(node = %node.short(), model = call.model, error = %chain(&error), "a model stays dropped there");
+                }
+            });
+        }
+        Ok(self.model_or_cold(name))
+    }
+
+    async fn load_at(
+        &self,
+        scope: ScopeId,
+        node: NodeId,
+        request: LoadRequest,
+    ) -> Result<ModelView, ApiError> {
+        let call = LoadModel { model: request.model, split: request.split };
+        match self.transport().call(&scope, &node, &call, LOAD_DEADLINE).await {
+            Ok(()) => Ok(self.model_or_cold(call.model)),
+            Err(CallError::Fault(fault)) if fault.code == CallFault::NOT_ALLOWED => Err(ApiError::new(
+                ErrorCode::NotAllowed,
+                format!("this node is a client there, and only members may load {:?}", call.model),
+            )),
+            Err(CallError::Fault(fault)) if fault.code == NOT_LOADED => Err(ApiError::new(
+                ErrorCode::UnknownModel,
+                format!("{} says: {}", node.short(), fault.message),
+            )),
+            Err(error) => Err(ApiError::new(ErrorCode::Unavailable, chain(&error))),
+        }
+    }
+
+    /// By the name of a model in this node's folders: what a member, or election, may ask for.
+    async fn load_by_name(&self, name: &str, split: Option<bool>) -> Result<(), ApiError> {
+        let known =
+            self.on_disk().iter().any(|model| model.name == name) || self.inner.serving.size(name).is_some();
+        if !known || Path::new(name).components().count() != 1 {
+            let message = format!("there is no model called {name:?} on this node's disk");
+            return Err(ApiError::new(ErrorCode::UnknownModel, message));
+        }
+        self.llama().await?;
+        let prepared = self.prepare(name, split, None).await?;
+        self.inner.serving.serve(prepared, true).await;
+        Ok(())
+    }
+
+    /// Serves a model that election has assigned.
+    pub(crate) async fn take_up(&self, model: String) {
+        match self.prepare(&model, None, None).await {
+            Ok(prepared) => self.inner.serving.serve(prepared, false).await,
+            Err(error) => {
+                let error = ApiError::from(error);
+                tracing::warn!(model, error = %error.message, "a model cannot be taken up");
+            }
+        }
+    }
+
+    /// A model of the configuration: served, or wanted of the mesh where it is not on this disk.
+    pub(crate) async fn serve_configured(&self, model: &str) {
+        match self.load(LoadRequest { model: model.to_owned(), ..LoadRequest::default() }).await {
+            Ok(_) => {}
+            Err(error) if error.code == ErrorCode::UnknownModel && is_plain_name(model) => {
+                let mend = "put its file there, or leave it to a node that has it";
+                tracing::error!(model, error = %error.message, mend, "a model is not served here");
+                self.inner.serving.want(model.to_owned()).await;
+            }
+            Err(error) => {
+                tracing::error!(model, error = %error.message, mend = error.mend.as_deref().unwrap_or(""), "a model is not served");
+            }
+        }
+    }
+
+    /// Serves a model no more and downloads it no more; false when neither was so.
+    async fn drop_here(&self, model: &str) -> bool {
+        let was_coming = self.inner.coming.stop(model);
+        self.inner.serving.drop_model(model).await || was_coming
+    }
+
+    fn model_or_cold(&self, name: String) -> ModelView {
+        // Another node may have it, and not have told yet.
+        let cold = |name| ModelView { name, state: ModelState::Cold, ..ModelView::default() };
+        self.model(&name).unwrap_or_else(|| cold(name))
+    }
+
+    /// The members at which a model was dropped, each once.
+    fn holding_dropped(&self, model: &str) -> Vec<(ScopeId, NodeId)> {
+        let mut nodes: BTreeMap<NodeId, ScopeId> = BTreeMap::new();
+        for scope in self.scopes().list() {
+            let Some(gossip) = self.gossip(&scope.id()) else { continue };
+            for member in gossip.members().iter() {
+                if decode(member).iter().any(|facts| facts.dropped && facts.model == model) {
+                    nodes.entry(member.id).or_insert(scope.id());
+                }
+            }
+        }
+        nodes.into_iter().map(|(node, scope)| (scope, node)).collect()
     }
 
     /// Stops the serving of a model at every node that offers it, or at one.
@@ -165,7 +211,7 @@ impl Node {
             None => None,
         };
         let mut dropped = Dropped { model: request.model.clone(), ..Dropped::default() };
-        if only.is_none_or(|node| node == self.id()) && self.inner.models.stop(&request.model).await {
+        if only.is_none_or(|node| node == self.id()) && self.drop_here(&request.model).await {
             dropped.nodes.push(self.id().to_string());
         }
         let mut is_refused = false;
@@ -214,4 +260,9 @@ impl Node {
         }
         nodes.into_iter().map(|(node, scope)| (scope, node)).collect()
     }
+}
+
+/// Whether it can be another node's model: neither a path nor something to be downloaded.
+fn is_plain_name(model: &str) -> bool {
+    !model.is_empty() && !model.contains('/')
 }

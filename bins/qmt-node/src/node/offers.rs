@@ -118,37 +118,51 @@ fn offer_keys(audience: Role) -> impl Iterator<Item = String> {
 
 /// The values to publish for one audience, every key included: an empty one clears what was there before.
 pub(crate) fn encode_offers(audience: Role, offers: &[OfferFacts]) -> Vec<(String, Vec<u8>)> {
-    let mut rest = offers.iter();
-    let mut next = rest.next();
-    offer_keys(audience)
-        .map(|key| {
-            let mut value = Vec::new();
-            while let Some(offer) = next {
-                let Ok(json) = serde_json::to_vec(offer) else { break };
-                if value.len() + json.len() + 2 > VALUE_BYTES_MAX {
-                    if json.len() + 2 > VALUE_BYTES_MAX {
-                        next = rest.next(); // longer than any value: a name of 4 KiB is nobody's model
-                        continue;
-                    }
-                    break;
-                }
-                value.push(if value.is_empty() { b'[' } else { b',' });
-                value.extend_from_slice(&json);
-                next = rest.next();
-            }
-            if !value.is_empty() {
-                value.push(b']');
-            }
-            (key, value)
-        })
-        .collect()
+    encode_list(offer_keys(audience), offers)
 }
 
 /// The offers to one audience out of a member's values; what cannot be read is left out.
 pub(crate) fn decode_offers<'a>(audience: Role, value: impl Fn(&str) -> Option<&'a [u8]>) -> Vec<OfferFacts> {
-    offer_keys(audience)
-        .filter_map(|key| value(&key))
-        .filter_map(|bytes| serde_json::from_slice::<Vec<OfferFacts>>(bytes).ok())
+    decode_list(offer_keys(audience), value)
+}
+
+/// A list in as many values as it takes, each within gossip's bound; what finds no room in the last one is left out.
+pub(crate) fn encode_list<T: Serialize>(
+    keys: impl Iterator<Item = String>,
+    items: &[T],
+) -> Vec<(String, Vec<u8>)> {
+    let mut rest = items.iter();
+    let mut next = rest.next();
+    keys.map(|key| {
+        let mut value = Vec::new();
+        while let Some(item) = next {
+            let Ok(json) = serde_json::to_vec(item) else { break };
+            if value.len() + json.len() + 2 > VALUE_BYTES_MAX {
+                if json.len() + 2 > VALUE_BYTES_MAX {
+                    next = rest.next(); // longer than any value: a name of 4 KiB is nobody's model
+                    continue;
+                }
+                break;
+            }
+            value.push(if value.is_empty() { b'[' } else { b',' });
+            value.extend_from_slice(&json);
+            next = rest.next();
+        }
+        if !value.is_empty() {
+            value.push(b']');
+        }
+        (key, value)
+    })
+    .collect()
+}
+
+/// What [`encode_list`] wrote; what cannot be read is left out.
+pub(crate) fn decode_list<'a, T: serde::de::DeserializeOwned>(
+    keys: impl Iterator<Item = String>,
+    value: impl Fn(&str) -> Option<&'a [u8]>,
+) -> Vec<T> {
+    keys.filter_map(|key| value(&key))
+        .filter_map(|bytes| serde_json::from_slice::<Vec<T>>(bytes).ok())
         .flatten()
         .collect()
 }

@@ -145,7 +145,7 @@ impl Node {
         let source = fetch.source(text).map_err(|error| api_error(&error.into()))?;
         let name = source.model_name();
         {
-            let mut coming = self.inner.models.coming.lock();
+            let mut coming = self.inner.coming.lock();
             let is_under_way = coming.get(&name).is_some_and(|one| one.pull.outcome().is_none());
             if !is_under_way {
                 let pull = fetch.pull(text).map_err(|error| api_error(&error))?;
@@ -200,7 +200,8 @@ impl Node {
         let loaded = match ended {
             Ok(pulled) => {
                 let path = pulled.files.first().map(|path| path.display().to_string()).unwrap_or_default();
-                Box::pin(self.load(LoadRequest { model: path })).await
+                self.inner.disk.look();
+                Box::pin(self.load(LoadRequest { model: path, ..LoadRequest::default() })).await
             }
             Err(error) => Err(api_error(&error)),
         };

@@ -6,7 +6,7 @@ use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
-use mesh_control::LoadRequest;
+use arc_swap::ArcSwapOption;
 use mesh_gossip::{Config as GossipConfig, Credentials, Exchange, Gossip};
 use mesh_identity::{Authority, NodeKey, Permissions, ScopeId, ScopeRoot, SignedGrant, UnixTime, key_file};
 use mesh_inference::backend::Backends;
@@ -18,17 +18,23 @@ use mesh_inference::instance::sweep;
 use mesh_routing::Router;
 use mesh_transport::internet::{Bind, Config as InternetConfig, Endpoints, EndpointsError, RelayTrust};
 use mesh_transport::{Config as TransportConfig, Driver, Transport};
+use mesh_tunnel::Tunnels;
 use multiaddr::{Multiaddr, Protocol};
 use tokio::sync::{Notify, broadcast};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use super::disk::Disk;
 use super::home::{Home, HomeError};
-use super::models::{self, Models};
+use super::lending::Lending;
+use super::models;
+use super::pulls::{self, Coming};
 use super::relay::{self, RelayStartError};
 use super::relays::RelayFacts;
 use super::scopes::{Scope, Scopes};
-use super::{Inner, Node, appoint, chain, lan, ping, pulls, renew};
+use super::serving::{CountedRoutes, Serving};
+use super::speed::Measured;
+use super::{Inner, Node, appoint, chain, lan, ping, renew};
 use crate::config::{self, Config, Identity};
 use crate::control::{ControlSocket, router};
 use crate::store::audit::Kind;
@@ -130,6 +136,8 @@ impl Node {
         let routes = RouterRoutes::new(routing.clone(), move || {
             of_scopes.list().iter().map(Scope::id).collect::<Vec<ScopeId>>()
         });
+        let serving = Arc::new(Serving::new());
+        let routes = CountedRoutes { routes, serving: serving.clone() };
         let gateway = Gateway::start(
             gateway_config(&config.gateway, config.mesh.request_timeout),
             backends.clone(),
@@ -137,13 +145,13 @@ impl Node {
             Some(transport.clone()),
         )
         .await?;
-        let models = Arc::new(Models::default());
+        let tunnels = Tunnels::start(transport.clone(), mesh_tunnel::Config::default());
+        let lending = Lending::new(config.inference.max_vram_bytes);
         transport.serve(Gateway::PROTOCOL, gateway.peer_handler());
         transport.serve(Gateway::REPLICA_PROTOCOL, gateway.replica_handler());
         ping::serve(&transport);
         renew::serve(&transport, scopes.clone());
         let appointments = appoint::serve(&transport);
-        models::serve(&transport, models.clone());
         let pulls = pulls::Pulls::start(&config, &transport)?;
         let socket = ControlSocket::bind(&config.control_socket()).map_err(StartError::Control)?;
         let exchange = Exchange::new(transport.clone());
@@ -161,8 +169,14 @@ impl Node {
                 gossips: RwLock::default(),
                 router: routing,
                 backends,
-                models,
                 pulls,
+                coming: Coming::default(),
+                serving,
+                told_machine: ArcSwapOption::empty(),
+                tunnels,
+                lending,
+                disk: Disk::default(),
+                measured: Measured::default(),
                 providers: tokio::sync::Mutex::default(),
                 gateway,
                 relay_access: relay.as_ref().map(|relay| relay.access().clone()),
@@ -190,10 +204,13 @@ impl Node {
             }),
             _last_handle: None,
         };
+        models::serve(&node);
+        node.start_serving();
         let tasks = &node.inner.tasks;
         tasks.spawn(node.clone().keep_routes());
         tasks.spawn(node.clone().keep_record());
         tasks.spawn(node.clone().keep_relays());
+        tasks.spawn(node.clone().keep_disk());
         tasks.spawn(node.clone().watch_backends());
         tasks.spawn(node.clone().follow_links());
         tasks.spawn(node.clone().follow_admissions(admitted));
@@ -273,10 +290,11 @@ impl Node {
 
     async fn take_up_configuration(self) {
         self.start_providers().await;
+        if let Err(error) = self.llama().await {
+            tracing::debug!(error = %error.message, "no model can be run here, and no memory lent");
+        }
         for model in &self.config().inference.models {
-            if let Err(error) = self.load(LoadRequest { model: model.clone() }).await {
-                tracing::error!(model, error = %error.message, mend = error.mend.as_deref().unwrap_or(""), "a model is not served");
-            }
+            self.serve_configured(model).await;
         }
         for entry in &self.config().mesh.scopes {
             match (&entry.invite, &entry.name) {

@@ -5,15 +5,16 @@ use std::time::Instant;
 
 use mesh_control::{
     LinkCounts, MemoryView, ModelState, ModelView, NodeState, NodeView, PathKind as PathView, ProviderKind,
-    ProviderView, ScopeStatus, Status,
+    ProviderView, ScopeStatus, Status, TunnelCounts,
 };
 use mesh_gossip::{Member, State};
-use mesh_identity::{NodeAddr, Role};
+use mesh_identity::{NodeAddr, NodeId, Role};
 use mesh_inference::backend::{BackendKind, BackendState};
 use mesh_transport::{LinkFacts, PathKind};
 
 use super::offers::{NODE_KEY, NodeFacts, OfferFacts, OfferState};
 use super::scopes::Scope;
+use super::serving::record::{ServingFacts, decode};
 use super::{Node, audit, copied, facts, renew, ways};
 
 impl Node {
@@ -36,6 +37,7 @@ impl Node {
                 direct: count(PathKind::Direct) + count(PathKind::Memory),
                 relayed: count(PathKind::Relayed),
             },
+            tunnels: self.tunnel_counts(),
             models: self.local_models(),
             addresses: self.addresses(),
             warnings: self.warnings(),
@@ -66,6 +68,29 @@ impl Node {
             gossip_bytes_sent: traffic.bytes_sent,
             gossip_bytes_received: traffic.bytes_received,
         }
+    }
+
+    fn tunnel_counts(&self) -> TunnelCounts {
+        let (carried, rpc) = (self.inner.tunnels.stats(), self.inner.tunnels.rpc_stats());
+        TunnelCounts {
+            sent_bytes: carried.to_peers_bytes,
+            received_bytes: carried.from_peers_bytes,
+            weights_sent_bytes: rpc.weights_sent_bytes,
+            weights_by_reference_bytes: rpc.weights_by_reference_bytes,
+        }
+    }
+
+    /// The nodes whose memory a claim names, by their names.
+    fn workers(&self, serving: &[ServingFacts], model: &str) -> Vec<String> {
+        let claim = serving.iter().find(|facts| facts.model == model).and_then(|facts| facts.claim.as_ref());
+        let workers = claim.map(|claim| claim.workers.as_slice()).unwrap_or_default();
+        let scope = self.placing_scope().map(|scope| scope.id());
+        let name = |worker: &NodeId| match scope {
+            _ if *worker == self.id() => self.name().to_string(),
+            Some(scope) => self.member_name(&scope, worker),
+            None => worker.short().to_string(),
+        };
+        workers.iter().map(name).collect()
     }
 
     fn local_models(&self) -> Vec<String> {
@@ -163,7 +188,7 @@ impl Node {
         let mut models: BTreeMap<String, ModelView> = BTreeMap::new();
         for backend in self.backends().list() {
             let state = backend.state.borrow().clone();
-            let size = self.inner.models.size(&backend.model);
+            let size = self.inner.serving.size(&backend.model);
             let model = models.entry(backend.model.clone()).or_default();
             model.size_bytes = size.map(|size| size.file_bytes);
             model.context_tokens = size.map(|size| size.context_tokens);
@@ -177,13 +202,19 @@ impl Node {
                     _ => ProviderKind::Provider,
                 },
                 detail: state.to_string(),
+                workers: if backend.kind == BackendKind::Local {
+                    self.workers(&self.inner.serving.told(), &backend.model)
+                } else {
+                    Vec::new()
+                },
             });
         }
         for (_, member, offer) in self.visible_offers() {
             let model = models.entry(offer.model.clone()).or_default();
             model.size_bytes = model.size_bytes.or(offer.size_bytes);
             model.context_tokens = model.context_tokens.or(offer.context_tokens);
-            model.providers.push(remote_provider(&member, offer));
+            let workers = self.workers(&decode(&member), &offer.model);
+            model.providers.push(ProviderView { workers, ..remote_provider(&member, offer) });
         }
         let named = |(name, model): (String, ModelView)| {
             let state = model.providers.iter().map(|provider| provider.state).min();
@@ -212,6 +243,7 @@ fn remote_provider(member: &Member, offer: OfferFacts) -> ProviderView {
         },
         kind: if offer.provider { ProviderKind::Provider } else { ProviderKind::Local },
         detail: offer.detail,
+        workers: Vec::new(),
     }
 }
 
@@ -243,7 +275,7 @@ pub(crate) fn backend_state(state: &BackendState) -> ModelState {
 }
 
 /// What a member is: in the scope of uninvited peers it is for this node to say.
-fn role_here(scope: &Scope, member: &Member) -> Role {
+pub(crate) fn role_here(scope: &Scope, member: &Member) -> Role {
     let uninvited = scope.uninvited.as_ref();
     uninvited.map_or(member.role, |uninvited| uninvited.role_of(&member.id).unwrap_or(Role::Client))
 }

@@ -67,7 +67,7 @@ async fn a_running_node_finds_the_same_and_goes_on() {
     // Said in the background, after the node has begun to answer.
     until("the log says that the model is not served", || async {
         let written = folder.written();
-        (written.contains("nowhere") && written.contains("a model is not served")).then_some(())
+        (written.contains("nowhere") && written.contains("a model is not served here")).then_some(())
     })
     .await;
 }

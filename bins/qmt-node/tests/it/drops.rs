@@ -44,7 +44,11 @@ async fn a_member_drops_a_model_of_another_node_and_its_llama_server_ends() {
     assert_eq!(status(&second, "tiny-two").await, 200);
     assert_eq!(first.served().len(), 1);
 
-    let loaded = first.client.load(&LoadRequest { model: "tiny-one".to_owned() }).await.unwrap();
+    let loaded = first
+        .client
+        .load(&LoadRequest { model: "tiny-one".to_owned(), ..LoadRequest::default() })
+        .await
+        .unwrap();
     assert_eq!((loaded.name.as_str(), loaded.state), ("tiny-one", ModelState::Loading));
     first.ready("tiny-one").await;
     until("the second node uses it again", || async {

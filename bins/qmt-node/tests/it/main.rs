@@ -14,6 +14,7 @@ mod join;
 mod lan;
 mod leaks;
 mod leaving;
+mod placing;
 mod pulls;
 mod restarts;
 mod roles;

@@ -197,7 +197,7 @@ async fn a_model_that_is_loaded_comes_first_and_shows_how_far_it_is() {
             config.inference.bin_dir = Some(bin_dir);
         })
         .await;
-    let load = LoadRequest { model: NAME.to_owned() };
+    let load = LoadRequest { model: NAME.to_owned(), ..LoadRequest::default() };
     let view = host.client.load(&load).await.unwrap();
     assert_eq!((view.name.as_str(), view.state), ("tiny", ModelState::Loading));
     until("its bytes are shown", || async {
@@ -226,7 +226,7 @@ async fn a_model_that_does_not_come_says_why_where_models_are_listed() {
             let _ = tcp.write_all(b"HTTP/1.1 404 Not Found\r\ncontent-length: 0\r\n\r\n").await;
         }
     });
-    host.client.load(&LoadRequest { model: url }).await.unwrap();
+    host.client.load(&LoadRequest { model: url, ..LoadRequest::default() }).await.unwrap();
     let failed = until("it has failed", || async {
         let models = host.client.models().await.unwrap();
         models.into_iter().find(|model| model.state == ModelState::Failed)

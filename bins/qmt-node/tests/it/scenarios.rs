@@ -266,7 +266,11 @@ async fn scenario_13_gossip_stability() {
     // Records change, and somebody comes and goes.
     if llama.is_some() {
         first.folder.add_model("tiny-late", 7);
-        first.client().load(&LoadRequest { model: "tiny-late".to_owned() }).await.unwrap();
+        first
+            .client()
+            .load(&LoadRequest { model: "tiny-late".to_owned(), ..LoadRequest::default() })
+            .await
+            .unwrap();
         third.warm("tiny-late", true).await;
         let late = DropRequest { model: "tiny-late".to_owned(), node: None };
         second.client().drop_model(&late).await.unwrap();

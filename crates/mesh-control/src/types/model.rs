@@ -42,6 +42,9 @@ pub struct ProviderView {
     /// Why it is in that state (a failure, the progress of loading); empty when there is nothing to say.
     #[serde(default)]
     pub detail: String,
+    /// Names of the nodes whose memory it is split over; empty for a model that runs on one node.
+    #[serde(default)]
+    pub workers: Vec<String>,
 }
 
 /// How far a model is from answering; ordered from best to worst.
@@ -83,6 +86,37 @@ pub enum ProviderKind {
 pub struct LoadRequest {
     /// A model's name, a path to a GGUF file, or what can be downloaded: `org/repo/file.gguf` or a URL.
     pub model: String,
+    /// At this node (id, unique prefix or name) instead of the answering one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub node: Option<String>,
+    /// Whether to split it over nodes even where one would do; none for what the node's configuration says.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub split: Option<bool>,
+}
+
+/// Body of `POST /api/models/plan`: nothing is loaded.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PlanRequest {
+    /// A model's name or a path to a GGUF file.
+    pub model: String,
+    /// Whether to split it over nodes even where one would do; none for what the node's configuration says.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub split: Option<bool>,
+    /// Tokens of context of one request; none for what the node's configuration says.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub context_tokens: Option<u32>,
+}
+
+/// Where a model would run, and why.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct PlanView {
+    /// The model's name.
+    pub model: String,
+    /// The arithmetic and the alternatives, for people.
+    pub text: String,
+    /// The same as data; its fields are those of mesh-inference's `Plan`.
+    #[serde(default)]
+    pub plan: serde_json::Value,
 }
 
 /// Body of `POST /api/models/pull`, which begins or joins a download and answers at once, and of `POST /api/models/pull/stop`.

@@ -30,6 +30,9 @@ pub struct Status {
     /// Its open links.
     #[serde(default)]
     pub links: LinkCounts,
+    /// What its tunnels have carried since it started.
+    #[serde(default)]
+    pub tunnels: TunnelCounts,
     /// Names of the models that it serves itself, ready or loading.
     #[serde(default)]
     pub models: Vec<String>,
@@ -39,6 +42,23 @@ pub struct Status {
     /// Things worth a human's look, each one sentence, such as a setting that this version does not act on.
     #[serde(default)]
     pub warnings: Vec<String>,
+}
+
+/// Bytes that tunnels have carried between this node and its peers.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TunnelCounts {
+    /// To peers.
+    #[serde(default)]
+    pub sent_bytes: u64,
+    /// From peers.
+    #[serde(default)]
+    pub received_bytes: u64,
+    /// Weights that crossed the network for a model that this node hosts.
+    #[serde(default)]
+    pub weights_sent_bytes: u64,
+    /// Weights that did not, since the worker has them on its disk.
+    #[serde(default)]
+    pub weights_by_reference_bytes: u64,
 }
 
 /// One scope as the answering node is in it.

@@ -1,6 +1,5 @@
 //! A supervised `rpc-server` of llama.cpp, which lends this machine's memory and processors to one host.
 
-use std::ffi::OsString;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::num::NonZeroU32;
 use std::path::PathBuf;
@@ -17,6 +16,7 @@ use super::log::Log;
 use super::outcome::Outcome;
 use super::process::{ProcessId, is_halted, is_listening};
 use super::supervise::{free_port, is_taken};
+use crate::llama::RpcArguments;
 
 /// Ports taken in a row before it gives up: something then takes them on purpose.
 const PORTS_MAX: u32 = 8;
@@ -32,8 +32,8 @@ pub struct RpcLaunch {
     pub name: String,
     /// Threads of a processor's share; `None` is one a core. The program's own default is 1.
     pub threads: Option<NonZeroU32>,
-    /// Devices to lend, in its own words; `None` is all of them.
-    pub device: Option<String>,
+    /// Devices to lend, in its own words; empty is all GPUs, or the processor where there is none.
+    pub devices: Vec<String>,
     /// The folder of this node's files: logs go to `logs/`, records of children to `run/children/`.
     pub home: PathBuf,
     /// How the guard is started.
@@ -53,7 +53,7 @@ impl RpcLaunch {
             program,
             name: name.into(),
             threads: None,
-            device: None,
+            devices: Vec::new(),
             home,
             guard,
             ready_within: Duration::from_secs(30),
@@ -62,18 +62,10 @@ impl RpcLaunch {
         }
     }
 
-    /// The whole command line for a port, without the program. It binds loopback only: others come through tunnels.
-    fn to_list(&self, port: u16) -> Vec<OsString> {
-        let cores = std::thread::available_parallelism().map_or(1, std::num::NonZeroUsize::get);
-        let threads = self.threads.map_or(cores, |threads| threads.get() as usize);
-        let mut list: Vec<OsString> = vec!["-H".into(), "127.0.0.1".into()];
-        let mut pair = |name: &str, value: String| list.extend([name.into(), value.into()]);
-        pair("-p", port.to_string());
-        pair("-t", threads.to_string());
-        if let Some(device) = &self.device {
-            pair("-d", device.clone());
-        }
-        list
+    fn arguments(&self, port: u16) -> RpcArguments {
+        let cores = std::thread::available_parallelism().ok();
+        let cores = cores.and_then(|cores| NonZeroU32::try_from(cores).ok());
+        RpcArguments { port, threads: self.threads.or(cores), devices: self.devices.clone() }
     }
 }
 
@@ -131,7 +123,7 @@ impl RpcServer {
                 guard: &launch.guard,
                 home: &launch.home,
                 program: &launch.program,
-                arguments: launch.to_list(port),
+                arguments: launch.arguments(port).to_list(),
                 key: "",
                 log,
                 stop_deadline: launch.stop_deadline,
@@ -239,26 +231,19 @@ async fn until_listening(child: &Arc<OnceLock<ProcessId>>, port: u16) -> Process
 }
 
 #[cfg(test)]
-#[allow(clippy::unwrap_used, reason = "tests")]
 mod tests {
     use super::*;
 
     #[test]
-    fn it_listens_on_loopback_only_and_uses_every_core() {
+    fn a_processor_is_lent_with_every_core() {
         let guard = GuardCommand { program: "guard".into(), arguments: Vec::new() };
         let mut launch = RpcLaunch::new("rpc-server".into(), "rpc-m", "/h".into(), guard);
-        let text = |launch: &RpcLaunch| {
-            launch
-                .to_list(4711)
-                .iter()
-                .map(|item| item.to_str().unwrap().to_owned())
-                .collect::<Vec<_>>()
-                .join("|")
-        };
-        let cores = std::thread::available_parallelism().unwrap();
-        assert_eq!(text(&launch), format!("-H|127.0.0.1|-p|4711|-t|{cores}"));
+        let cores =
+            std::thread::available_parallelism().ok().and_then(|cores| NonZeroU32::try_from(cores).ok());
+        assert_eq!(launch.arguments(4711), RpcArguments { port: 4711, threads: cores, devices: Vec::new() });
         launch.threads = NonZeroU32::new(3);
-        launch.device = Some("CUDA0".into());
-        assert_eq!(text(&launch), "-H|127.0.0.1|-p|4711|-t|3|-d|CUDA0");
+        launch.devices = vec!["CUDA0".into()];
+        let named = RpcArguments { port: 4711, threads: NonZeroU32::new(3), devices: vec!["CUDA0".into()] };
+        assert_eq!(launch.arguments(4711), named);
     }
 }

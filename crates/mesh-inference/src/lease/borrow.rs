@@ -33,7 +33,7 @@ pub enum LeaseError {
         /// Who has it instead, and the epoch of that.
         holder: Option<(NodeId, u64)>,
     },
-    /// No answer in [`LeaseConfig::answer_within`].
+    /// No word in [`LeaseConfig::word_within`], or no answer in [`LeaseConfig::answer_within`].
     #[error("no answer within {0:?}")]
     Timeout(Duration),
     /// The stream broke, or what came is no answer.
@@ -70,7 +70,8 @@ impl Lease {
         config: &LeaseConfig,
     ) -> Result<Self, LeaseError> {
         let bytes = ask.bytes;
-        let asked = tokio::time::timeout(config.answer_within, question(transport, &scope, &worker, ask));
+        let asked = question(transport, &scope, &worker, ask, config);
+        let asked = tokio::time::timeout(config.answer_within, asked);
         let (service, send, recv) = asked.await.map_err(|_| LeaseError::Timeout(config.answer_within))??;
         let end = CancellationToken::new();
         let (told, lost) = watch::channel(None);
@@ -128,14 +129,18 @@ async fn question(
     scope: &ScopeId,
     worker: &NodeId,
     ask: Ask,
+    config: &LeaseConfig,
 ) -> Result<(ServiceName, SendStream, Reader), LeaseError> {
-    let stream = transport.open(scope, worker, PROTOCOL).await?;
+    let silent = |_| LeaseError::Timeout(config.word_within);
+    let opened = tokio::time::timeout(config.word_within, transport.open(scope, worker, PROTOCOL));
+    let stream = opened.await.map_err(silent)??;
     let (mut send, recv) = stream.split();
     // A worker that refuses at once may have stopped reading: its answer says why, so it is read all the same.
     let asked = write_message(&mut send, &ToWorker::Ask(ask), FRAME_BYTES_MAX).await;
     let mut reader = FrameReader::new(recv, FRAME_BYTES_MAX);
     loop {
-        match reader.next_message::<ToHost>().await {
+        let word = tokio::time::timeout(config.word_within, reader.next_message::<ToHost>());
+        match word.await.map_err(silent)? {
             // It lives, and is not ready to answer.
             Ok(Some(ToHost::Beat)) => {}
             Ok(Some(ToHost::Granted { service })) => {

@@ -6,12 +6,13 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use futures_util::future::BoxFuture;
 use mesh_identity::NodeId;
 use mesh_transport::{
     FrameError, FrameReader, Member, RecvStream, ResetCode, SendStream, Stream, Transport, handler_fn,
     write_message,
 };
-use mesh_tunnel::{Offered, ServiceName, Tunnels};
+use mesh_tunnel::{Offered, RpcOffer, ServiceName, Tunnels, Weights};
 use tokio::io::AsyncWriteExt;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -27,7 +28,7 @@ use crate::memory::Ledger;
 const ASK_WITHIN: Duration = Duration::from_secs(5);
 
 /// What this node lends, and how.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub struct LenderConfig {
     /// `rpc-server`; none where llama.cpp brings none: this node then refuses, and says so.
     pub rpc_server: Option<PathBuf>,
@@ -37,15 +38,20 @@ pub struct LenderConfig {
     pub home: PathBuf,
     /// How a guard is started.
     pub guard: GuardCommand,
-    /// Devices to lend, in llama.cpp's words; `None` is all of them.
-    pub device: Option<String>,
+    /// Devices to lend, in llama.cpp's words; empty is all GPUs, or the processor where there is none.
+    pub devices: Vec<String>,
     /// Threads of a processor's share; `None` is one a core.
     pub threads: Option<std::num::NonZeroU32>,
     /// Hosts that it lends to at a time. Default 16.
     pub leases_max: usize,
+    /// The weights of a model on this machine's disk, which then need not cross the network.
+    pub weights: WeightsOf,
     /// Times.
     pub times: LeaseConfig,
 }
+
+/// Finds the weights of a model by its name; `None` where this machine has no such model. May take as long as reading the file.
+pub type WeightsOf = Arc<dyn Fn(String) -> BoxFuture<'static, Option<Arc<dyn Weights>>> + Send + Sync>;
 
 /// A lease that this node has granted.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -187,7 +193,7 @@ impl Inner {
             end.cancel.cancel();
             end.over.cancelled().await;
         }
-        let reservation = match self.ledger.reserve(format!("{} (lent)", ask.model), ask.bytes) {
+        let reservation = match self.ledger.reserve(&*ask.model, ask.bytes) {
             Ok(reservation) => reservation,
             Err(error) => return answer(send, refused(RefusalCode::Memory, error.to_string())).await,
         };
@@ -296,22 +302,21 @@ impl Inner {
         let program = config.rpc_server.clone().ok_or("this node has no rpc-server")?;
         let name = format!("rpc-{}", ask.model);
         let mut launch = RpcLaunch::new(program, name, config.home.clone(), config.guard.clone());
-        launch.device = config.device.clone();
+        launch.devices = config.devices.clone();
         launch.threads = config.threads;
-        let server = RpcServer::start(launch).await.map_err(|error| error.to_string())?;
+        let (server, weights) = tokio::join!(RpcServer::start(launch), (config.weights)(ask.model.clone()));
+        let server = server.map_err(|error| error.to_string())?;
         let service = random_service().map_err(|error| format!("no randomness: {error}"))?;
-        let offered = self.offer(service, &server, host, ask)?;
+        let mut borrowers = ask.workers.clone();
+        borrowers.push(host.id);
+        let offer = RpcOffer {
+            allowed: Arc::new(move |member: &Member| borrowers.contains(&member.id)),
+            weights,
+            build: config.build.clone(),
+        };
+        let offered =
+            self.tunnels.offer_rpc(service, server.addr(), offer).map_err(|error| error.to_string())?;
         Ok(Granted { server, offered })
-    }
-
-    fn offer(
-        &self,
-        service: ServiceName,
-        server: &RpcServer,
-        _host: &Member,
-        _ask: &Ask,
-    ) -> Result<Offered, String> {
-        self.tunnels.offer(service, server.addr()).map_err(|error| error.to_string())
     }
 
     /// Keeps the lease until the host ends it or it is taken back; says which.

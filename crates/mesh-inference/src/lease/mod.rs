@@ -16,7 +16,7 @@ use std::time::Duration;
 use mesh_transport::Protocol;
 
 pub use borrow::{Lease, LeaseError};
-pub use lender::{Lender, LenderConfig, Lent};
+pub use lender::{Lender, LenderConfig, Lent, WeightsOf};
 pub use wire::{Ask, RefusalCode};
 
 /// The protocol, as streams name it.
@@ -30,7 +30,10 @@ pub struct LeaseConfig {
     /// A side that has said nothing for so long is taken for gone or hung. Default 3 s: six beats, above the pauses of a
     /// machine that loads a model.
     pub silence_max: Duration,
-    /// From the question to the answer, at the host: the start of a GPU's rpc-server included. Default 40 s.
+    /// From the question to the first word of the worker, at the host: dialing included. Default 15 s.
+    pub word_within: Duration,
+    /// From the question to the answer, at the host, as long as the worker says that it lives: it may have a model of
+    /// hundreds of gigabytes to read for the first time. Default 15 min.
     pub answer_within: Duration,
 }
 
@@ -39,7 +42,8 @@ impl Default for LeaseConfig {
         Self {
             beat_every: Duration::from_millis(500),
             silence_max: Duration::from_secs(3),
-            answer_within: Duration::from_secs(40),
+            word_within: Duration::from_secs(15),
+            answer_within: Duration::from_secs(900),
         }
     }
 }

@@ -10,9 +10,9 @@ use tokio::io::AsyncReadExt;
 use tokio::process::Command;
 
 /// A stock build answers in some 25 ms; a network share or a first start on macOS may take seconds.
-const VERSION_WITHIN: Duration = Duration::from_secs(10);
+const ANSWER_WITHIN: Duration = Duration::from_secs(10);
 /// The answer is two lines; GPU builds print their devices before.
-const VERSION_BYTES_MAX: u64 = 64 << 10;
+const ANSWER_BYTES_MAX: u64 = 64 << 10;
 const SERVER: &[&str] = &["llama-server"];
 /// Older builds call it `rpc-server`.
 const RPC_SERVER: &[&str] = &["ggml-rpc-server", "rpc-server"];
@@ -120,41 +120,41 @@ fn is_executable(path: &Path) -> bool {
 }
 
 async fn version(program: &Path) -> Result<Version, String> {
+    Ok(parse_version(&ask(program, "--version").await?))
+}
+
+/// What a program says to one flag, on both of its outputs.
+pub(super) async fn ask(program: &Path, flag: &str) -> Result<String, String> {
     let mut command = Command::new(program);
-    command
-        .arg("--version")
-        .stdin(Stdio::null())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .kill_on_drop(true);
+    command.arg(flag).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).kill_on_drop(true);
     let mut child = command.spawn().map_err(|error| error.to_string())?;
     let (stdout, stderr) = (child.stdout.take(), child.stderr.take());
     let asked = async {
         let (mut text, mut errors) = (Vec::new(), Vec::new());
         let read = async {
             if let Some(stdout) = stdout {
-                let _ = stdout.take(VERSION_BYTES_MAX).read_to_end(&mut text).await;
+                let _ = stdout.take(ANSWER_BYTES_MAX).read_to_end(&mut text).await;
             }
         };
         let read_errors = async {
             if let Some(stderr) = stderr {
-                let _ = stderr.take(VERSION_BYTES_MAX).read_to_end(&mut errors).await;
+                let _ = stderr.take(ANSWER_BYTES_MAX).read_to_end(&mut errors).await;
             }
         };
         tokio::join!(read, read_errors);
         text.extend(errors);
         (child.wait().await, text)
     };
-    let (status, text) = tokio::time::timeout(VERSION_WITHIN, asked)
+    let (status, text) = tokio::time::timeout(ANSWER_WITHIN, asked)
         .await
-        .map_err(|_| format!("no answer to --version within {} s", VERSION_WITHIN.as_secs()))?;
+        .map_err(|_| format!("no answer to {flag} within {} s", ANSWER_WITHIN.as_secs()))?;
     let status = status.map_err(|error| error.to_string())?;
-    let text = String::from_utf8_lossy(&text);
+    let text = String::from_utf8_lossy(&text).into_owned();
     if !status.success() {
         let last = text.lines().rev().find(|line| !line.trim().is_empty()).unwrap_or_default();
-        return Err(format!("--version ended with {status} {}", last.chars().take(200).collect::<String>()));
+        return Err(format!("{flag} ended with {status} {}", last.chars().take(200).collect::<String>()));
     }
-    Ok(parse_version(&text))
+    Ok(text)
 }
 
 /// `version: 0.6.0-dev (build 11434, commit sdist)`, or in most builds `version: 5678 (ab12cd3)`.

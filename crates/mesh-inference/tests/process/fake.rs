@@ -54,17 +54,13 @@ pub(crate) fn main() -> ExitCode {
     ExitCode::SUCCESS
 }
 
-/// A stand-in for rpc-server: says its process number to whoever connects, one after the other, and then repeats what it hears.
+/// A stand-in for rpc-server, which takes connections and says nothing.
 pub(crate) fn rpc_server() -> ExitCode {
     let arguments: Vec<String> = std::env::args().collect();
     let port = arguments.iter().position(|item| item == "-p").and_then(|at| arguments.get(at + 1)).unwrap();
     let listener = TcpListener::bind(("127.0.0.1", port.parse().unwrap())).unwrap();
-    for stream in listener.incoming() {
-        let mut stream = stream.unwrap();
-        let _ = writeln!(stream, "{}", std::process::id());
-        let mut heard = stream.try_clone().unwrap();
-        let _ = std::io::copy(&mut heard, &mut stream);
-    }
+    let taken: Vec<_> = listener.incoming().collect();
+    drop(taken);
     ExitCode::SUCCESS
 }
 

@@ -1,6 +1,7 @@
 //! Leases with real processes: a stand-in for rpc-server behind a real guard, nodes linked in memory.
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 use mesh_identity::Permissions;
@@ -10,9 +11,8 @@ use mesh_inference::memory::Ledger;
 use mesh_transport::memory::Network;
 use mesh_transport::testing::{Mesh, TestNode};
 use mesh_transport::write_message;
-use mesh_tunnel::{Remote, Tunnels};
+use mesh_tunnel::Tunnels;
 use rustix::process::{Pid, Signal, kill_process};
-use tokio::io::{AsyncBufReadExt, BufReader};
 
 use crate::restarts::{gone, guard, run};
 
@@ -25,7 +25,7 @@ struct World {
     lender: Lender,
     ledger: Ledger,
     _tunnels: Tunnels,
-    _home: tempfile::TempDir,
+    home: tempfile::TempDir,
 }
 
 fn times() -> LeaseConfig {
@@ -56,13 +56,14 @@ impl World {
             build: "b11434".into(),
             home: home.path().to_owned(),
             guard: guard(),
-            device: None,
+            devices: Vec::new(),
             threads: None,
             leases_max: 4,
+            weights: Arc::new(|_| Box::pin(std::future::ready(None))),
             times: times(),
         };
         let lender = Lender::start(&mesh[0].transport, tunnels.clone(), ledger.clone(), config);
-        Self { mesh, network, lender, ledger, _tunnels: tunnels, _home: home }
+        Self { mesh, network, lender, ledger, _tunnels: tunnels, home }
     }
 
     async fn borrow(&self, host: usize, ask: Ask) -> Result<Lease, LeaseError> {
@@ -73,17 +74,16 @@ impl World {
         Lease::ask(&host.transport, self.mesh.scope(), self.mesh[0].id(), ask, &times()).await
     }
 
-    /// Talks to the rpc-server through a tunnel of a host, and returns its process.
-    async fn reach(&self, host: usize, lease: &Lease) -> Option<ProcessId> {
-        let tunnels = Tunnels::start(self.mesh[host].transport.clone(), mesh_tunnel::Config::default());
-        let remote = Remote { scope: lease.scope(), peer: lease.worker(), service: lease.service().clone() };
-        let listener = tunnels.listen(remote).unwrap();
-        let socket = tokio::net::TcpStream::connect(listener.addr()).await.unwrap();
-        let mut said = String::new();
-        BufReader::new(socket).read_line(&mut said).await.ok()?;
-        let process = ProcessId::of(said.trim().parse().ok()?);
-        tunnels.shutdown().await;
-        process
+    /// The rpc-server of the only lease, by what its guard has written down.
+    fn server(&self) -> ProcessId {
+        let records: Vec<_> =
+            std::fs::read_dir(self.home.path().join("run/children")).unwrap().flatten().collect();
+        let [record] = &records[..] else { panic!("{} children", records.len()) };
+        let record: serde_json::Value =
+            serde_json::from_slice(&std::fs::read(record.path()).unwrap()).unwrap();
+        let child: ProcessId = serde_json::from_value(record["child"].clone()).unwrap();
+        assert!(child.is_alive());
+        child
     }
 
     /// Waits until nothing is lent and no memory is held.
@@ -108,7 +108,7 @@ pub(crate) fn a_lease_lends_and_gives_back() {
     run(async {
         let world = World::new().await;
         let lease = world.borrow(1, ask(1)).await.unwrap();
-        let server = world.reach(1, &lease).await.unwrap();
+        let server = world.server();
         assert!(server.is_alive());
         assert_eq!(world.ledger.held(), CAP / 2);
         let lent = world.lender.lent();
@@ -126,7 +126,7 @@ pub(crate) fn of_two_hosts_the_higher_epoch_has_it() {
     run(async {
         let world = World::new().await;
         let first = world.borrow(1, ask(5)).await.unwrap();
-        let server = world.reach(1, &first).await.unwrap();
+        let server = world.server();
         for epoch in [4, 5] {
             let Err(LeaseError::Refused { code, holder, .. }) = world.borrow(2, ask(epoch)).await else {
                 panic!("lent twice")
@@ -137,7 +137,7 @@ pub(crate) fn of_two_hosts_the_higher_epoch_has_it() {
         assert!(!server.is_alive(), "the first host's memory is free before the second has it");
         assert_eq!(first.lost().await, "the worker has taken it back");
         assert_eq!(world.ledger.held(), CAP / 2);
-        let server = world.reach(2, &second).await.unwrap();
+        let server = world.server();
         world.lender.shutdown().await;
         assert!(!server.is_alive());
         second.lost().await;
@@ -180,7 +180,7 @@ pub(crate) fn a_killed_rpc_server_ends_its_lease() {
     run(async {
         let world = World::new().await;
         let lease = world.borrow(1, ask(1)).await.unwrap();
-        let server = world.reach(1, &lease).await.unwrap();
+        let server = world.server();
         kill_process(Pid::from_raw(server.pid).unwrap(), Signal::KILL).unwrap();
         let why = lease.lost().await;
         assert!(why.contains("rpc-server is gone") && why.contains("killed"), "{why}");
@@ -193,7 +193,7 @@ pub(crate) fn a_halted_rpc_server_ends_its_lease() {
     run(async {
         let world = World::new().await;
         let lease = world.borrow(1, ask(1)).await.unwrap();
-        let server = world.reach(1, &lease).await.unwrap();
+        let server = world.server();
         kill_process(Pid::from_raw(server.pid).unwrap(), Signal::STOP).unwrap();
         let why = lease.lost().await;
         assert!(why.contains("halted"), "{why}");
@@ -207,7 +207,7 @@ pub(crate) fn a_lost_link_ends_the_lease_on_both_sides() {
     run(async {
         let world = World::new().await;
         let lease = world.borrow(1, ask(1)).await.unwrap();
-        let server = world.reach(1, &lease).await.unwrap();
+        let server = world.server();
         world.network.cut(world.mesh[0].id(), world.mesh[1].id());
         lease.lost().await;
         gone(&server).await;

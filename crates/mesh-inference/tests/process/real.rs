@@ -2,6 +2,7 @@
 
 use std::num::NonZeroU32;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use mesh_inference::backend::Backends;
 use mesh_inference::gguf::{read_metadata, tiny::TinyModel};
@@ -66,8 +67,7 @@ pub(crate) fn a_split_over_two_nodes_answers_until_a_share_is_lost() {
         let Some(llama) = llama_cpp().await else { return };
         let Some(program) = llama.rpc_server.clone() else { return println!("skipped: no rpc-server") };
         let Some(mut launch) = tiny(homes[0].path()).await else { return };
-        launch.arguments.gpu_layers = Some(99);
-        launch.arguments.extra = ["--tensor-split", "1,1", "-t", "1"].map(Into::into).to_vec();
+        launch.arguments.threads = NonZeroU32::new(1);
         let mesh = mesh_transport::testing::Mesh::memory(2).await;
         let tunnels = [0, 1].map(|node: usize| {
             mesh_tunnel::Tunnels::start(mesh[node].transport.clone(), mesh_tunnel::Config::default())
@@ -78,9 +78,10 @@ pub(crate) fn a_split_over_two_nodes_answers_until_a_share_is_lost() {
             build: llama.version.text.clone(),
             home: homes[1].path().to_owned(),
             guard: guard(),
-            device: None,
+            devices: Vec::new(),
             threads: NonZeroU32::new(1),
             leases_max: 1,
+            weights: Arc::new(|_| Box::pin(std::future::ready(None))),
             times: LeaseConfig::default(),
         };
         let lender = Lender::start(&mesh[1].transport, tunnels[1].clone(), ledgers[1].clone(), lent);
@@ -99,6 +100,9 @@ pub(crate) fn a_split_over_two_nodes_answers_until_a_share_is_lost() {
             epoch: 1,
             build: llama.version.text.clone(),
             shares: vec![share(1), share(0)],
+            tensor_split: vec![1.0, 1.0],
+            gpu_layers: 99,
+            weights: None,
             own_bytes: 64 << 20,
             launch,
             instance: config(homes[0].path()),

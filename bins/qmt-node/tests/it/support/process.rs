@@ -243,7 +243,7 @@ impl Process {
 pub(crate) struct Served {
     pub(crate) guard: ProcessId,
     pub(crate) server: ProcessId,
-    words: String,
+    pub(crate) words: String,
 }
 
 impl Served {
