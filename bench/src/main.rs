@@ -2,6 +2,7 @@
 //! some are not, 2 when the benchmark could not run. `scripts/bench` builds and calls it.
 
 mod gateway;
+mod inference;
 mod load;
 mod machine;
 #[cfg(target_os = "linux")]
@@ -64,6 +65,24 @@ enum Command {
         #[arg(long)]
         report: Option<PathBuf>,
     },
+    /// Models split over nodes: tokens a second beside plain llama.cpp, bytes and time of loading.
+    Inference {
+        /// Fewer rounds: enough to see that it runs, too few to rely on.
+        #[arg(long)]
+        quick: bool,
+        /// Folder with qmt-node and qmt-cli.
+        #[arg(long)]
+        bin_dir: PathBuf,
+        /// Folder with llama-server and rpc-server.
+        #[arg(long)]
+        llama: PathBuf,
+        /// The model's file.
+        #[arg(long)]
+        model: PathBuf,
+        /// Where to write the report.
+        #[arg(long)]
+        report: Option<PathBuf>,
+    },
     /// Links: throughput and round trips beside the bare libraries; real nodes that find each other, behind NATs, on
     /// networks that change.
     #[cfg(target_os = "linux")]
@@ -89,6 +108,9 @@ fn main() -> ExitCode {
     let done = match Arguments::parse().command {
         Command::Gateway { quick, bin_dir, nginx, report } => {
             gateway::run(&gateway::Options { quick, bin_dir, nginx, report })
+        }
+        Command::Inference { quick, bin_dir, llama, model, report } => {
+            inference::run(&inference::Options { quick, bin_dir, llama, model, report })
         }
         #[cfg(target_os = "linux")]
         Command::Membership { quick, parts, long, bin_dir, foca, report } => {

@@ -157,11 +157,15 @@ pub(crate) fn cold_start(bin_dir: &Path, home: &Path) -> Result<f64> {
 }
 
 fn answers_models(port: u16) -> bool {
+    answers(port, "/v1/models")
+}
+
+fn answers(port: u16, path: &str) -> bool {
     use std::io::{Read, Write};
     let ask = || -> std::io::Result<bool> {
         let mut socket = std::net::TcpStream::connect(("127.0.0.1", port))?;
         socket.set_read_timeout(Some(Duration::from_secs(2)))?;
-        write!(socket, "GET /v1/models HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\nConnection: close\r\n\r\n")?;
+        write!(socket, "GET {path} HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\nConnection: close\r\n\r\n")?;
         let mut answer = [0; 12];
         socket.read_exact(&mut answer)?;
         Ok(&answer == b"HTTP/1.1 200")
@@ -188,15 +192,108 @@ fn spawn_node(bin_dir: &Path, home: &Path, config: &str, flags: &[&str]) -> Resu
     Ok(Process(child))
 }
 
-fn wait_for(what: &str, mut ready: impl FnMut() -> Result<bool>) -> Result<()> {
+fn wait_for(what: &str, ready: impl FnMut() -> Result<bool>) -> Result<()> {
+    wait_for_long(what, START_DEADLINE, ready)
+}
+
+/// The same for what takes longer than the start of a process.
+pub(crate) fn wait_for_long(
+    what: &str,
+    deadline: Duration,
+    mut ready: impl FnMut() -> Result<bool>,
+) -> Result<()> {
     let begin = Instant::now();
-    while begin.elapsed() < START_DEADLINE {
+    while begin.elapsed() < deadline {
         if ready()? {
             return Ok(());
         }
         std::thread::sleep(Duration::from_millis(20));
     }
-    bail!("{what} was not ready within {START_DEADLINE:?}")
+    bail!("{what} was not ready within {deadline:?}")
+}
+
+/// A plain ggml-rpc-server on loopback, one thread.
+pub(crate) struct RpcServer {
+    _process: Process,
+    authority: String,
+}
+
+impl RpcServer {
+    pub(crate) fn start(llama: &Path) -> Result<Self> {
+        let port = free_port()?;
+        let program = ["ggml-rpc-server", "rpc-server"].map(|name| llama.join(name));
+        let program = program.iter().find(|path| path.is_file()).context("llama.cpp brings no rpc-server")?;
+        let child = Command::new(program)
+            .args(["-H", "127.0.0.1", "-t", "1", "-p", &port.to_string()])
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .with_context(|| format!("cannot start {}", program.display()))?;
+        Ok(Self { _process: Process(child), authority: format!("127.0.0.1:{port}") })
+    }
+}
+
+/// A plain llama-server over rpc-servers, one thread.
+pub(crate) struct LlamaServer {
+    _process: Process,
+    pub(crate) authority: String,
+}
+
+impl LlamaServer {
+    pub(crate) fn start(
+        llama: &Path,
+        model: &Path,
+        servers: &[RpcServer],
+        tensor_split: &str,
+        deadline: Duration,
+    ) -> Result<Self> {
+        let port = free_port()?;
+        let rpc: Vec<&str> = servers.iter().map(|server| server.authority.as_str()).collect();
+        let child = Command::new(llama.join("llama-server"))
+            .arg("-m")
+            .arg(model)
+            .args(["--host", "127.0.0.1", "--port", &port.to_string(), "-c", "512", "-np", "1", "-t", "1"])
+            .args([
+                "-ngl",
+                "99",
+                "--rpc",
+                &rpc.join(","),
+                "--tensor-split",
+                tensor_split,
+                "-fit",
+                "off",
+                "--no-webui",
+            ])
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .context("cannot start llama-server")?;
+        let server = Self { _process: Process(child), authority: format!("127.0.0.1:{port}") };
+        wait_for_long("llama-server", deadline, || Ok(answers(port, "/health")))?;
+        Ok(server)
+    }
+}
+
+/// POSTs JSON and reads the JSON of the answer.
+pub(crate) fn ask_json(authority: &str, path: &str, body: &Value) -> Result<Value> {
+    use std::io::{Read, Write};
+    let body = body.to_string();
+    let mut socket = std::net::TcpStream::connect(authority)?;
+    socket.set_read_timeout(Some(Duration::from_secs(300)))?;
+    write!(
+        socket,
+        "POST {path} HTTP/1.1\r\nHost: {authority}\r\nContent-Type: application/json\r\nContent-Length: {}\r\nConnection: close\r\n\r\n{body}",
+        body.len()
+    )?;
+    let mut answer = String::new();
+    socket.read_to_string(&mut answer)?;
+    ensure!(
+        answer.starts_with("HTTP/1.1 200"),
+        "{authority}{path} answered {}",
+        answer.lines().next().unwrap_or_default()
+    );
+    let (from, to) = (answer.find('{').context("no JSON")?, answer.rfind('}').context("no JSON")?);
+    Ok(serde_json::from_str(&answer[from..=to])?)
 }
 
 fn free_port() -> Result<u16> {

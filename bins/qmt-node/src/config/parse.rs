@@ -324,6 +324,7 @@ fn inference(document: &Document<'_>, config: &mut Config) {
     }
     inference.ctx_size = table.u32("ctx_size", 1..=16_777_216);
     inference.slots = table.u32("slots", 1..=64);
+    inference.threads = table.u32("threads", 1..=1024);
     inference.split = table.bool("split").unwrap_or_default();
     inference.draft = match table.value("draft") {
         Some(DeValue::Boolean(true)) | None => Draft::Auto,

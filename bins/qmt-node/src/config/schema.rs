@@ -73,6 +73,7 @@ pub const TABLES: &[Table] = &[
             "bin_dir",
             "ctx_size",
             "slots",
+            "threads",
             "share",
             "lend",
             "assign",

@@ -300,6 +300,8 @@ pub struct Inference {
     pub device: Option<String>,
     /// Shares of the devices, as llama-server's `--tensor-split`, such as `3,1`.
     pub tensor_split: Option<String>,
+    /// Threads of llama-server, and of what is lent; none for one a core.
+    pub threads: Option<u32>,
     /// Who may use them. Default members.
     pub share: Share,
     /// Whether members may borrow this node's memory for models that do not fit theirs. Default true.
@@ -348,6 +350,7 @@ impl Default for Inference {
             draft_max: None,
             device: None,
             tensor_split: None,
+            threads: None,
             share: Share::Members,
             lend: true,
             assign: true,

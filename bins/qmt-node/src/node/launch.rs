@@ -1,6 +1,8 @@
 //! How a model is started here: alone, or with the memory of others as a plan says.
 
 use std::ffi::OsString;
+use std::num::NonZeroU32;
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use mesh_control::ApiError;
@@ -61,7 +63,8 @@ impl Node {
         };
         let home = self.home().path().to_owned();
         let guard = self.guard()?;
-        let own = |program: std::path::PathBuf| RpcLaunch::new(program, "rpc", home, guard);
+        let threads = self.config().inference.threads.and_then(NonZeroU32::new);
+        let own = |program: PathBuf| RpcLaunch { threads, ..RpcLaunch::new(program, "rpc", home, guard) };
         let parts = HostParts {
             transport: self.transport().clone(),
             tunnels: self.inner.tunnels.clone(),
@@ -115,10 +118,11 @@ impl Node {
         arguments.context_tokens = context.tokens;
         arguments.slots = context.slots;
         arguments.kv = context.kv;
+        arguments.threads = inference.threads.and_then(NonZeroU32::new);
         arguments.prompt_cache_mib = u32::try_from(context.prompt_cache_bytes / MIB).ok();
         arguments.draft = prepared.draft.as_ref().map(|draft| DraftArguments {
             model: draft.path.clone(),
-            tokens_max: inference.draft_max.and_then(std::num::NonZeroU32::new),
+            tokens_max: inference.draft_max.and_then(NonZeroU32::new),
         });
         if let Some(device) = &inference.device {
             arguments.extra.extend([OsString::from("--device"), device.into()]);

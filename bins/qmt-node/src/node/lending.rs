@@ -1,5 +1,6 @@
 //! llama.cpp on this machine, and the memory that this node lends to hosts with it.
 
+use std::num::NonZeroU32;
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -134,7 +135,7 @@ impl Node {
             home: self.home().path().to_owned(),
             guard: self.guard()?,
             devices: lent_devices(inference.device.as_deref()),
-            threads: None,
+            threads: inference.threads.and_then(NonZeroU32::new),
             leases_max: LEASES_MAX,
             weights: self.weights_of(),
             times: LeaseConfig::default(),

@@ -39,7 +39,7 @@ impl Node {
             program,
             build: runtime.llama.version.text.clone(),
             device: self.config().inference.device.clone(),
-            threads: None,
+            threads: self.config().inference.threads.and_then(std::num::NonZeroU32::new),
         };
         let measured = &self.inner.measured;
         let _running = measured.running.lock().await;
