@@ -82,9 +82,14 @@ impl Node {
             });
             self.lend(&found).await?;
             self.refresh();
-            Ok(Arc::new(Runtime { llama: found, devices }))
+            Ok::<_, ApiError>(Arc::new(Runtime { llama: found, devices }))
         });
-        found.await.cloned()
+        let found = found.await.cloned()?;
+        // Placement goes by what the mesh was told: without a build there, nothing would run until the next look.
+        if self.told_machine().build.is_empty() {
+            self.retell_machine();
+        }
+        Ok(found)
     }
 
     /// How a child's guard is started.

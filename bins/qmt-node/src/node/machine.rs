@@ -1,5 +1,7 @@
 //! What a node says of its machine to members that look for memory, and of the models on its disk.
 
+use std::sync::Arc;
+
 use mesh_inference::catalogue::Model;
 use mesh_inference::llama::Device;
 use mesh_inference::plan::Speed;
@@ -75,6 +77,13 @@ impl Node {
             Some(told) => (*told).clone(),
             None => self.machine_facts(self.own_facts().memory.as_ref()),
         }
+    }
+
+    /// Takes what is known now for told; the record follows.
+    pub(crate) fn retell_machine(&self) {
+        let facts = self.machine_facts(self.own_facts().memory.as_ref());
+        self.inner.told_machine.store(Some(Arc::new(facts)));
+        self.refresh();
     }
 
     /// This node's own machine. `memory` is what its models are counted in; none where the platform does not tell.

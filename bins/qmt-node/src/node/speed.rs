@@ -62,6 +62,6 @@ impl Node {
             }
         };
         *measured.last.lock().unwrap_or_else(PoisonError::into_inner) = Some(speed);
-        self.refresh();
+        self.retell_machine();
     }
 }

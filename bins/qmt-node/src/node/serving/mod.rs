@@ -246,8 +246,9 @@ impl Actor {
                 entry.facts.wanted |= is_wanted;
                 entry.facts.split = prepared.split;
                 entry.prepared = Some(Arc::new(*prepared));
-                self.election.handle(Input::Needs { model: name, needs }, Instant::now());
+                // What the owner says is acted on at once, by the facts that it changes.
                 self.look();
+                self.election.handle(Input::Needs { model: name, needs }, Instant::now());
                 self.perform();
                 let _ = done.send(());
             }
@@ -266,8 +267,8 @@ impl Actor {
                     ..ServingFacts::default()
                 };
                 entry.prepared = None;
-                self.election.handle(Input::Needs { model: model.clone(), needs: None }, Instant::now());
                 self.look();
+                self.election.handle(Input::Needs { model: model.clone(), needs: None }, Instant::now());
                 self.perform();
                 self.drop_runner(&model, served, done);
             }
@@ -479,7 +480,10 @@ impl Actor {
         if matches!(desired, Desired::Nothing) && entry.runner.is_none() {
             return;
         }
-        entry.runner.get_or_insert_with(|| Runner::start(&node, model.to_owned(), reports)).set(desired);
+        match &entry.runner {
+            Some(runner) => runner.set(desired),
+            None => entry.runner = Some(Runner::start(&node, model.to_owned(), reports, desired)),
+        }
     }
 }
 

@@ -39,6 +39,10 @@ impl Desired {
         }
     }
 
+    fn is_to_run(&self) -> bool {
+        matches!(self, Self::Alone(_) | Self::Split { .. })
+    }
+
     fn epoch(&self) -> u64 {
         match self {
             Self::Split { epoch, .. } => *epoch,
@@ -78,11 +82,14 @@ pub(super) struct Runner {
 type SharedPlace = Arc<Mutex<Option<Place>>>;
 
 impl Runner {
-    /// Starts its task among the node's own.
-    pub(super) fn start(node: &Node, model: String, reports: mpsc::Sender<Report>) -> Self {
-        let (desired, wanted) = watch::channel(Desired::Nothing);
-        let (told, idle) = watch::channel(true);
-        let (place, node) = (SharedPlace::default(), node.clone());
+    /// Starts its task among the node's own, with what is to run.
+    pub(super) fn start(node: &Node, model: String, reports: mpsc::Sender<Report>, first: Desired) -> Self {
+        let place = SharedPlace::default();
+        if first.is_to_run() {
+            tell(&place, node, &model, loading(&first));
+        }
+        let (desired, wanted) = watch::channel(first);
+        let (told, idle) = watch::channel(false);
         let task = Task {
             node: node.clone(),
             model: model.clone(),
@@ -92,13 +99,14 @@ impl Runner {
             place: place.clone(),
         };
         node.inner.serving.tasks.spawn(task.run());
-        Self { desired, idle, place, node, model }
+        Self { desired, idle, place, node: node.clone(), model }
     }
 
     /// What is to run from now on. What runs already and is asked for again stays.
     pub(super) fn set(&self, desired: Desired) {
-        // At once, so that whoever asked for the model finds it there.
-        if *self.idle.borrow() && matches!(desired, Desired::Alone(_) | Desired::Split { .. }) {
+        // At once, so that whoever asked for the model finds it there. An idle task has left its place already, and touches it
+        // no more before it hears of this.
+        if *self.idle.borrow() && desired.is_to_run() {
             tell(&self.place, &self.node, &self.model, loading(&desired));
         }
         self.desired.send_if_modified(|now| {
@@ -112,7 +120,7 @@ impl Runner {
 
     /// Whether something runs, or is about to.
     pub(super) fn is_busy(&self) -> bool {
-        !matches!(*self.desired.borrow(), Desired::Nothing | Desired::Told(_)) || !*self.idle.borrow()
+        self.desired.borrow().is_to_run() || !*self.idle.borrow()
     }
 
     /// Resolves, once nothing runs, for as long as nothing is asked for.
@@ -234,6 +242,7 @@ async fn begin(node: &Node, desired: &Desired) -> Result<Running, What> {
                 .map_err(|error| What::Failed(error.to_string()))
         }
         Desired::Split { prepared, scope, epoch, plan } => {
+            node.calibrate(&runtime, prepared).await;
             let started = Box::pin(node.start_split(&runtime, prepared, *scope, *epoch, plan)).await;
             let started = started.map_err(|error| What::Failed(error.message))?;
             started.map(|hosted| Running::Split(Box::new(hosted))).map_err(|error| not_had(&error))
