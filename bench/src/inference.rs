@@ -136,7 +136,8 @@ fn speed(report: &mut Report, arms: &Arms, pairs: usize) -> Result<()> {
     let ours = || tokens_per_second(&arms.ours.gateway, &arms.model);
     let plain = || tokens_per_second(&arms.plain.authority, &arms.model);
     // The first answer of each is slower: caches and connections are cold.
-    (ours()?, plain()?);
+    ours()?;
+    plain()?;
     let (mut of_ours, mut of_plain) = (Vec::new(), Vec::new());
     for pair in 0..pairs {
         if pair % 2 == 0 {
