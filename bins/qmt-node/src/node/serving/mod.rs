@@ -310,6 +310,11 @@ impl Actor {
         })
     }
 
+    /// What the record tells.
+    fn told(&self) -> Vec<ServingFacts> {
+        self.entries.values().map(|entry| entry.facts.clone()).filter(|facts| !facts.is_empty()).collect()
+    }
+
     /// Tells election what has changed since it was told last.
     fn look(&mut self) {
         let now = Instant::now();
@@ -329,13 +334,7 @@ impl Actor {
         dropped.extend(
             self.entries.values().filter(|entry| entry.facts.dropped).map(|entry| entry.facts.model.clone()),
         );
-        let told: Vec<ServingFacts> = self
-            .entries
-            .values()
-            .map(|entry| entry.facts.clone())
-            .filter(|facts| !facts.is_empty())
-            .collect();
-        let me = own_member(&self.node, told, &dropped);
+        let me = own_member(&self.node, self.told(), &dropped);
         if me != self.me {
             self.me = me.clone();
             self.election.handle(Input::Me(Box::new(me)), now);
@@ -389,12 +388,7 @@ impl Actor {
             is_told = true;
             self.perform_one(output);
         }
-        let told: Vec<ServingFacts> = self
-            .entries
-            .values()
-            .map(|entry| entry.facts.clone())
-            .filter(|facts| !facts.is_empty())
-            .collect();
+        let told = self.told();
         if is_told || **self.node.inner.serving.told.load() != told {
             self.node.inner.serving.told.store(Arc::new(told));
             self.node.refresh();

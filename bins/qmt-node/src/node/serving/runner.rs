@@ -232,9 +232,11 @@ fn tell(place: &SharedPlace, node: &Node, model: &str, state: BackendState) {
 
 async fn begin(node: &Node, desired: &Desired) -> Result<Running, What> {
     let runtime = node.llama().await.map_err(|error| What::Failed(error.message))?;
+    if let Desired::Alone(prepared) | Desired::Split { prepared, .. } = desired {
+        node.calibrate(&runtime, prepared).await;
+    }
     match desired {
         Desired::Alone(prepared) => {
-            node.calibrate(&runtime, prepared).await;
             let started =
                 node.start_alone(&runtime, prepared).map_err(|error| What::Failed(error.message))?;
             started
@@ -242,7 +244,6 @@ async fn begin(node: &Node, desired: &Desired) -> Result<Running, What> {
                 .map_err(|error| What::Failed(error.to_string()))
         }
         Desired::Split { prepared, scope, epoch, plan } => {
-            node.calibrate(&runtime, prepared).await;
             let started = Box::pin(node.start_split(&runtime, prepared, *scope, *epoch, plan)).await;
             let started = started.map_err(|error| What::Failed(error.message))?;
             started.map(|hosted| Running::Split(Box::new(hosted))).map_err(|error| not_had(&error))
