@@ -70,6 +70,9 @@ enum Command {
         /// Fewer rounds: enough to see that it runs, too few to rely on.
         #[arg(long)]
         quick: bool,
+        /// Measure this alone; may be repeated. The other figures are said to be not measured.
+        #[arg(long = "part")]
+        parts: Vec<inference::Part>,
         /// Folder with qmt-node and qmt-cli.
         #[arg(long)]
         bin_dir: PathBuf,
@@ -109,8 +112,8 @@ fn main() -> ExitCode {
         Command::Gateway { quick, bin_dir, nginx, report } => {
             gateway::run(&gateway::Options { quick, bin_dir, nginx, report })
         }
-        Command::Inference { quick, bin_dir, llama, model, report } => {
-            inference::run(&inference::Options { quick, bin_dir, llama, model, report })
+        Command::Inference { quick, parts, bin_dir, llama, model, report } => {
+            inference::run(&inference::Options { quick, parts, bin_dir, llama, model, report })
         }
         #[cfg(target_os = "linux")]
         Command::Membership { quick, parts, long, bin_dir, foca, report } => {

@@ -16,6 +16,9 @@ pub(crate) enum Goal {
     None,
 }
 
+/// Figures that a run does not have: what, in which unit, with which goal.
+pub(crate) type Lacking = Vec<(String, &'static str, Goal)>;
+
 /// The exit code of a benchmark: 0 when all goals are met, 1 when some are not, 2 when it could not run.
 pub(crate) fn exit_code<E>(all_met: &Result<bool, E>) -> u8 {
     match all_met {
@@ -106,6 +109,21 @@ impl Report {
         }
         text
     }
+}
+
+/// Says of `figures` that they were not measured, and why.
+pub(crate) fn lack(report: &mut Report, figures: Lacking, error: &anyhow::Error) {
+    let names: Vec<_> = figures.iter().map(|(what, ..)| format!("\"{what}\"")).collect();
+    eprintln!("not measured: {error:#}");
+    report.note(format!("not measured: {}: {}.", names.join(", "), first_line(&format!("{error:#}"))));
+    for (what, unit, goal) in figures {
+        report.not_measured(what, unit, goal);
+    }
+}
+
+/// A page has no room for a node's whole log.
+fn first_line(text: &str) -> &str {
+    text.lines().next().unwrap_or_default().trim_end_matches('.')
 }
 
 impl Row {

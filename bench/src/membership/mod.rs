@@ -10,9 +10,7 @@ use anyhow::Result;
 use clap::ValueEnum;
 
 use crate::machine;
-use crate::report::Report;
-use crate::transport::Lacking;
-use crate::transport::laboratory::lack;
+use crate::report::{Lacking, Report, lack};
 
 pub(crate) struct Options {
     pub(crate) quick: bool,

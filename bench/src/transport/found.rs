@@ -7,9 +7,8 @@ use anyhow::{Context, Result};
 use mesh_control::PathKind;
 use qmt_tests::lab::Lab;
 
-use super::Lacking;
 use super::node::{Node, next_link};
-use crate::report::{Goal, Report};
+use crate::report::{Goal, Lacking, Report};
 use crate::stats::{estimate, estimate_at};
 
 /// Longest wait for a link.

@@ -9,8 +9,8 @@ use futures_util::FutureExt;
 
 use super::nat::Matrix;
 use super::stall::{Carried, Change};
-use super::{Effort, Lacking, found, found::How, stall, wired};
-use crate::report::Report;
+use super::{Effort, found, found::How, stall, wired};
+use crate::report::{Report, lack};
 
 pub(super) const HOWS: [How; 2] = [How::Multicast, How::StaticPeer];
 pub(super) const CARRIED: [Carried; 2] = [Carried::Lan, Carried::Internet];
@@ -70,20 +70,6 @@ pub(crate) async fn guarded<T>(measuring: impl Future<Output = Result<T>>) -> Re
 fn words(panic: &(dyn Any + Send)) -> &str {
     let text = panic.downcast_ref::<String>().map(String::as_str);
     text.or_else(|| panic.downcast_ref::<&str>().copied()).unwrap_or("a panic without words")
-}
-
-pub(crate) fn lack(report: &mut Report, figures: Lacking, error: &anyhow::Error) {
-    let names: Vec<_> = figures.iter().map(|(what, ..)| format!("\"{what}\"")).collect();
-    eprintln!("not measured: {error:#}");
-    report.note(format!("not measured: {}: {}.", names.join(", "), first_line(&format!("{error:#}"))));
-    for (what, unit, goal) in figures {
-        report.not_measured(what, unit, goal);
-    }
-}
-
-/// A page has no room for a node's whole log.
-fn first_line(text: &str) -> &str {
-    text.lines().next().unwrap_or_default().trim_end_matches('.')
 }
 
 #[cfg(test)]

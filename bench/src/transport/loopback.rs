@@ -4,10 +4,10 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 
+use super::Effort;
 use super::flow::{call_round_trip, rate, stream_round_trip};
 use super::ways::{Ends, Ours, Way};
-use super::{Effort, Lacking};
-use crate::report::{Goal, Report};
+use crate::report::{Goal, Lacking, Report};
 use crate::stats::{estimate, ratio};
 
 /// Streams at once.

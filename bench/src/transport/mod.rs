@@ -17,13 +17,10 @@ use anyhow::Result;
 use clap::ValueEnum;
 
 use self::found::How;
-use self::laboratory::{guarded, lack};
+use self::laboratory::guarded;
 use self::nat::Matrix;
 use crate::machine;
-use crate::report::{Goal, Report};
-
-/// Figures that a run does not have: what, in which unit, with which goal.
-pub(crate) type Lacking = Vec<(String, &'static str, Goal)>;
+use crate::report::{Goal, Lacking, Report, lack};
 
 pub(crate) struct Options {
     pub(crate) quick: bool,

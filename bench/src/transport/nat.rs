@@ -7,9 +7,8 @@ use anyhow::{Context, Result};
 use mesh_control::PathKind;
 use qmt_tests::lab::{Host, Lab, Lan, Nat};
 
-use super::Lacking;
 use super::node::{Node, next_link, now_ms};
-use crate::report::{Goal, Report};
+use crate::report::{Goal, Lacking, Report};
 use crate::stats::{estimate, estimate_at};
 
 /// Longest wait for a link, and from then on for a direct path.

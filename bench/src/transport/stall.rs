@@ -9,9 +9,8 @@ use qmt_tests::lab::{Host, Lab};
 use rustix::process::Signal;
 use tokio::task::JoinSet;
 
-use super::Lacking;
 use super::node::Node;
-use crate::report::{Goal, Report};
+use crate::report::{Goal, Lacking, Report};
 
 /// Between two pings; each is given up on its own, so that one without an answer does not hold up the next.
 const PING_EVERY: Duration = Duration::from_millis(50);

@@ -6,10 +6,9 @@ use anyhow::{Context, Result};
 use qmt_tests::lab::{Host, Lab, Wire};
 use tokio::runtime::Runtime;
 
-use super::Lacking;
 use super::flow::rate;
 use super::ways::{Ends, Ours, Place, Way};
-use crate::report::{Goal, Report};
+use crate::report::{Goal, Lacking, Report};
 
 /// Each way.
 pub(super) const DELAY: Duration = Duration::from_millis(20);

@@ -8,9 +8,8 @@ use anyhow::{Context, Result};
 use qmt_tests::fleet::{Fleet, Setup};
 use qmt_tests::lab::Lab;
 
-use crate::report::{Goal, Report};
+use crate::report::{Goal, Lacking, Report};
 use crate::stats::estimate;
-use crate::transport::Lacking;
 
 /// Nodes, each on a host of its own, all on one network.
 const NODES: usize = 8;

@@ -11,9 +11,8 @@ use qmt_tests::fleet::{Book, Fleet, Setup, Sighting};
 use qmt_tests::lab::Lab;
 
 use super::NODES;
-use crate::report::{Goal, Report};
+use crate::report::{Goal, Lacking, Report};
 use crate::stats::{estimate, estimate_at};
-use crate::transport::Lacking;
 
 /// Nobody has seen a change for so long before the next one is killed: what the last one's return caused is over.
 const REST: Duration = Duration::from_millis(700);

@@ -10,9 +10,8 @@ use self::idle::Idle;
 use self::kill::Kills;
 use self::revoke::Cuts;
 use super::Effort;
-use crate::report::Report;
-use crate::transport::Lacking;
-use crate::transport::laboratory::{guarded, lack};
+use crate::report::{Lacking, Report, lack};
+use crate::transport::laboratory::guarded;
 
 /// Nodes of the mesh that is measured.
 const NODES: usize = 30;

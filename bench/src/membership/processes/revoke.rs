@@ -12,10 +12,9 @@ use tokio::task::JoinSet;
 use super::NODES;
 use crate::load::Client;
 use crate::processes;
-use crate::report::{Goal, Report};
+use crate::report::{Goal, Lacking, Report};
 use crate::stats::{estimate, estimate_at};
 use crate::stub::now_nanos;
-use crate::transport::Lacking;
 
 /// Streams out of the node that is revoked, and as many into it, each to another node.
 const STREAMS: usize = 4;

@@ -7,8 +7,7 @@ use anyhow::{Context, Result, ensure};
 use serde::Deserialize;
 
 use super::quiet::LINK_BYTES;
-use crate::report::{Goal, Report};
-use crate::transport::Lacking;
+use crate::report::{Goal, Lacking, Report};
 
 /// IPv4, UDP: what a datagram adds.
 const DATAGRAM_BYTES: u64 = 28;

@@ -7,9 +7,8 @@ use anyhow::Result;
 use mesh_gossip::Event;
 
 use super::mesh::{for_each_seed, routes_to, settled, weather};
-use crate::report::{Goal, Report};
+use crate::report::{Goal, Lacking, Report};
 use crate::stats::{percentile, sort};
-use crate::transport::Lacking;
 
 /// Longest wait for all to notice a death; who has not by then counts with it.
 const NOTICED_WITHIN: Duration = Duration::from_secs(30);

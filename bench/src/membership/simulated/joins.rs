@@ -8,8 +8,7 @@ use mesh_gossip::{Event, State};
 use mesh_identity::Role;
 
 use super::mesh::{config, for_each_seed, settled, weather};
-use crate::report::{Goal, Report};
-use crate::transport::Lacking;
+use crate::report::{Goal, Lacking, Report};
 
 const LIVING: usize = 50;
 const GHOSTS: usize = 500;

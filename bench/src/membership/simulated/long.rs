@@ -8,8 +8,7 @@ use anyhow::Result;
 
 use super::super::Options;
 use super::quiet::{Wrong, wrongly};
-use crate::report::{Goal, Report};
-use crate::transport::Lacking;
+use crate::report::{Goal, Lacking, Report};
 
 /// Nodes of each mesh.
 const NODES: usize = 100;

@@ -14,9 +14,7 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 
 use super::Options;
-use crate::report::{Goal, Report};
-use crate::transport::Lacking;
-use crate::transport::laboratory::lack;
+use crate::report::{Goal, Lacking, Report, lack};
 use long::Long;
 
 /// What can be measured alone.

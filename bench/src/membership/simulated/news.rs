@@ -8,10 +8,8 @@ use mesh_gossip::proto::sim::{Double, Sim, Weather};
 use mesh_gossip::{Config, Event};
 
 use super::mesh::{for_each_seed, settled, weather};
-use crate::report::{Goal, Report};
+use crate::report::{Goal, Lacking, Report, lack};
 use crate::stats::{percentile, sort};
-use crate::transport::Lacking;
-use crate::transport::laboratory::lack;
 
 /// Every frame takes this long where rounds are counted, so that a round has one length.
 const HOP: Duration = Duration::from_millis(10);

@@ -1,25 +1,15 @@
-//! `inference`: a model split over nodes through our tunnels, beside llama.cpp's plain `--rpc` with the same split.
+//! A model split over nodes through our tunnels, beside llama.cpp's plain `--rpc` with the same split.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
 use serde_json::{Value, json};
 
-use crate::machine;
+use super::Options;
 use crate::processes::{self, LlamaServer, Node, RpcServer, ask_json};
-use crate::report::{Goal, Report};
+use crate::report::{Goal, Lacking, Report};
 use crate::stats::{estimate, ratio};
-
-pub(crate) struct Options {
-    pub(crate) quick: bool,
-    pub(crate) bin_dir: PathBuf,
-    /// The folder of llama-server and rpc-server.
-    pub(crate) llama: PathBuf,
-    /// The model's file.
-    pub(crate) model: PathBuf,
-    pub(crate) report: Option<PathBuf>,
-}
 
 /// Tokens of one answer; few enough that what else the machine does falls on both arms alike.
 const TOKENS: u32 = 24;
@@ -31,28 +21,29 @@ const PROMPT: &str = "The three longest rivers of the world are";
 const SHARES: &str = "1,1";
 const LOADED_WITHIN: Duration = Duration::from_secs(120);
 
-/// Runs the benchmark; says whether all goals are met.
-pub(crate) fn run(options: &Options) -> Result<bool> {
-    let facts = machine::facts(None)?;
+const SPEED: &str = "through our tunnel over plain --rpc";
+const SPEED_GOAL: Goal = Goal::AtLeast(0.97);
+const SENT_WITH: &str = "weights over the tunnel at load, the worker has the file, of the file";
+const SENT_GOAL: Goal = Goal::AtMost(0.0);
+const SENT_WITHOUT: &str = "weights over the tunnel at load, the worker has not got the file, of the file";
+const NAMED: &str = "weights named instead, of the file";
+const LOAD_WITH: &str = "load time, the worker has the file, over plain --rpc";
+const LOAD_WITHOUT: &str = "load time, the worker has not got the file, over plain --rpc";
+
+/// Measures both arms.
+pub(super) fn measure(report: &mut Report, options: &Options) -> Result<()> {
     let folder = tempfile::tempdir()?;
-    let mut report = Report::new("inference");
     let file_bytes = std::fs::metadata(&options.model)?.len();
     let arms = Arms::start(options, folder.path())?;
     let pairs = if options.quick { PAIRS_QUICK } else { PAIRS };
-    speed(&mut report, &arms, pairs)?;
-    moved(&mut report, &arms, file_bytes)?;
+    speed(report, &arms, pairs)?;
+    moved(report, &arms, file_bytes)?;
     let with = arms.load_seconds;
     let plain = arms.plain_seconds;
     drop(arms);
-    let without = without_the_file(options, folder.path(), &mut report, file_bytes)?;
-    report.exact("load time, the worker has the file, over plain --rpc", "x", Goal::None, with / plain);
-    report.exact(
-        "load time, the worker has not got the file, over plain --rpc",
-        "x",
-        Goal::None,
-        without / plain,
-    );
-
+    let without = without_the_file(options, folder.path(), report, file_bytes)?;
+    report.exact(LOAD_WITH, "x", Goal::None, with / plain);
+    report.exact(LOAD_WITHOUT, "x", Goal::None, without / plain);
     report.note(format!(
         "both arms: {} over two ggml-rpc-servers, half of the layers each (`--tensor-split {SHARES}`), `-t 1` everywhere, {TOKENS} tokens at \
          temperature 0, {pairs} pairs in changing order; tokens/s as llama-server times them. Ours: two qmt-node processes linked over loopback \
@@ -61,11 +52,16 @@ pub(crate) fn run(options: &Options) -> Result<bool> {
         options.model.file_name().unwrap_or_default().to_string_lossy()
     ));
     report.note("load time: from asking for the model to its first readiness, the election's two seconds of gathering news and the stop of the model run alone before included; plain: from the start of llama-server to its readiness.");
-    report.note("not measured by this benchmark yet: delays of 5 and 20 ms on both arms, next token after a worker was killed, predictions of placement, throughput and added round trip of tunnels (`cargo run --release -p mesh-tunnel --example measure`).");
-    for fact in facts {
-        report.note(fact);
-    }
-    report.finish(options.report.as_deref(), "scripts/bench inference")
+    Ok(())
+}
+
+/// What a run without this part lacks.
+pub(super) fn lacking() -> Lacking {
+    let compared = [LOAD_WITH, LOAD_WITHOUT].map(|what| (what, "x", Goal::None));
+    let moved = [NAMED, SENT_WITHOUT].map(|what| (what, "%", Goal::None));
+    let all =
+        [(SPEED, "x", SPEED_GOAL), (SENT_WITH, "%", SENT_GOAL)].into_iter().chain(moved).chain(compared);
+    all.map(|(what, unit, goal)| (what.to_owned(), unit, goal)).collect()
 }
 
 /// Both arms, loaded.
@@ -150,7 +146,7 @@ fn speed(report: &mut Report, arms: &Arms, pairs: usize) -> Result<()> {
     }
     report.row("plain --rpc over two servers", "tokens/s", Goal::None, estimate(&of_plain));
     report.row("the same split through our tunnel", "tokens/s", Goal::None, estimate(&of_ours));
-    report.row("through our tunnel over plain --rpc", "x", Goal::AtLeast(0.97), ratio(&of_ours, &of_plain));
+    report.row(SPEED, "x", SPEED_GOAL, ratio(&of_ours, &of_plain));
     Ok(())
 }
 
@@ -172,13 +168,8 @@ fn tunnels(host: &Node) -> Result<(u64, u64)> {
 fn moved(report: &mut Report, arms: &Arms, file_bytes: u64) -> Result<()> {
     let (sent, named) = tunnels(&arms.ours)?;
     let part = |bytes: u64| 100.0 * bytes as f64 / file_bytes as f64;
-    report.exact(
-        "weights over the tunnel at load, the worker has the file, of the file",
-        "%",
-        Goal::AtMost(0.0),
-        part(sent),
-    );
-    report.exact("weights named instead, of the file", "%", Goal::None, part(named));
+    report.exact(SENT_WITH, "%", SENT_GOAL, part(sent));
+    report.exact(NAMED, "%", Goal::None, part(named));
     Ok(())
 }
 
@@ -192,11 +183,6 @@ fn without_the_file(options: &Options, folder: &Path, report: &mut Report, file_
         bail!("{named} bytes of weights were named to a worker without the file");
     }
     let part = 100.0 * sent as f64 / file_bytes as f64;
-    report.exact(
-        "weights over the tunnel at load, the worker has not got the file, of the file",
-        "%",
-        Goal::None,
-        part,
-    );
+    report.exact(SENT_WITHOUT, "%", Goal::None, part);
     Ok(seconds)
 }
