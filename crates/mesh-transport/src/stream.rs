@@ -63,6 +63,11 @@ fn check(cut: &Option<Arc<Cut>>) -> Result<(), StreamFault> {
     cut.as_ref().map_or(Ok(()), |cut| cut.check())
 }
 
+/// What a half did, while its link may have been cut: a driver that fails for it does not know why.
+fn or_cut<T>(cut: &Option<Arc<Cut>>, done: Poll<io::Result<T>>) -> Poll<io::Result<T>> {
+    done.map(|done| done.or_else(|error| check(cut).map_err(io::Error::from).and(Err(error))))
+}
+
 fn cut_off(cut: &Option<Arc<Cut>>) -> BoxFuture<'static, ()> {
     match cut {
         Some(cut) => Box::pin(cut.token.clone().cancelled_owned()),
@@ -201,14 +206,16 @@ impl AsyncWrite for SendStream {
             return Poll::Ready(Err(StreamFault::Ended.into()));
         }
         check(&self.cut)?;
-        Pin::new(&mut *self.half).poll_write(cx, buf)
+        let written = Pin::new(&mut *self.half).poll_write(cx, buf);
+        or_cut(&self.cut, written)
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         if self.over {
             return Poll::Ready(Ok(()));
         }
-        Pin::new(&mut *self.half).poll_flush(cx)
+        let flushed = Pin::new(&mut *self.half).poll_flush(cx);
+        or_cut(&self.cut, flushed)
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
@@ -217,6 +224,7 @@ impl AsyncWrite for SendStream {
         }
         check(&self.cut)?;
         let ended = Pin::new(&mut *self.half).poll_shutdown(cx);
+        let ended = or_cut(&self.cut, ended);
         if let Poll::Ready(Ok(())) = &ended {
             self.over = true;
         }
@@ -238,7 +246,10 @@ impl AsyncRead for RecvStream {
         }
         let before = buf.filled().len();
         let read = match check(&self.cut) {
-            Ok(()) => Pin::new(&mut *self.half).poll_read(cx, buf),
+            Ok(()) => {
+                let read = Pin::new(&mut *self.half).poll_read(cx, buf);
+                or_cut(&self.cut, read)
+            }
             Err(fault) => Poll::Ready(Err(fault.into())),
         };
         match &read {
@@ -289,5 +300,81 @@ impl std::fmt::Debug for SendStream {
 impl std::fmt::Debug for RecvStream {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("RecvStream").field("over", &self.over).finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+    use super::*;
+
+    /// A half whose link is cut while it is at work, and which fails then as a driver does: without knowing why.
+    struct CutMeanwhile(Arc<Cut>);
+
+    impl CutMeanwhile {
+        fn fails<T>(&self) -> Poll<io::Result<T>> {
+            self.0.cut(CloseCode::Revoked);
+            let why = ClosedWhy::Local(CloseCode::Done);
+            Poll::Ready(Err(StreamFault::Lost(ConnectionLost { why }).into()))
+        }
+    }
+
+    impl SendHalf for CutMeanwhile {
+        fn reset(&mut self, _code: ResetCode) {}
+
+        fn stopped(&self) -> BoxFuture<'static, ()> {
+            Box::pin(std::future::pending())
+        }
+    }
+
+    impl RecvHalf for CutMeanwhile {
+        fn stop(&mut self, _code: ResetCode) {}
+    }
+
+    impl AsyncWrite for CutMeanwhile {
+        fn poll_write(self: Pin<&mut Self>, _cx: &mut Context<'_>, _buf: &[u8]) -> Poll<io::Result<usize>> {
+            self.fails()
+        }
+
+        fn poll_flush(self: Pin<&mut Self>, _cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+            self.fails()
+        }
+
+        fn poll_shutdown(self: Pin<&mut Self>, _cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+            self.fails()
+        }
+    }
+
+    impl AsyncRead for CutMeanwhile {
+        fn poll_read(
+            self: Pin<&mut Self>,
+            _cx: &mut Context<'_>,
+            _buf: &mut ReadBuf<'_>,
+        ) -> Poll<io::Result<()>> {
+            self.fails()
+        }
+    }
+
+    #[tokio::test]
+    async fn a_half_whose_link_is_cut_while_it_works_names_the_cause_of_the_cut() {
+        let stream = || {
+            let cut = Arc::new(Cut::default());
+            let halves = [(); 2].map(|()| Box::new(CutMeanwhile(cut.clone())));
+            let [send, recv] = halves;
+            let mut stream = Stream::from_halves(send, recv);
+            stream.tie(&cut);
+            stream
+        };
+        let errors = [
+            stream().read_u8().await.unwrap_err(),
+            stream().write_u8(1).await.unwrap_err(),
+            stream().flush().await.unwrap_err(),
+            stream().shutdown().await.unwrap_err(),
+        ];
+        for error in errors {
+            assert!(error.to_string().contains("revoked"), "{error}");
+        }
     }
 }
