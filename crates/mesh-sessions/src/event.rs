@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::content::{Part, Text, ToolCall, ToolResult, Usage};
 use crate::ids::{AgentId, EventNumber, PromptId, SessionId, SessionName, ToolCallId, TurnNumber};
+use crate::model::FinishReason;
 
 /// One entry of a session's log. It is never changed and never taken back.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -28,6 +29,26 @@ pub struct Party {
     /// The scope that its link was in; none for the host's own user.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub scope: Option<ScopeId>,
+    /// What it was in that scope when it did this; none for the host's own user.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub role: Option<Role>,
+}
+
+impl Party {
+    /// The host's own user.
+    pub fn local(node: NodeId) -> Self {
+        Self { node, scope: None, role: None }
+    }
+
+    /// A node at the other end of a link.
+    pub fn peer(node: NodeId, scope: ScopeId, role: Role) -> Self {
+        Self { node, scope: Some(scope), role: Some(role) }
+    }
+
+    /// Whether both are one node in one scope, whatever its role is by now.
+    pub fn is(&self, other: &Self) -> bool {
+        (self.node, self.scope) == (other.node, other.scope)
+    }
 }
 
 /// What happened in a session.
@@ -131,6 +152,9 @@ pub enum Body {
         /// The tools that it wants to be called.
         #[serde(default, skip_serializing_if = "Vec::is_empty")]
         tool_calls: Vec<ToolCall>,
+        /// Why it says no more.
+        #[serde(default, skip_serializing_if = "FinishReason::is_done")]
+        finish: FinishReason,
         /// What it used.
         usage: Usage,
     },
@@ -195,6 +219,9 @@ pub enum Body {
         through: EventNumber,
         /// The summary.
         summary: Text,
+        /// What the model that wrote it used.
+        #[serde(default)]
+        usage: Usage,
     },
     /// A turn is over: the one terminal event of its stream.
     TurnEnded {
@@ -205,10 +232,14 @@ pub enum Body {
         /// What all its model calls used.
         usage: Usage,
     },
-    /// The host went down, or was told to rest the session.
+    /// The session rests.
     Suspended {
         /// Why.
         why: String,
+        /// Who told it to: it rests until it is told to go on. None: its host went down in order, and the session goes on
+        /// by itself when the host is back.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        by: Option<Party>,
     },
     /// The session goes on.
     Resumed,

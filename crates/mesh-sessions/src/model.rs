@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use futures_util::future::BoxFuture;
 use futures_util::stream::BoxStream;
+use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use mesh_identity::NodeId;
@@ -115,15 +116,24 @@ pub enum ModelPiece {
 }
 
 /// Why a model's answer ended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 #[non_exhaustive]
 pub enum FinishReason {
     /// It had said everything, or wants its tools called.
+    #[default]
     Done,
     /// The most tokens were reached.
     Length,
     /// The provider held the rest back.
     Filtered,
+}
+
+impl FinishReason {
+    /// Whether nothing is missing.
+    pub fn is_done(&self) -> bool {
+        *self == Self::Done
+    }
 }
 
 /// A model was not asked, or did not answer to the end.
