@@ -11,4 +11,5 @@ pub mod content;
 pub mod event;
 pub mod ids;
 pub mod model;
+pub mod proto;
 pub mod tool;
