@@ -141,6 +141,9 @@ pub enum Refusal {
     /// No turn is under way, or not the one that is meant.
     #[error("no such turn is under way")]
     NoSuchTurn,
+    /// It has no such event.
+    #[error("the session has no such event")]
+    NoSuchEvent,
     /// Nobody asked about the call, or it is decided.
     #[error("no such call of a tool waits for a decision")]
     NoSuchCall,

@@ -260,6 +260,7 @@ impl Session {
     fn fork(&mut self, owner: &Party) {
         self.owner = Some(owner.clone());
         (self.name, self.shares) = (None, Vec::new());
+        self.labels.clear();
         (self.epoch, self.host, self.rest) = (0, None, Rest::None);
         self.queue.clear();
         self.fresh = Some(Fresh::Forked);
