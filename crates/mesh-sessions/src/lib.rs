@@ -10,6 +10,8 @@
 pub mod content;
 pub mod event;
 pub mod ids;
+pub mod log;
 pub mod model;
 pub mod proto;
+pub mod store;
 pub mod tool;

@@ -1,0 +1,104 @@
+//! Opening the file: the lock, the schema, the connections.
+
+use std::fs::{OpenOptions, Permissions};
+use std::io;
+use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use sqlx::migrate::{MigrateError, Migration, MigrationType, Migrator};
+use sqlx::sqlite::{
+    SqliteAutoVacuum, SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous,
+};
+use sqlx::{ConnectOptions, SqlStr, SqliteConnection, SqlitePool};
+
+use super::Config;
+use super::error::{OpenError, StorageError};
+use super::lock::Lock;
+
+/// How long anything waits for another program that holds the file, such as `sqlite3` in somebody's shell.
+const BUSY: Duration = Duration::from_secs(5);
+
+/// How long a read waits for its turn: a thousand followers that all have fallen behind take turns.
+const READ_TURN: Duration = Duration::from_secs(60);
+
+/// What an open store is made of.
+pub(super) struct Opened {
+    pub(super) connection: SqliteConnection,
+    pub(super) read: SqlitePool,
+    pub(super) lock: Lock,
+}
+
+/// Opens the file, making it when it is not there.
+pub(super) async fn open(path: &Path, config: &Config) -> Result<Opened, OpenError> {
+    let file = |what, path: &Path| {
+        let path = path.to_owned();
+        move |source| OpenError::File { what, path, source }
+    };
+    let beside = beside(path, ".lock");
+    let locked = Lock::take(&beside).map_err(file("lock", &beside))?;
+    let (lock, _left) = locked.ok_or_else(|| OpenError::InUse { path: path.to_owned() })?;
+    private_file(path).map_err(file("open", path))?;
+    lock.mark_open().map_err(file("write", &beside))?;
+    let connection = connect(path).await?;
+    let read = SqlitePoolOptions::new()
+        .idle_timeout(None)
+        .max_lifetime(None)
+        .acquire_timeout(READ_TURN)
+        .test_before_acquire(false)
+        .max_connections(config.readers.max(1))
+        .connect_with(options(path).read_only(true))
+        .await
+        .map_err(|source| storage(path, source))?;
+    Ok(Opened { connection, read, lock })
+}
+
+/// The writer's connection, with the schema brought up to date.
+async fn connect(path: &Path) -> Result<SqliteConnection, OpenError> {
+    let options = options(path).auto_vacuum(SqliteAutoVacuum::Incremental);
+    let mut connection = options.connect().await.map_err(|source| storage(path, source))?;
+    match migrator().run_direct(None, &mut connection, false).await {
+        Ok(()) => Ok(connection),
+        Err(MigrateError::VersionMissing(version)) => {
+            Err(OpenError::Newer { path: path.to_owned(), version })
+        }
+        Err(MigrateError::Execute(source)) => Err(storage(path, source)),
+        Err(source) => Err(OpenError::Migrate { path: path.to_owned(), source }),
+    }
+}
+
+fn options(path: &Path) -> SqliteConnectOptions {
+    SqliteConnectOptions::new()
+        .filename(path)
+        .journal_mode(SqliteJournalMode::Wal)
+        .synchronous(SqliteSynchronous::Full)
+        .busy_timeout(BUSY)
+        .disable_statement_logging()
+}
+
+fn storage(path: &Path, source: sqlx::Error) -> OpenError {
+    OpenError::Storage { path: path.to_owned(), source: StorageError::from(source) }
+}
+
+/// The file of this name and ending.
+pub(super) fn beside(path: &Path, ending: &str) -> PathBuf {
+    let mut name = path.as_os_str().to_owned();
+    name.push(ending);
+    PathBuf::from(name)
+}
+
+fn private_file(path: &Path) -> io::Result<()> {
+    // SQLite gives its -wal and -shm files the mode of the database.
+    let file = OpenOptions::new().create(true).append(true).mode(0o600).open(path)?;
+    if file.metadata()?.permissions().mode() & 0o077 != 0 {
+        file.set_permissions(Permissions::from_mode(0o600))?;
+    }
+    Ok(())
+}
+
+fn migrator() -> Migrator {
+    let step = |version, name: &'static str, sql: &'static str| {
+        Migration::new(version, name.into(), MigrationType::Simple, SqlStr::from_static(sql), false)
+    };
+    Migrator::with_migrations(vec![step(1, "init", include_str!("migrations/0001_init.sql"))])
+}

@@ -1,0 +1,203 @@
+//! The one task that writes. Whatever arrives while a commit is under way is in the next one: a group of events is as
+//! durable as each alone would be, at the price of one wait for the disk.
+
+use std::collections::{HashMap, HashSet};
+use std::mem;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use futures_util::future::BoxFuture;
+use sqlx::{Connection, Row, SqliteConnection};
+use tokio::sync::mpsc;
+
+use super::effects::TO_INDEX;
+use super::error::StorageError;
+use super::head::Head;
+use super::lock::Lock;
+use super::place::ROWS_MAX;
+use super::plan::{Plan, WriteJob};
+use super::{search, statement};
+use crate::ids::{BlobId, SessionId};
+use crate::log::Topics;
+
+/// Jobs taken at a time: a group is written in a few milliseconds, so that the first of it does not wait for long.
+const GROUP_JOBS_MAX: usize = 1024;
+
+/// Bytes of events after which a group is written at once.
+const GROUP_BYTES_MAX: usize = 4 * 1024 * 1024;
+
+/// Heads in memory, of about 150 bytes each. When there are more all are forgotten, and read again as they are needed.
+const HEADS_MAX: usize = 10_000;
+
+/// Texts that may wait to be indexed; then they are as soon as nothing is to be written.
+const UNINDEXED_MAX: usize = 64;
+
+/// Work for the writer.
+pub(super) enum Job {
+    /// Events, written with those of others.
+    Write(WriteJob),
+    /// Anything else, done alone between two groups.
+    Alone(Task),
+    /// The end, after all that was asked before.
+    Close,
+}
+
+/// Something that the writer does alone; it answers by itself.
+pub(super) type Task = Box<dyn for<'a> FnOnce(&'a mut Writer) -> BoxFuture<'a, ()> + Send>;
+
+/// How much was written since the file was opened.
+#[derive(Debug, Default)]
+pub(super) struct Counters {
+    pub(super) events: AtomicU64,
+    pub(super) commits: AtomicU64,
+}
+
+/// The state of the task.
+pub(super) struct Writer {
+    pub(super) connection: SqliteConnection,
+    pub(super) heads: HashMap<SessionId, Head>,
+    pub(super) topics: Arc<Topics>,
+    /// Rows of sessions that are being imported.
+    pub(super) imports: HashSet<i64>,
+    /// Texts that are to be indexed, as far as is known.
+    pub(super) unindexed: usize,
+    counters: Arc<Counters>,
+    last_row: i64,
+    lock: Lock,
+}
+
+impl Writer {
+    pub(super) async fn new(
+        mut connection: SqliteConnection,
+        topics: Arc<Topics>,
+        counters: Arc<Counters>,
+        lock: Lock,
+    ) -> Result<Self, StorageError> {
+        let sql = "SELECT coalesce(max(row), 0) FROM sessions";
+        let last_row = sqlx::query(sql).fetch_one(&mut connection).await?.try_get(0)?;
+        Ok(Self {
+            connection,
+            heads: HashMap::new(),
+            topics,
+            imports: HashSet::new(),
+            unindexed: 0,
+            counters,
+            last_row,
+            lock,
+        })
+    }
+
+    /// Writes until it is told to end, or nobody is left who could ask for more.
+    pub(super) async fn run(mut self, mut jobs: mpsc::Receiver<Job>) {
+        let mut group = Vec::new();
+        while jobs.recv_many(&mut group, GROUP_JOBS_MAX).await > 0 {
+            let mut plan = Plan::default();
+            for job in group.drain(..) {
+                match job {
+                    Job::Write(job) => plan.admit(&mut self, job).await,
+                    Job::Alone(task) => {
+                        self.commit(mem::take(&mut plan)).await;
+                        task(&mut self).await;
+                    }
+                    Job::Close => jobs.close(),
+                }
+                if plan.bytes > GROUP_BYTES_MAX {
+                    self.commit(mem::take(&mut plan)).await;
+                }
+            }
+            self.commit(plan).await;
+            if self.unindexed >= UNINDEXED_MAX && jobs.is_empty() {
+                self.index().await;
+            }
+        }
+        self.end().await;
+    }
+
+    async fn index(&mut self) {
+        if let Err(error) = search::index(self).await {
+            tracing::warn!(%error, "texts of sessions could not be indexed; the next search tries it again");
+            self.note(&error);
+            self.unindexed = 0;
+        }
+    }
+
+    async fn commit(&mut self, plan: Plan) {
+        let Plan { rows, statements, admitted, heads, .. } = plan;
+        if admitted.is_empty() {
+            return;
+        }
+        let events = rows.len() as u64;
+        let said = statements.iter().filter(|statement| statement.sql == TO_INDEX).count();
+        let done = match rows.is_empty() && statements.is_empty() {
+            true => Ok(()), // appends of nothing
+            false => statement::commit(&mut self.connection, rows, statements).await,
+        };
+        match done.map_err(StorageError::from) {
+            Ok(()) => {
+                self.counters.events.fetch_add(events, Ordering::Relaxed);
+                self.counters.commits.fetch_add(1, Ordering::Relaxed);
+                self.unindexed += said;
+                if self.heads.len() > HEADS_MAX {
+                    self.heads.clear();
+                }
+                self.heads.extend(heads);
+                for admitted in admitted {
+                    self.topics.publish(admitted.session, &admitted.events, admitted.bytes);
+                    admitted.acknowledge(Ok(()));
+                }
+            }
+            Err(error) => {
+                tracing::warn!(%error, events, "events could not be written");
+                self.note(&error);
+                // What is in the file now is asked of the file.
+                self.heads.clear();
+                admitted.into_iter().for_each(|admitted| admitted.acknowledge(Err(error.clone())));
+            }
+        }
+    }
+
+    /// The end of a session's log; none when it is not here.
+    pub(super) async fn head(&mut self, session: SessionId) -> Result<Option<Head>, StorageError> {
+        if let Some(head) = self.heads.get(&session) {
+            return Ok(Some(head.clone()));
+        }
+        let head = Head::load(&mut self.connection, session).await.inspect_err(|error| self.note(error))?;
+        if let Some(head) = &head {
+            self.heads.insert(session, head.clone());
+        }
+        Ok(head)
+    }
+
+    /// A row for a new session, which none had since the file was opened: what is known by a row stays true.
+    pub(super) fn next_row(&mut self) -> Result<i64, StorageError> {
+        if self.last_row >= ROWS_MAX {
+            return Err(StorageError::Full);
+        }
+        self.last_row += 1;
+        Ok(self.last_row)
+    }
+
+    pub(super) async fn has_blob(&mut self, blob: BlobId) -> Result<bool, StorageError> {
+        let row = sqlx::query("SELECT 1 FROM blobs WHERE hash = ?").bind(blob.0.to_vec());
+        Ok(row.fetch_optional(&mut self.connection).await?.is_some())
+    }
+
+    /// Remembers damage for the next opening.
+    pub(super) fn note(&self, error: &StorageError) {
+        if matches!(error, StorageError::Damaged { .. }) {
+            self.lock.mark_damaged();
+        }
+    }
+
+    async fn end(self) {
+        let Self { mut connection, topics, lock, .. } = self;
+        topics.close();
+        let done = sqlx::query("PRAGMA wal_checkpoint(TRUNCATE)").execute(&mut connection).await;
+        match (done, connection.close().await) {
+            (Ok(_), Ok(())) => lock.mark_clean(),
+            (Err(error), _) | (_, Err(error)) => {
+                tracing::warn!(%error, "the session store was not closed in order; it is checked when it is opened");
+            }
+        }
+    }
+}
