@@ -374,7 +374,7 @@ mod tests {
             stream().shutdown().await.unwrap_err(),
         ];
         for error in errors {
-            assert!(error.to_string().contains("revoked"), "{error}");
+            assert!(format!("{error:?}").contains("Revoked"), "{error:?}");
         }
     }
 }
