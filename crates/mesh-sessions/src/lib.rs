@@ -12,6 +12,7 @@ pub mod event;
 pub mod ids;
 pub mod log;
 pub mod model;
+pub mod policy;
 pub mod proto;
 pub mod store;
 pub mod tool;
