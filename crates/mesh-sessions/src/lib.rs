@@ -7,6 +7,7 @@
 //! `mesh-inference`. It does not decide which node serves (that is `mesh-routing`) and does not link nodes (that is
 //! `mesh-transport`).
 
+pub mod chain;
 pub mod content;
 pub mod event;
 pub mod ids;
