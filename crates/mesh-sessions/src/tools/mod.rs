@@ -1,0 +1,23 @@
+//! The tools that an agent has: files of a workspace, a shell, servers of the Model Context Protocol, and other agents.
+//!
+//! What a call may do is the policy's affair ([`crate::policy`]); what it can do at most is settled here: files lie in a
+//! [`Workspace`], results and times are bounded, processes end with their call, and [`Secrets`] are taken out of what comes
+//! back.
+
+mod edit;
+mod files;
+mod list;
+mod output;
+mod read_file;
+mod search;
+mod secrets;
+mod walk;
+mod workspace;
+mod write_file;
+
+#[cfg(test)]
+mod tests;
+
+pub use files::{FileLimits, Files};
+pub use secrets::{MARK, SECRET_BYTES_MIN, Secrets};
+pub use workspace::{PathError, Workspace};
