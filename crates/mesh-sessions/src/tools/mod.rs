@@ -4,13 +4,18 @@
 //! [`Workspace`], results and times are bounded, processes end with their call, and [`Secrets`] are taken out of what comes
 //! back.
 
+mod confinement;
 mod edit;
+mod environment;
 mod files;
+pub mod guard;
 mod list;
 mod output;
+mod process;
 mod read_file;
 mod search;
 mod secrets;
+mod shell;
 mod walk;
 mod workspace;
 mod write_file;
@@ -18,6 +23,10 @@ mod write_file;
 #[cfg(test)]
 mod tests;
 
+pub use confinement::Confinement;
+pub use environment::Environment;
 pub use files::{FileLimits, Files};
+pub use guard::Guard;
 pub use secrets::{MARK, SECRET_BYTES_MIN, Secrets};
+pub use shell::{Shell, ShellLimits};
 pub use workspace::{PathError, Workspace};
