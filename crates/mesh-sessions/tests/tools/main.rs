@@ -2,6 +2,8 @@
 #![allow(missing_docs, clippy::unwrap_used, reason = "tests")]
 
 mod harness;
+mod mcp;
+mod mcp_server;
 mod room;
 mod shell;
 
@@ -14,6 +16,9 @@ fn main() -> ExitCode {
     match arguments.get(1).and_then(|role| role.to_str()) {
         Some("__tool") => guard::main(arguments.into_iter().skip(2)),
         Some("__node") => shell::node(arguments.get(2)),
+        Some("__mcp") => {
+            mcp_server::main(arguments.get(2).and_then(|mode| mode.to_str()).unwrap_or_default())
+        }
         _ => harness::run(&[
             (
                 "a_command_says_what_it_prints_and_how_it_ended",
@@ -30,6 +35,14 @@ fn main() -> ExitCode {
             ("a_command_shows_no_secret", shell::a_command_shows_no_secret),
             ("a_confined_command_reaches_its_workspace", shell::a_confined_command_reaches_its_workspace),
             ("a_guard_that_is_none_is_said", shell::a_guard_that_is_none_is_said),
+            ("the_tools_of_a_server_are_used", mcp::the_tools_of_a_server_are_used),
+            ("changed_tools_are_seen", mcp::changed_tools_are_seen),
+            ("a_server_that_dies_is_started_again", mcp::a_server_that_dies_is_started_again),
+            ("a_server_that_never_was_one_is_said", mcp::a_server_that_never_was_one_is_said),
+            ("a_server_that_floods_still_answers", mcp::a_server_that_floods_still_answers),
+            ("an_endless_list_is_cut", mcp::an_endless_list_is_cut),
+            ("a_call_that_hangs_ends", mcp::a_call_that_hangs_ends),
+            ("the_last_handle_takes_its_server_along", mcp::the_last_handle_takes_its_server_along),
         ]),
     }
 }
