@@ -5,6 +5,7 @@
 //! back.
 
 mod confinement;
+mod delegate;
 mod edit;
 mod environment;
 mod files;
@@ -25,6 +26,7 @@ mod write_file;
 mod tests;
 
 pub use confinement::Confinement;
+pub use delegate::{Candidate, Delegate, Delegator, Order, Roster};
 pub use environment::Environment;
 pub use files::{FileLimits, Files};
 pub use guard::Guard;
