@@ -48,8 +48,10 @@ pub(crate) fn main(mode: &str) -> ExitCode {
         }
     }
     // It does not go when it is told to, and not when its input ends.
-    while mode == "stubborn" {
-        std::thread::sleep(Duration::from_secs(1));
+    if mode == "stubborn" {
+        loop {
+            std::thread::sleep(Duration::from_secs(1));
+        }
     }
     ExitCode::SUCCESS
 }
