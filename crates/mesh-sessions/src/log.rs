@@ -61,6 +61,14 @@ impl Topics {
         topic.state.send_modify(|state| state.last = state.last.max(last.number.0));
     }
 
+    /// Tells followers that the session reaches up to here, in the file.
+    pub(crate) fn reached(&self, session: SessionId, last: EventNumber) {
+        if let Some(topic) = self.topic(session) {
+            topic.recent().clear();
+            topic.state.send_modify(|state| state.last = state.last.max(last.0));
+        }
+    }
+
     /// Tells followers that the session is no more.
     pub(crate) fn delete(&self, session: SessionId) {
         let topic = lock(&self.0).remove(&session);

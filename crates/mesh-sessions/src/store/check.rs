@@ -85,6 +85,26 @@ impl Store {
     }
 }
 
+/// Checks the structure of the file alone, or everything; says what is wrong first.
+pub(super) async fn damage(
+    connection: &mut SqliteConnection,
+    everything: bool,
+) -> Result<Option<String>, StorageError> {
+    let checked = async {
+        if everything {
+            let check = whole(connection).await?;
+            return Ok(check.damages.first().map(ToString::to_string));
+        }
+        let rows = sqlx::query("PRAGMA quick_check(1)").fetch_all(connection).await?;
+        let said = rows.first().map(|row| row.try_get::<String, _>(0)).transpose()?;
+        Ok(said.filter(|said| said != "ok"))
+    };
+    match checked.await {
+        Err(StorageError::Damaged { what }) => Ok(Some(what)),
+        other => other,
+    }
+}
+
 /// Checks everything, as it is at one moment.
 pub(super) async fn whole(connection: &mut SqliteConnection) -> Result<Check, StorageError> {
     let mut transaction = connection.begin().await?;

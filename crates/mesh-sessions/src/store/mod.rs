@@ -19,11 +19,17 @@ mod open;
 mod place;
 mod plan;
 mod read;
+mod repair;
 mod retain;
 mod search;
 mod statement;
+mod transfer;
 mod writer;
 
+#[cfg(test)]
+mod crash_tests;
+#[cfg(test)]
+mod model_tests;
 #[cfg(test)]
 mod tests;
 
@@ -41,8 +47,10 @@ pub use check::{Check, Damage};
 pub use error::{AppendError, CreateError, ForkError, OpenError, ReadError, StorageError};
 pub use list::{Filter, LIST_MAX, Listed, ResolveError, State};
 pub use read::ReadLimit;
+pub use repair::{Lost, Repair};
 pub use retain::{Retained, Retention};
 pub use search::{HITS_MAX, Hit};
+pub use transfer::{ExportError, ImportError, Imported};
 
 use chain::Checksum;
 use plan::{Addition, Draft, WriteJob};
@@ -66,8 +74,8 @@ const JOBS_MAX: usize = 1024;
 pub struct Config {
     /// Reads at a time, each with a thread of its own; 4 by default, as more find no core.
     pub readers: u32,
-    /// A file that was not closed in order is checked wholly at its opening when it has at most so many bytes: 64 MiB by
-    /// default, which takes about a tenth of a second. Of a greater one the ends of all logs are.
+    /// The structure of a file that was not closed in order is checked at its opening when it has at most so many bytes:
+    /// 64 MiB by default, which takes some tenths of a second. Events are checked whenever they are read.
     pub check_bytes_max: u64,
 }
 
@@ -105,6 +113,7 @@ struct Inner {
     read: SqlitePool,
     topics: Arc<Topics>,
     counters: Arc<Counters>,
+    repair: Option<Repair>,
     writer: Mutex<Option<JoinHandle<()>>>,
 }
 
@@ -123,13 +132,13 @@ impl Store {
     /// # Errors
     /// [`OpenError`]; then nothing is left open.
     pub async fn open(path: &Path, config: Config) -> Result<Self, OpenError> {
-        let open::Opened { connection, read, lock } = open::open(path, &config).await?;
+        let open::Opened { connection, read, lock, repair } = open::open(path, &config).await?;
         let (topics, counters) = (Arc::new(Topics::default()), Arc::new(Counters::default()));
         let writer = Writer::new(connection, topics.clone(), counters.clone(), lock).await;
         let writer = writer.map_err(|source| OpenError::Storage { path: path.to_owned(), source })?;
         let (jobs, queue) = mpsc::channel(JOBS_MAX);
         let task = tokio::spawn(writer.run(queue));
-        let inner = Inner { jobs, read, topics, counters, writer: Mutex::new(Some(task)) };
+        let inner = Inner { jobs, read, topics, counters, repair, writer: Mutex::new(Some(task)) };
         Ok(Self { inner: Arc::new(inner) })
     }
 
@@ -197,6 +206,11 @@ impl Store {
     /// not in this log.
     pub async fn follow(&self, session: SessionId, after: EventNumber) -> Result<Follower, ReadError> {
         Follower::new(self.clone(), &self.inner.topics, session, after).await
+    }
+
+    /// What the opening did to a broken file; none when the file was whole.
+    pub fn repair(&self) -> Option<&Repair> {
+        self.inner.repair.as_ref()
     }
 
     /// How much was written since the opening.

@@ -10,11 +10,14 @@ use sqlx::migrate::{MigrateError, Migration, MigrationType, Migrator};
 use sqlx::sqlite::{
     SqliteAutoVacuum, SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous,
 };
-use sqlx::{ConnectOptions, SqlStr, SqliteConnection, SqlitePool};
+use sqlx::{ConnectOptions, Connection, SqlStr, SqliteConnection, SqlitePool};
 
 use super::Config;
+use super::check;
 use super::error::{OpenError, StorageError};
-use super::lock::Lock;
+use super::lock::{Left, Lock};
+use super::repair::{self, Repair};
+use super::statement::PREPARED_ROWS_MAX;
 
 /// How long anything waits for another program that holds the file, such as `sqlite3` in somebody's shell.
 const BUSY: Duration = Duration::from_secs(5);
@@ -27,9 +30,11 @@ pub(super) struct Opened {
     pub(super) connection: SqliteConnection,
     pub(super) read: SqlitePool,
     pub(super) lock: Lock,
+    /// What was done to the file, when it was broken.
+    pub(super) repair: Option<Repair>,
 }
 
-/// Opens the file, making it when it is not there.
+/// Opens the file, making it when it is not there, and repairing it when it is broken.
 pub(super) async fn open(path: &Path, config: &Config) -> Result<Opened, OpenError> {
     let file = |what, path: &Path| {
         let path = path.to_owned();
@@ -37,10 +42,18 @@ pub(super) async fn open(path: &Path, config: &Config) -> Result<Opened, OpenErr
     };
     let beside = beside(path, ".lock");
     let locked = Lock::take(&beside).map_err(file("lock", &beside))?;
-    let (lock, _left) = locked.ok_or_else(|| OpenError::InUse { path: path.to_owned() })?;
+    let (lock, left) = locked.ok_or_else(|| OpenError::InUse { path: path.to_owned() })?;
+    repair::finish(path).map_err(file("put the repaired file in the place of", path))?;
     private_file(path).map_err(file("open", path))?;
+    let (connection, repair) = match whole(path, config, left).await? {
+        Ok(connection) => (connection, None),
+        Err(why) => {
+            tracing::error!(file = %path.display(), why, "the session store is broken; what is whole is being saved");
+            let repair = repair::repair(path, why).await?;
+            (connect(path).await?, Some(repair))
+        }
+    };
     lock.mark_open().map_err(file("write", &beside))?;
-    let connection = connect(path).await?;
     let read = SqlitePoolOptions::new()
         .idle_timeout(None)
         .max_lifetime(None)
@@ -50,24 +63,57 @@ pub(super) async fn open(path: &Path, config: &Config) -> Result<Opened, OpenErr
         .connect_with(options(path).read_only(true))
         .await
         .map_err(|source| storage(path, source))?;
-    Ok(Opened { connection, read, lock })
+    Ok(Opened { connection, read, lock, repair })
+}
+
+/// The writer's connection, when the file is whole; or what is wrong with it.
+async fn whole(
+    path: &Path,
+    config: &Config,
+    left: Left,
+) -> Result<Result<SqliteConnection, String>, OpenError> {
+    let mut connection = match connect(path).await {
+        Ok(connection) => connection,
+        Err(OpenError::Storage { source: StorageError::Damaged { what }, .. }) => return Ok(Err(what)),
+        Err(error) => return Err(error),
+    };
+    let bytes = std::fs::metadata(path).map_or(0, |facts| facts.len());
+    let is_checked = match left {
+        Left::Clean => false,
+        Left::Open => bytes <= config.check_bytes_max,
+        Left::Damaged => true,
+    };
+    if is_checked {
+        let damage = check::damage(&mut connection, left == Left::Damaged).await;
+        let damage = damage.map_err(|source| OpenError::Storage { path: path.to_owned(), source })?;
+        if let Some(why) = damage {
+            // It is not written to any more.
+            let _ = connection.close().await;
+            return Ok(Err(why));
+        }
+    }
+    Ok(Ok(connection))
 }
 
 /// The writer's connection, with the schema brought up to date.
-async fn connect(path: &Path) -> Result<SqliteConnection, OpenError> {
-    let options = options(path).auto_vacuum(SqliteAutoVacuum::Incremental);
+pub(super) async fn connect(path: &Path) -> Result<SqliteConnection, OpenError> {
+    let options = options(path)
+        .auto_vacuum(SqliteAutoVacuum::Incremental)
+        .statement_cache_capacity(PREPARED_ROWS_MAX * 2);
     let mut connection = options.connect().await.map_err(|source| storage(path, source))?;
     match migrator().run_direct(None, &mut connection, false).await {
         Ok(()) => Ok(connection),
         Err(MigrateError::VersionMissing(version)) => {
             Err(OpenError::Newer { path: path.to_owned(), version })
         }
-        Err(MigrateError::Execute(source)) => Err(storage(path, source)),
+        Err(MigrateError::Execute(source) | MigrateError::ExecuteMigration(source, _)) => {
+            Err(storage(path, source))
+        }
         Err(source) => Err(OpenError::Migrate { path: path.to_owned(), source }),
     }
 }
 
-fn options(path: &Path) -> SqliteConnectOptions {
+pub(super) fn options(path: &Path) -> SqliteConnectOptions {
     SqliteConnectOptions::new()
         .filename(path)
         .journal_mode(SqliteJournalMode::Wal)
@@ -87,7 +133,7 @@ pub(super) fn beside(path: &Path, ending: &str) -> PathBuf {
     PathBuf::from(name)
 }
 
-fn private_file(path: &Path) -> io::Result<()> {
+pub(super) fn private_file(path: &Path) -> io::Result<()> {
     // SQLite gives its -wal and -shm files the mode of the database.
     let file = OpenOptions::new().create(true).append(true).mode(0o600).open(path)?;
     if file.metadata()?.permissions().mode() & 0o077 != 0 {

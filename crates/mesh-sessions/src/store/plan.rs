@@ -167,9 +167,6 @@ impl Plan {
         at_ms: i64,
         drafts: Vec<Draft>,
     ) -> Result<Written, CreateError> {
-        if self.is_taken(writer, session).await? {
-            return Err(CreateError::Exists(session));
-        }
         let events = |error| CreateError::Events(Box::new(error));
         let Some(Draft { body: Body::Created { agent, owner }, .. }) = drafts.first() else {
             return Err(events(AppendError::Misplaced("a session starts with being created")));
@@ -186,6 +183,9 @@ impl Plan {
         let head =
             Head { row, depth: 0, last: 0, checksum: Checksum::start(session), epoch: 1, is_archived: false };
         let head = self.check(writer, head, None, &drafts).await.map_err(events)?;
+        if self.is_taken(writer, session).await? {
+            return Err(CreateError::Exists(session));
+        }
         self.statements.push(made);
         Ok(self.write(session, head, at_ms, drafts))
     }
@@ -204,9 +204,6 @@ impl Plan {
         }
         if from.depth >= FORKS_MAX {
             return Err(ForkError::TooDeep { depth: from.depth });
-        }
-        if self.is_taken(writer, session).await? {
-            return Err(ForkError::Exists(session));
         }
         let events = |error| ForkError::Events(Box::new(error));
         let Some(Draft { body: Body::Forked { owner, .. }, .. }) = drafts.first() else {
@@ -234,6 +231,9 @@ impl Plan {
         };
         let lookout = Some((from.row, cut.0));
         let head = self.check(writer, head, lookout, &drafts).await.map_err(events)?;
+        if self.is_taken(writer, session).await? {
+            return Err(ForkError::Exists(session));
+        }
         self.statements.push(made);
         Ok(self.write(session, head, at_ms, drafts))
     }
@@ -245,12 +245,12 @@ impl Plan {
         }
     }
 
+    /// Whether there is a session of this id. To be asked last: if not, the id counts as taken from now on.
     async fn is_taken(&mut self, writer: &mut Writer, session: SessionId) -> Result<bool, StorageError> {
         if self.heads.contains_key(&session) || writer.heads.contains_key(&session) {
             return Ok(true);
         }
-        let row = sqlx::query("SELECT 1 FROM sessions WHERE session = ?").bind(session.as_bytes().to_vec());
-        Ok(row.fetch_optional(&mut writer.connection).await?.is_some())
+        writer.take_id(session).await
     }
 
     /// Whether all of it may be written after `head`; returns what the head is then, its checksum and last apart.

@@ -141,6 +141,7 @@ async fn purge_step(writer: &mut Writer) -> Result<bool, StorageError> {
         Statement::new("DELETE FROM snapshots WHERE place BETWEEN ? AND ?", range),
     ];
     if beyond.is_none() {
+        writer.ids = None;
         for sql in [
             "DELETE FROM prompts WHERE session = ?",
             "DELETE FROM blob_uses WHERE session = ?",

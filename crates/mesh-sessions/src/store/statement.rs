@@ -6,8 +6,12 @@ use sqlx::{Arguments, AssertSqlSafe, SqliteConnection};
 /// Rows of one INSERT: with four columns far below SQLite's 32,766 parameters.
 const ROWS_PER_INSERT: usize = 500;
 
-/// Texts up to this many rows are kept prepared; a longer one is parsed faster than it is looked for.
-const PREPARED_ROWS_MAX: usize = 16;
+/// A text of up to this many rows is kept prepared. A longer one is parsed each time, which takes as long as to write a
+/// tenth of its rows.
+pub(super) const PREPARED_ROWS_MAX: usize = 128;
+
+/// Beside other statements, of which there are many sorts, up to this many.
+const PREPARED_ROWS_BESIDE_MAX: usize = 4;
 
 const INSERT: &str = "INSERT INTO events (place, at, body, checksum) VALUES (?,?,?,?)";
 
@@ -48,7 +52,10 @@ pub(super) async fn commit(
     rows: Vec<EventRow>,
     statements: Vec<Statement>,
 ) -> Result<(), sqlx::Error> {
-    let prepared = rows.len() <= PREPARED_ROWS_MAX && statements.len() <= 2;
+    let prepared = match statements.len() {
+        0 => rows.len() <= PREPARED_ROWS_MAX,
+        few => few <= 3 && rows.len() <= PREPARED_ROWS_BESIDE_MAX,
+    };
     let is_one = statements.is_empty() && rows.len() <= ROWS_PER_INSERT;
     let mut sql = String::with_capacity(64 + rows.len() * 10);
     let mut arguments = SqliteArguments::default();

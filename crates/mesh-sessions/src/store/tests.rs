@@ -66,7 +66,7 @@ pub(super) async fn all(store: &Store, session: SessionId) -> Vec<Event> {
     let mut events: Vec<Event> = Vec::new();
     loop {
         let after = events.last().map_or(EventNumber::START, |event| event.number);
-        let page = store.read(session, after, ReadLimit { events: 7, bytes: 1 << 20 }).await.unwrap();
+        let page = store.read(session, after, ReadLimit { events: 97, bytes: 1 << 20 }).await.unwrap();
         if page.is_empty() {
             return events;
         }
@@ -524,4 +524,87 @@ async fn a_full_disk_is_said_and_loses_nothing() {
     limit("PRAGMA max_page_count = 4000").await;
     let next = store.append(append(session, vec![piece("x".repeat(20_000))])).await.unwrap();
     assert_eq!(next[0].number.0, written + 1);
+}
+
+async fn exported(store: &Store, session: SessionId) -> Vec<u8> {
+    let mut text = Vec::new();
+    store.export(session, &mut text).await.unwrap();
+    text
+}
+
+#[tokio::test]
+async fn an_export_is_imported_elsewhere_as_it_was_and_goes_on() {
+    let (here, there) = (home().await, home().await);
+    let one = session(&here.store, 1, 1_200).await;
+    let blob = here.store.put_blob("a picture".into(), 1).await.unwrap();
+    let parts = vec![Part::Image { media_type: "image/png".into(), blob, bytes: 9 }];
+    let pictured = Body::Prompted { prompt: "a".parse().unwrap(), by: me(), parts };
+    let named = Body::Named { name: Some("whale".parse().unwrap()) };
+    here.store.append(append(one, vec![pictured, named])).await.unwrap();
+    here.store
+        .fork(one, EventNumber(1_203), id(2), 9, vec![forked(one, 1_203), piece("fork")])
+        .await
+        .unwrap();
+
+    let first = exported(&here.store, one).await;
+    let imported = there.store.import(&mut first.as_slice(), 7).await.unwrap();
+    assert_eq!(imported, Imported { session: one, last: EventNumber(1_203), added: 1_203 });
+    assert_eq!(all(&there.store, one).await, all(&here.store, one).await);
+    assert_eq!(there.store.blob(blob).await.unwrap().unwrap(), "a picture");
+    assert_eq!(there.store.session(one).await.unwrap(), here.store.session(one).await.unwrap());
+    assert_eq!(exported(&there.store, one).await, first);
+    // A fork is whole without its parent.
+    let fork = exported(&here.store, id(2)).await;
+    there.store.import(&mut fork.as_slice(), 7).await.unwrap();
+    assert_eq!(all(&there.store, id(2)).await, all(&here.store, id(2)).await);
+    let seen = there.store.append(append(id(2), vec![prompted("a", "x")])).await;
+    assert!(matches!(seen, Err(AppendError::PromptSeen { at: EventNumber(1_202), .. })), "{seen:?}");
+
+    // It goes on here; there it has a fork, a snapshot and a follower, all of which stay.
+    there.store.fork(one, EventNumber(10), id(3), 9, vec![forked(one, 10)]).await.unwrap();
+    there.store.put_snapshot(one, EventNumber(1_000), b"state".to_vec()).await.unwrap();
+    let mut follower = there.store.follow(one, EventNumber(1_203)).await.unwrap();
+    here.store.append(append(one, vec![piece("more")])).await.unwrap();
+    let second = exported(&here.store, one).await;
+    assert_eq!(there.store.import(&mut second.as_slice(), 7).await.unwrap().added, 1);
+    assert_eq!(follower.next().await.unwrap().body, piece("more"));
+    assert_eq!(there.store.snapshot(one, EventNumber(1_204)).await.unwrap().unwrap().0, EventNumber(1_000));
+    assert_eq!(all(&there.store, id(3)).await[..10], all(&here.store, one).await[..10]);
+    assert_eq!(rows(&there.store).await["sessions"], 3);
+    // The older text brings nothing and takes nothing.
+    assert_eq!(there.store.import(&mut first.as_slice(), 7).await.unwrap().added, 0);
+    assert_eq!(there.store.last(one).await.unwrap(), EventNumber(1_204));
+    there.store.append(append(one, vec![piece("on")])).await.unwrap();
+    assert_eq!(there.store.check().await.unwrap().damages, []);
+}
+
+#[tokio::test]
+async fn an_import_overwrites_nothing_and_leaves_nothing_when_it_fails() {
+    let (here, there) = (home().await, home().await);
+    let one = session(&here.store, 1, 800).await;
+    let text = exported(&here.store, one).await;
+    let before = rows(&there.store).await;
+    let import = async |text: &[u8]| there.store.import(&mut &text[..], 7).await;
+    let lines: Vec<&[u8]> = text.split_inclusive(|byte| *byte == b'\n').collect();
+    let without = |at: usize| [lines[..at].concat(), lines[at + 1..].concat()].concat();
+    let changed = String::from_utf8(text.clone()).unwrap().replacen("1.700", "1.7oo", 1).into_bytes();
+    for torn in
+        [&text[..0], &text[..text.len() / 2], &text[..text.len() - 1], &without(lines.len() - 1), &changed]
+    {
+        let error = import(torn).await.unwrap_err();
+        assert!(matches!(error, ImportError::Torn(_)), "{error}");
+    }
+    for wrong in
+        [&without(0), &without(1), &without(400), &[&text[..], b"x"].concat(), &b"hello\n"[..].to_vec()]
+    {
+        import(wrong).await.unwrap_err();
+    }
+    assert_eq!(rows(&there.store).await, before);
+    // Another history under the same id stays.
+    session(&there.store, 1, 5).await;
+    there.store.append(append(one, vec![piece("mine")])).await.unwrap();
+    let error = import(&text).await.unwrap_err();
+    assert!(matches!(error, ImportError::Differs { at: EventNumber(7), .. }), "{error}");
+    assert_eq!(all(&there.store, one).await[6].body, piece("mine"));
+    assert_eq!(rows(&there.store).await["sessions"], 1);
 }

@@ -16,7 +16,7 @@ use super::head::Head;
 use super::lock::Lock;
 use super::place::ROWS_MAX;
 use super::plan::{Plan, WriteJob};
-use super::{search, statement};
+use super::{read, search, statement};
 use crate::ids::{BlobId, SessionId};
 use crate::log::Topics;
 
@@ -28,6 +28,10 @@ const GROUP_BYTES_MAX: usize = 4 * 1024 * 1024;
 
 /// Heads in memory, of about 150 bytes each. When there are more all are forgotten, and read again as they are needed.
 const HEADS_MAX: usize = 10_000;
+
+/// Sessions that a file ever had, up to which their ids are kept in memory, in a few megabytes: who forks need not wait for
+/// a look into the file.
+const IDS_MAX: i64 = 50_000;
 
 /// Texts that may wait to be indexed; then they are as soon as nothing is to be written.
 const UNINDEXED_MAX: usize = 64;
@@ -57,6 +61,9 @@ pub(super) struct Writer {
     pub(super) connection: SqliteConnection,
     pub(super) heads: HashMap<SessionId, Head>,
     pub(super) topics: Arc<Topics>,
+    /// The ids of all sessions, hidden ones too, once somebody has asked; none again when other ids come or go than those
+    /// of new sessions.
+    pub(super) ids: Option<HashSet<SessionId>>,
     /// Rows of sessions that are being imported.
     pub(super) imports: HashSet<i64>,
     /// Texts that are to be indexed, as far as is known.
@@ -79,6 +86,7 @@ impl Writer {
             connection,
             heads: HashMap::new(),
             topics,
+            ids: None,
             imports: HashSet::new(),
             unindexed: 0,
             counters,
@@ -151,6 +159,7 @@ impl Writer {
                 self.note(&error);
                 // What is in the file now is asked of the file.
                 self.heads.clear();
+                self.ids = None;
                 admitted.into_iter().for_each(|admitted| admitted.acknowledge(Err(error.clone())));
             }
         }
@@ -175,6 +184,25 @@ impl Writer {
         }
         self.last_row += 1;
         Ok(self.last_row)
+    }
+
+    /// Whether there is a session of this id, hidden or not; if not, there will be.
+    pub(super) async fn take_id(&mut self, session: SessionId) -> Result<bool, StorageError> {
+        if self.last_row > IDS_MAX {
+            let row =
+                sqlx::query("SELECT 1 FROM sessions WHERE session = ?").bind(session.as_bytes().to_vec());
+            return Ok(row.fetch_optional(&mut self.connection).await?.is_some());
+        }
+        let ids = match &mut self.ids {
+            Some(ids) => ids,
+            none => {
+                let sql = "SELECT session FROM sessions WHERE length(session) = 16";
+                let rows = sqlx::query(sql).fetch_all(&mut self.connection).await?;
+                let ids = rows.iter().map(|row| read::session_id(row.try_get(0)?));
+                none.insert(ids.collect::<Result<_, StorageError>>()?)
+            }
+        };
+        Ok(!ids.insert(session))
     }
 
     pub(super) async fn has_blob(&mut self, blob: BlobId) -> Result<bool, StorageError> {
