@@ -43,6 +43,8 @@ pub(crate) struct Relay {
     first: Option<Bytes>,
     /// None when a failure can only be told by cutting the connection.
     form: Option<StreamForm>,
+    /// The caller is another gateway: a word of this one would pass for the end of the answer, with which it can go on.
+    for_gateway: bool,
     tail: Tail,
     done: bool,
     /// A failure that only a cut can tell, held back for one turn so that what was sent before it gets out.
@@ -68,6 +70,7 @@ impl Relay {
             lease: Some(lease),
             first: None,
             form,
+            for_gateway: false,
             tail: Tail::default(),
             done: false,
             cut: None,
@@ -121,6 +124,11 @@ impl Relay {
     /// Whether this is a stream of events without an announced length.
     pub(crate) fn is_open_stream(&self) -> bool {
         self.form.is_some()
+    }
+
+    /// The same, to be cut when it fails.
+    pub(crate) fn for_gateway(self) -> Self {
+        Self { for_gateway: true, ..self }
     }
 
     /// Notes what went to the caller before [`Relay::poll_next`] took over.
@@ -232,7 +240,7 @@ impl Relay {
         }
         tracing::warn!(why, "an answer broke off");
         self.ticket.failed();
-        let Some(form) = self.form else {
+        let Some(form) = self.form.filter(|_| !self.for_gateway) else {
             self.cut = Some(why);
             return None;
         };

@@ -196,8 +196,8 @@ impl Core {
     fn to_peer(&self, tried: Result<Taken, ApiError>, local: &[Arc<Backend>]) -> Response<Reply> {
         let mut response = match tried {
             Ok(taken) => {
-                let continues = taken.continues;
-                let mut response = taken.into_response();
+                let Taken { head, relay, continues, .. } = taken;
+                let mut response = Response::from_parts(head, Reply::relay(relay.for_gateway()));
                 if continues {
                     response.headers_mut().insert(MESH_CONTINUES, HeaderValue::from_static("1"));
                 }

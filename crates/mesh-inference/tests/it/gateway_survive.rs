@@ -348,3 +348,36 @@ async fn another_node_goes_on_when_the_one_that_answers_is_lost() {
     }
     mesh.shutdown().await;
 }
+
+/// Its node lives, so the link to it does not break: the gateway there must not end the answer by a word of its own.
+#[tokio::test]
+async fn another_node_goes_on_when_the_server_of_the_one_that_answers_dies() {
+    for at in [1, 400, 700, 1100] {
+        let network = Network::new(7);
+        let dying = dying(Arc::new(AtomicUsize::new(at)), false).await;
+        let healthy = Stub::start(well).await;
+        let mesh = Mesh::on(network, 3).await;
+        let near = Node::start(&mesh[0], mesh.scope(), config(), Vec::new()).await;
+        let (_first, one) = backend("m", dying.addr);
+        let (_second, two) = backend("m", healthy.addr);
+        let first = Node::start(&mesh[1], mesh.scope(), config(), vec![one]).await;
+        let second = Node::start(&mesh[2], mesh.scope(), config(), vec![two]).await;
+        near.hears_of(&mesh, 1, "m");
+        near.hears_of(&mesh, 2, "m");
+        let mut caller = Caller::to(near.gateway.local_addr()).await;
+        // Until it met the one whose server dies.
+        for number in 0.. {
+            // A conversation stays where it was answered.
+            caller.send(&post("/v1/chat/completions", &CHAT.replace("hi", &format!("hi {number}")))).await;
+            let text = caller.answer().await.text();
+            assert_eq!(Heard::of(&text), heard(&TOKENS.concat(), "", "stop", None), "cut at {at}: {text}");
+            if dying.count() > 0 {
+                break;
+            }
+        }
+        for node in [&near, &first, &second] {
+            node.gateway.shutdown().await;
+        }
+        mesh.shutdown().await;
+    }
+}
