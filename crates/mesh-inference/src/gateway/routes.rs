@@ -38,6 +38,11 @@ pub trait PeerRoutes: Send + Sync + 'static {
     /// Targets for one request, best first, fallbacks behind; never empty. `draw` is random and picks among equals.
     fn route(&self, model: &str, draw: u64) -> Result<Vec<Target>, NoTarget>;
 
+    /// Whether somebody ended the serving of a model on purpose, and nobody is left who would take it up again by himself.
+    fn is_dropped(&self, _model: &str) -> bool {
+        false
+    }
+
     /// All models known, in any order.
     fn models(&self) -> Vec<ModelFacts>;
 

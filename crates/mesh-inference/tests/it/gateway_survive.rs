@@ -5,7 +5,8 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use mesh_inference::backend::{Backend, BackendKind, BackendState, Backends, Loading};
-use mesh_inference::gateway::{Gateway, NoPeers};
+use mesh_inference::gateway::{Gateway, ModelFacts, NoPeers, NoTarget, PeerRoutes};
+use mesh_routing::{InFlight, Target};
 use mesh_transport::memory::Network;
 use mesh_transport::testing::{Mesh, until};
 use serde_json::json;
@@ -380,4 +381,43 @@ async fn another_node_goes_on_when_the_server_of_the_one_that_answers_dies() {
         }
         mesh.shutdown().await;
     }
+}
+
+/// Routing of a model that was dropped everywhere.
+struct Dropped;
+
+impl PeerRoutes for Dropped {
+    fn route(&self, _: &str, _: u64) -> Result<Vec<Target>, NoTarget> {
+        Err(NoTarget::Unknown)
+    }
+
+    fn is_dropped(&self, model: &str) -> bool {
+        model == "m"
+    }
+
+    fn models(&self) -> Vec<ModelFacts> {
+        Vec::new()
+    }
+
+    fn begin(&self, _: &Target, _: &str) -> Option<InFlight> {
+        None
+    }
+}
+
+#[tokio::test]
+async fn nobody_waits_for_a_model_that_was_dropped() {
+    let cut = Arc::new(AtomicUsize::new(700));
+    let first = dying(cut, false).await;
+    let (_state, only) = backend("m", first.addr);
+    let backends = Backends::new();
+    let id = backends.insert(only);
+    let gateway = Gateway::start(config(), backends.clone(), Arc::new(Dropped), None).await.unwrap();
+    let mut caller = Caller::to(gateway.local_addr()).await;
+    caller.send(&post("/v1/chat/completions", CHAT)).await;
+    caller.until(": the answer goes on soon").await;
+    backends.remove(id);
+    let text = caller.answer().await.text();
+    assert_eq!(Heard::of(&text).error.as_deref(), Some("upstream_lost"), "{text}");
+    assert!(text.contains("the model was dropped"), "{text}");
+    gateway.shutdown().await;
 }

@@ -19,6 +19,10 @@ impl<R: PeerRoutes> PeerRoutes for CountedRoutes<R> {
         self.routes.route(model, draw)
     }
 
+    fn is_dropped(&self, model: &str) -> bool {
+        self.serving.is_dropped(model)
+    }
+
     fn models(&self) -> Vec<ModelFacts> {
         self.routes.models()
     }

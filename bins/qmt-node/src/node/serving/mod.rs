@@ -47,6 +47,8 @@ pub(crate) struct Serving {
     sizes: Mutex<BTreeMap<String, ModelSize>>,
     /// What the record tells.
     told: ArcSwap<Vec<ServingFacts>>,
+    /// Models that were dropped and that nobody serves, nor would serve once back.
+    ended: ArcSwap<BTreeSet<String>>,
     /// Requests for each model that came to the gateway and were not counted yet.
     requests: Mutex<BTreeMap<String, u64>>,
     changed: Notify,
@@ -84,6 +86,7 @@ impl Serving {
             taken: Mutex::new(Some(taken)),
             sizes: Mutex::default(),
             told: ArcSwap::default(),
+            ended: ArcSwap::default(),
             requests: Mutex::default(),
             changed: Notify::new(),
             held: Arc::default(),
@@ -126,6 +129,11 @@ impl Serving {
     /// What the record tells.
     pub(crate) fn told(&self) -> Arc<Vec<ServingFacts>> {
         self.told.load_full()
+    }
+
+    /// Whether a model was dropped, and there is nobody to wait for who serves it.
+    pub(crate) fn is_dropped(&self, model: &str) -> bool {
+        self.ended.load().contains(model)
     }
 
     /// Somebody asks for a model here.
@@ -338,6 +346,14 @@ impl Actor {
         if me != self.me {
             self.me = me.clone();
             self.election.handle(Input::Me(Box::new(me)), now);
+        }
+        let is_served = |model: &String| {
+            let serves = |member: &Member| member.models.get(model).is_some_and(|facts| facts.serves);
+            self.entries.get(model).is_some_and(|entry| entry.facts.serves) || members.values().any(serves)
+        };
+        let ended: BTreeSet<String> = dropped.into_iter().filter(|model| !is_served(model)).collect();
+        if **self.node.inner.serving.ended.load() != ended {
+            self.node.inner.serving.ended.store(Arc::new(ended));
         }
         let gone: Vec<NodeId> =
             self.known.keys().filter(|node| !members.contains_key(node)).copied().collect();

@@ -169,6 +169,9 @@ impl GoOn {
                 Err(Lost::Host(tried)) => tried,
                 Err(lost) => return Err(lost),
             };
+            if self.core.is_dropped(&self.asked.model) {
+                return Err(Lost::Answer(format!("{why}; the model was dropped")));
+            }
             if Instant::now() + ROUND_EVERY >= deadline {
                 return Err(Lost::Answer(format!("{why}; nobody went on with it within {limit:?}: {tried}")));
             }
@@ -327,6 +330,11 @@ impl Core {
     /// This node's backends that can go on with an answer of a model.
     fn going_on_here(&self, model: &str) -> Vec<Arc<Backend>> {
         self.local(&Caller::Local, model).into_iter().filter(|backend| backend.continues()).collect()
+    }
+
+    /// Whether nobody is to be waited for.
+    fn is_dropped(&self, model: &str) -> bool {
+        self.going_on_here(model).is_empty() && self.routes.is_dropped(model)
     }
 
     /// Waits a moment, less when a backend of the model comes up meanwhile.
