@@ -105,10 +105,32 @@ fn exists(pid: i32) -> bool {
 }
 
 /// Whether a process was halted by a signal (SIGSTOP, a debugger); false where the platform does not tell.
-pub(crate) fn is_halted(pid: i32) -> bool {
+fn is_halted(pid: i32) -> bool {
     let stat = std::fs::read_to_string(Path::new("/proc").join(pid.to_string()).join("stat"));
     let state = |stat: String| stat.rsplit_once(") ").and_then(|(_, rest)| rest.chars().next());
     stat.ok().and_then(state).is_some_and(|state| matches!(state, 'T' | 't'))
+}
+
+/// Resolves once a process has been halted for so long. Never where the platform does not tell. Cancel safe.
+pub(crate) async fn halted(pid: i32, within: Duration) {
+    let mut since = None;
+    loop {
+        since = is_halted(pid).then(|| since.unwrap_or_else(tokio::time::Instant::now));
+        if since.is_some_and(|since| since.elapsed() >= within) {
+            return;
+        }
+        tokio::time::sleep(within / 8).await;
+    }
+}
+
+/// What a process has used of its processors, in ticks of mostly 10 ms; `None` where the platform does not tell.
+pub(crate) fn processor_ticks(pid: i32) -> Option<u64> {
+    let stat = std::fs::read_to_string(Path::new("/proc").join(pid.to_string()).join("stat")).ok()?;
+    // `utime` and `stime` are the 14th and 15th field (proc(5)), counted from before the name in parentheses.
+    let (_, rest) = stat.rsplit_once(") ")?;
+    let mut fields = rest.split(' ').skip(11);
+    let mut next = || fields.next()?.parse::<u64>().ok();
+    Some(next()?.saturating_add(next()?))
 }
 
 /// Bytes of memory that a process holds, where the platform tells.

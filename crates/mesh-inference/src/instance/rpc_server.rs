@@ -7,14 +7,13 @@ use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use tokio::sync::watch;
-use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::child::{Guarded, Start};
 use super::guard::GuardCommand;
 use super::log::Log;
 use super::outcome::Outcome;
-use super::process::{ProcessId, is_halted, is_listening};
+use super::process::{ProcessId, halted, is_listening};
 use super::supervise::{free_port, is_taken};
 use crate::llama::RpcArguments;
 
@@ -189,14 +188,7 @@ impl RpcServer {
     /// Resolves once its process has been halted (SIGSTOP, a debugger) for so long: it holds its memory and answers nobody. Never
     /// resolves where the platform does not tell. Cancel safe.
     pub async fn halted(&self, within: Duration) {
-        let mut since = None;
-        loop {
-            since = is_halted(self.process.pid).then(|| since.unwrap_or_else(Instant::now));
-            if since.is_some_and(|since| since.elapsed() >= within) {
-                return;
-            }
-            tokio::time::sleep(within / 8).await;
-        }
+        halted(self.process.pid, within).await;
     }
 
     /// Ends it and waits until its process is gone. Idempotent. Cancel safe: once called, it ends even if nobody waits.

@@ -5,6 +5,7 @@ use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use http::Uri;
+use rustix::process::Signal;
 use tokio::sync::watch;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -12,7 +13,7 @@ use tokio_util::sync::CancellationToken;
 use super::child::{Guarded, Start};
 use super::log::Log;
 use super::outcome::Outcome;
-use super::process::{ProcessId, resident_bytes};
+use super::process::{ProcessId, halted, processor_ticks, resident_bytes};
 use super::{Config, Launch, Running, health};
 use crate::backend::{Backend, BackendId, BackendKind, BackendState, Backends, Loading, Secret};
 
@@ -23,6 +24,14 @@ const POLL_FIRST: Duration = Duration::from_millis(10);
 const POLL_MAX: Duration = Duration::from_millis(250);
 /// Questions without an answer, each up to 5 s, before a server counts as hung: a busy machine is not a dead one.
 const UNANSWERED_MAX: u32 = 6;
+/// A server that is halted (SIGSTOP, a debugger) for so long counts as hung: it holds its callers and answers nobody. The same
+/// time as for an rpc-server, and enough for one that is halted by mistake and let go at once.
+const HALTED_WITHIN: Duration = Duration::from_secs(3);
+/// Questions to the loop that computes without an answer, while the server uses no processor. Computing a long prompt may well
+/// take longer than a question waits, but is work.
+const STUCK_MAX: u32 = 2;
+/// What a server that does nothing uses between two questions, in ticks of 10 ms: answering them.
+const IDLE_TICKS: u64 = 3;
 
 pub(crate) struct Supervisor {
     launch: Launch,
@@ -181,6 +190,10 @@ impl Supervisor {
             // Nobody is sent there from now on, though it may take a moment to end.
             self.publish(Some(&own), self.loading(Instant::now(), None));
         }
+        if let (Outcome::Hung, Some(child)) = (&outcome, child.get()) {
+            // It would not hear that it is to end, and its callers wait for as long as it is there.
+            child.signal_group(Signal::KILL);
+        }
         guarded.end().await;
         match outcome {
             Outcome::Exit(_) | Outcome::NotReady { .. } if is_taken(port) => Outcome::PortTaken,
@@ -229,12 +242,19 @@ impl Supervisor {
         tracing::info!(model = self.name(), port, ?took, "a model is ready");
         self.after = None;
         self.publish(Some(own), BackendState::Ready);
-        self.until_hung(port, Instant::now()).await
+        let pid = child.get().map_or(0, |child| child.pid);
+        tokio::select! {
+            () = halted(pid, HALTED_WITHIN) => Outcome::Hung,
+            () = self.until_hung(port, key, pid) => Outcome::Hung,
+        }
     }
 
-    async fn until_hung(&mut self, port: u16, ready: Instant) -> Outcome {
-        let mut unanswered = 0;
-        loop {
+    async fn until_hung(&mut self, port: u16, key: &Secret, pid: i32) {
+        let ready = Instant::now();
+        // Where others compute, this machine's processor says nothing; their leases do.
+        let computes_here = self.launch.arguments.split.is_none();
+        let (mut unanswered, mut stuck, mut used) = (0, 0, None);
+        while unanswered < UNANSWERED_MAX && stuck < STUCK_MAX {
             tokio::time::sleep(self.config.health_every).await;
             if ready.elapsed() >= self.config.stable_after {
                 self.failures = 0;
@@ -242,9 +262,13 @@ impl Supervisor {
             // Any answer will do: a busy server may say so with another status.
             let answered = health::status(port, "/health", None).await.is_some();
             unanswered = if answered { 0 } else { unanswered + 1 };
-            if unanswered >= UNANSWERED_MAX {
-                return Outcome::Hung;
-            }
+            // `/health` is answered beside the loop that computes, `/slots` by it.
+            let takes_turns =
+                !computes_here || health::status(port, "/slots", Some(key.expose())).await.is_some();
+            let before = std::mem::replace(&mut used, processor_ticks(pid));
+            let is_idle =
+                before.zip(used).is_some_and(|(before, used)| used - before.min(used) <= IDLE_TICKS);
+            stuck = if !takes_turns && is_idle { stuck + 1 } else { 0 };
         }
     }
 

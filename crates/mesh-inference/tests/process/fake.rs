@@ -40,6 +40,9 @@ pub(crate) fn main() -> ExitCode {
         let request = String::from_utf8_lossy(&request[..length]).into_owned();
         let authorized =
             std::env::var("LLAMA_API_KEY").is_ok_and(|key| request.contains(&format!("Bearer {key}")));
+        if behaviour == "stuck" && starts == 1 && request.starts_with("GET /slots") {
+            continue;
+        }
         asked += u32::from(request.starts_with("GET /health"));
         let status = match behaviour.as_str() {
             "slow" if asked <= 8 => "503 Service Unavailable",

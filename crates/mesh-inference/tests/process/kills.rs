@@ -4,7 +4,7 @@ use std::process::{Child, Command, ExitCode, Stdio};
 use std::time::Duration;
 
 use mesh_inference::backend::Backends;
-use mesh_inference::instance::{Instance, ProcessId, sweep};
+use mesh_inference::instance::{Config, Instance, ProcessId, sweep};
 use rustix::process::{Pid, Signal, kill_process};
 
 use crate::restarts::{config, gone, launch, run, started};
@@ -24,6 +24,32 @@ pub(crate) fn a_killed_server_comes_back() {
         let instance = Instance::start(launch, config(home.path()), Backends::new());
         let (_, first) = started(&instance).await;
         kill(first.pid);
+        comes_back(&instance, &first).await;
+        instance.stop().await;
+    });
+}
+
+/// Neither answers nor ends: its callers would wait for as long as it is there.
+pub(crate) fn a_halted_server_is_replaced() {
+    let home = tempfile::tempdir().unwrap();
+    let launch = launch(home.path(), "well");
+    run(async {
+        let instance = Instance::start(launch, config(home.path()), Backends::new());
+        let (_, first) = started(&instance).await;
+        kill_process(Pid::from_raw(first.pid).unwrap(), Signal::STOP).unwrap();
+        comes_back(&instance, &first).await;
+        instance.stop().await;
+    });
+}
+
+/// It still says that it is well, beside the loop that computes.
+pub(crate) fn a_server_that_computes_no_more_is_replaced() {
+    let home = tempfile::tempdir().unwrap();
+    let launch = launch(home.path(), "stuck");
+    let config = Config { health_every: Duration::from_millis(50), ..config(home.path()) };
+    run(async {
+        let instance = Instance::start(launch, config, Backends::new());
+        let (_, first) = started(&instance).await;
         comes_back(&instance, &first).await;
         instance.stop().await;
     });

@@ -35,6 +35,8 @@ fn main() -> ExitCode {
             ("the_key_is_on_no_command_line", restarts::the_key_is_on_no_command_line),
             ("dropping_an_instance_ends_its_server", restarts::dropping_an_instance_ends_its_server),
             ("a_killed_server_comes_back", kills::a_killed_server_comes_back),
+            ("a_halted_server_is_replaced", kills::a_halted_server_is_replaced),
+            ("a_server_that_computes_no_more_is_replaced", kills::a_server_that_computes_no_more_is_replaced),
             ("a_killed_guard_takes_its_server_along", kills::a_killed_guard_takes_its_server_along),
             ("a_killed_node_takes_guard_and_server_along", kills::a_killed_node_takes_guard_and_server_along),
             (
