@@ -30,6 +30,8 @@ pub struct GatewayStats {
     pub replication_micros_total: u64,
     /// Copies that were lost with their holder, or that it had no room for, since the start.
     pub replicas_lost_total: u64,
+    /// Copies that were made at another member in the place of lost ones, or that could not be made earlier, since the start.
+    pub replicas_replaced_total: u64,
     /// Answers kept here now, own ones and other gateways' copies.
     pub kept_answers: u64,
     /// Bytes of them.
@@ -51,6 +53,7 @@ pub(crate) struct Stats {
     pub(crate) replicated: AtomicU64,
     pub(crate) replication_micros: AtomicU64,
     pub(crate) replicas_lost: AtomicU64,
+    pub(crate) replicas_replaced: AtomicU64,
 }
 
 /// One open connection.
@@ -86,6 +89,7 @@ impl Stats {
             replicated_total: read(&self.replicated),
             replication_micros_total: read(&self.replication_micros),
             replicas_lost_total: read(&self.replicas_lost),
+            replicas_replaced_total: read(&self.replicas_replaced),
             kept_answers: kept.0 as u64,
             kept_bytes: kept.1 as u64,
         }

@@ -155,7 +155,7 @@ impl Heard {
             }
             assert!(!over, "behind the end: {line:?} in {stream}");
             if let Some(id) = line.strip_prefix("id: ") {
-                heard.ids.push(id.parse().unwrap());
+                heard.ids.push(id.split('.').next().unwrap().parse().unwrap());
                 continue;
             }
             let data = line.strip_prefix("data: ").unwrap_or_else(|| panic!("{line:?} in {stream}"));

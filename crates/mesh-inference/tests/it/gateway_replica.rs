@@ -140,6 +140,10 @@ struct Four {
 
 impl Four {
     async fn start(stub: &Stub) -> Self {
+        Self::with_holders(stub, &[2]).await
+    }
+
+    async fn with_holders(stub: &Stub, holders: &[usize]) -> Self {
         let network = Network::new(7);
         let mut mesh = Mesh::on(network.clone(), 4).await;
         mesh.add(Permissions::CLIENT).await;
@@ -147,15 +151,15 @@ impl Four {
         let mut nodes = Vec::new();
         for at in 0..5 {
             let mut config: GatewayConfig = config();
-            config.replicas.accept = at == 2;
+            config.replicas.accept = holders.contains(&at);
             let list = if at == 1 { vec![backend.clone()] } else { Vec::new() };
             nodes.push(Node::start(&mesh[at], mesh.scope(), config, list).await);
         }
-        for gateway in [0, 3, 4] {
+        for gateway in [0, 2, 3, 4] {
             nodes[gateway].hears_of(&mesh, 1, "m");
         }
-        for gateway in [0, 3] {
-            mesh[gateway].transport.link(&mesh.scope(), &mesh[2].id()).await.unwrap();
+        for (gateway, holder) in [(0, 2), (3, 2), (0, 3)] {
+            mesh[gateway].transport.link(&mesh.scope(), &mesh[holder].id()).await.unwrap();
         }
         Self { network, mesh, nodes, _state: state }
     }
@@ -266,6 +270,48 @@ async fn an_answer_outlives_the_member_that_keeps_its_copy() {
     check(&[&caller.answer().await.text()]);
     assert_eq!(four.nodes[0].gateway.stats().replicas_lost_total, 1);
     four.shutdown().await;
+}
+
+#[tokio::test]
+async fn a_lost_copy_is_made_anew_at_another_member() {
+    // The host is released event by event.
+    let (release, released) = tokio::sync::watch::channel(3);
+    let stub = Stub::start(move |seen| {
+        let request = Request::of(seen);
+        let answer = request.answer();
+        if request.streams() { Act::EventsAsReleased(answer, released.clone()) } else { Act::Raw(answer) }
+    })
+    .await;
+    let five = Four::with_holders(&stub, &[2, 3]).await;
+    let mut caller = five.caller(0).await;
+    let (_, id) = begin(&mut caller, 3).await;
+    let named = |number: usize| five.mesh[number].id().to_string();
+    let (first, second) = if id.ends_with(&named(2)) { (2, 3) } else { (3, 2) };
+    five.network.isolate(five.mesh[first].id());
+    five.network.break_connections(five.mesh[0].id(), five.mesh[first].id());
+    release.send_replace(5);
+    // From now on the numbers of events say who has the copy.
+    caller.until("id: 5.").await;
+    caller.until("\n\n\r\n").await;
+    let text = caller.seen_body();
+    let part: String = text.split_inclusive("\n\n").take(5).collect();
+    let line = part.lines().find(|line| line.starts_with("id: 5.")).unwrap();
+    assert!(line.ends_with(&named(second)), "{line}");
+    let stats = five.nodes[0].gateway.stats();
+    assert_eq!((stats.replicas_lost_total, stats.replicas_replaced_total), (1, 1));
+    // The first gateway dies, too.
+    five.network.isolate(five.mesh[0].id());
+    five.network.break_connections(five.mesh[0].id(), five.mesh[second].id());
+    drop(caller);
+    release.send_replace(usize::MAX);
+    let mut caller = five.caller(second).await;
+    let last = line.strip_prefix("id: ").unwrap();
+    let get = format!("GET /v1/resume/{id} HTTP/1.1\r\nhost: localhost\r\nlast-event-id: {last}\r\n\r\n");
+    caller.send(get.as_bytes()).await;
+    let rest = caller.answer().await;
+    assert_eq!(rest.status, 200, "{}", rest.text());
+    check(&[&part, &rest.text()]);
+    five.shutdown().await;
 }
 
 #[tokio::test]

@@ -41,6 +41,8 @@ pub(crate) enum Act {
     RawThenClose(Vec<u8>),
     /// Writes these bytes, then waits for the other end to close, and counts that.
     RawThenHang(Vec<u8>),
+    /// Writes these bytes up to the end of as many events as were released.
+    EventsAsReleased(Vec<u8>, watch::Receiver<usize>),
 }
 
 pub(crate) type Script = Arc<dyn Fn(&Seen) -> Act + Send + Sync>;
@@ -123,6 +125,22 @@ async fn stub_connection(
                 let _ = tcp.read(&mut byte).await;
                 left.send_modify(|left| *left += 1);
                 return;
+            }
+            Act::EventsAsReleased(bytes, mut released) => {
+                let ends = bytes
+                    .windows(4)
+                    .enumerate()
+                    .filter(|(_, four)| *four == b"\n\n\r\n")
+                    .map(|(at, _)| at + 4);
+                let mut written = 0;
+                for (number, end) in (1..).zip(ends.chain([bytes.len()])) {
+                    if released.wait_for(|count| *count >= number).await.is_err()
+                        || tcp.write_all(&bytes[written..end]).await.is_err()
+                    {
+                        return;
+                    }
+                    written = end;
+                }
             }
         }
     }

@@ -41,20 +41,59 @@ impl fmt::Debug for AnswerId {
     }
 }
 
+/// A member that keeps a copy.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Holder {
+    /// Where it is a member.
+    pub(crate) scope: ScopeId,
+    pub(crate) node: NodeId,
+}
+
 /// The response id that a caller gets: the answer, and who holds its copy. Text: `ANSWER` or `ANSWER.SCOPE.NODE`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct ResponseId {
     pub(crate) answer: AnswerId,
-    pub(crate) holder: Option<(ScopeId, NodeId)>,
+    pub(crate) holder: Option<Holder>,
+}
+
+/// The number of an event, counted from 1, and who holds the copy where the response id does not say so: a holder that is lost is
+/// replaced in the middle of an answer. Text: `NUMBER` or `NUMBER.SCOPE.NODE`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct EventId {
+    pub(crate) number: usize,
+    pub(crate) holder: Option<Holder>,
 }
 
 impl fmt::Display for ResponseId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.answer.0.iter().try_for_each(|byte| write!(f, "{byte:02x}"))?;
-        match &self.holder {
-            Some((scope, node)) => write!(f, ".{scope}.{node}"),
-            None => Ok(()),
+        put_holder(f, self.holder)
+    }
+}
+
+impl fmt::Display for EventId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}", self.number)?;
+        put_holder(f, self.holder)
+    }
+}
+
+fn put_holder(f: &mut fmt::Formatter<'_>, holder: Option<Holder>) -> fmt::Result {
+    match holder {
+        Some(Holder { scope, node }) => write!(f, ".{scope}.{node}"),
+        None => Ok(()),
+    }
+}
+
+/// Reads what [`put_holder`] wrote.
+fn holder_of<'a>(mut parts: impl Iterator<Item = &'a str>) -> Result<Option<Holder>, ()> {
+    match (parts.next(), parts.next(), parts.next()) {
+        (None, ..) => Ok(None),
+        (Some(scope), Some(node), None) => {
+            let (scope, node) = (scope.parse().map_err(|_| ())?, node.parse().map_err(|_| ())?);
+            Ok(Some(Holder { scope, node }))
         }
+        _ => Err(()),
     }
 }
 
@@ -69,14 +108,19 @@ impl FromStr for ResponseId {
             let pair = answer.get(at * 2..at * 2 + 2).ok_or(())?;
             *byte = u8::from_str_radix(pair, 16).map_err(|_| ())?;
         }
-        let holder = match (parts.next(), parts.next(), parts.next()) {
-            (None, ..) => None,
-            (Some(scope), Some(node), None) => {
-                Some((scope.parse().map_err(|_| ())?, node.parse().map_err(|_| ())?))
-            }
-            _ => return Err(()),
-        };
+        let holder = holder_of(parts)?;
         Ok(Self { answer: AnswerId(bytes), holder })
+    }
+}
+
+impl FromStr for EventId {
+    type Err = ();
+
+    fn from_str(text: &str) -> Result<Self, ()> {
+        let mut parts = text.split('.');
+        let digits =
+            parts.next().filter(|digits| digits.bytes().all(|byte| byte.is_ascii_digit())).ok_or(())?;
+        Ok(Self { number: digits.parse().map_err(|_| ())?, holder: holder_of(parts)? })
     }
 }
 
@@ -93,7 +137,14 @@ mod tests {
     #[test]
     fn response_ids_come_back_from_text() {
         let answer = AnswerId([0xa7; 16]);
-        let holder = (ScopeId::from_bytes([3; 32]), NodeKey::from_seed([1; 32]).node_id());
+        let holder =
+            Holder { scope: ScopeId::from_bytes([3; 32]), node: NodeKey::from_seed([1; 32]).node_id() };
+        for id in [EventId { number: 0, holder: None }, EventId { number: 170, holder: Some(holder) }] {
+            assert_eq!(id.to_string().parse(), Ok(id));
+        }
+        for text in ["", "-1", "+1", "x", "1.", "1.a", "1.a.b.c"] {
+            assert_eq!(text.parse::<EventId>(), Err(()), "{text}");
+        }
         for id in [ResponseId { answer, holder: None }, ResponseId { answer, holder: Some(holder) }] {
             assert_eq!(id.to_string().parse(), Ok(id));
         }
@@ -104,8 +155,9 @@ mod tests {
         #[test]
         fn arbitrary_texts_never_panic(text in "[0-9a-z.ü+]{0,200}") {
             if let Ok(id) = text.parse::<ResponseId>() {
-                prop_assert_eq!(id.to_string(), text);
+                prop_assert_eq!(id.to_string(), text.clone());
             }
+            let _ = text.parse::<EventId>();
         }
     }
 }

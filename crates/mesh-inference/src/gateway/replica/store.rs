@@ -107,6 +107,13 @@ impl Store {
         Some((log.clone(), log.turn))
     }
 
+    /// The answer as far as it is written, for whoever may write it.
+    pub(crate) fn written(&self, answer: &AnswerId, turn: Turn) -> Option<(Question, Vec<Bytes>)> {
+        let table = self.table();
+        let log = table.answers.get(answer).filter(|log| log.turn == turn)?;
+        Some((log.question.clone(), log.events.clone()))
+    }
+
     /// Adds events; returns how many there are. An answer that outgrows the memory is forgotten.
     pub(crate) fn append(
         &self,

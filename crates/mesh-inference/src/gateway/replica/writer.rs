@@ -3,12 +3,11 @@
 use std::time::Duration;
 
 use bytes::Bytes;
-use mesh_identity::{NodeId, ScopeId};
 use mesh_transport::{FrameReader, RecvStream, SendStream, Transport, write_message};
 
 use super::store::Question;
 use super::wire::{FromHolder, MESSAGE_MAX, ToHolder, WireQuestion, batches};
-use super::{AnswerId, PROTOCOL};
+use super::{AnswerId, Holder, PROTOCOL};
 
 /// How long a holder may take for a word. Text waits for it, so a holder that is silent for longer is given up.
 const HOLDER_TIMEOUT: Duration = Duration::from_secs(3);
@@ -45,7 +44,7 @@ impl Replica {
     /// Has a member keep a copy of a new answer. Cancel safe: dropped early, the member keeps nothing or an empty copy.
     pub(crate) async fn keep(
         transport: &Transport,
-        at: (&ScopeId, &NodeId),
+        at: Holder,
         answer: AnswerId,
         question: &Question,
     ) -> Result<Self, Lost> {
@@ -65,7 +64,7 @@ impl Replica {
     /// Gets an answer back from its holder, from event `from` on, and writes it from now on.
     pub(crate) async fn take(
         transport: &Transport,
-        at: (&ScopeId, &NodeId),
+        at: Holder,
         answer: AnswerId,
         from: u64,
     ) -> Result<Found, Lost> {
@@ -112,8 +111,8 @@ impl Replica {
         self.say(&ToHolder::Over).await
     }
 
-    async fn open(transport: &Transport, (scope, node): (&ScopeId, &NodeId)) -> Result<Self, Lost> {
-        let open = tokio::time::timeout(HOLDER_TIMEOUT, transport.open(scope, node, PROTOCOL)).await;
+    async fn open(transport: &Transport, Holder { scope, node }: Holder) -> Result<Self, Lost> {
+        let open = tokio::time::timeout(HOLDER_TIMEOUT, transport.open(&scope, &node, PROTOCOL)).await;
         let stream = open.map_err(|_| late())?.map_err(|error| Lost::Holder(error.to_string()))?;
         let (send, recv) = stream.split();
         Ok(Self { send, frames: FrameReader::new(recv, MESSAGE_MAX) })

@@ -1,15 +1,20 @@
 //! The last step of a made answer: numbered, logged and copied if its caller wants to be able to resume it.
 
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use bytes::{BufMut, Bytes, BytesMut};
 use tokio::sync::mpsc;
 
 use super::events::{data_of, events};
-use crate::gateway::replica::{AnswerId, Lost, Replica, Turn, Unwritten};
+use crate::gateway::replica::{AnswerId, EventId, Holder, Lost, Replica, Turn, Unwritten};
 use crate::gateway::serve::Core;
 use crate::gateway::stats::Stats;
+
+/// Between two attempts to find a member that keeps a copy, while there is none.
+const RECRUIT_EVERY: Duration = Duration::from_secs(5);
+/// How long text waits for such an attempt: as long as for the word of a holder.
+const RECRUITED_WITHIN: Duration = Duration::from_secs(3);
 
 /// Where the events of an answer go.
 pub(crate) struct Delivery {
@@ -22,7 +27,11 @@ pub(crate) struct Logged {
     core: Arc<Core>,
     answer: AnswerId,
     turn: Turn,
-    replica: Option<Replica>,
+    copy: Option<(Replica, Holder)>,
+    /// Whom the caller's response id names. Another holder is named by the numbers of the events.
+    named: Option<Holder>,
+    /// When to look for a holder again.
+    recruit_at: Option<Instant>,
 }
 
 /// The caller has left, or resumes the answer elsewhere.
@@ -61,9 +70,10 @@ impl Delivery {
 
     /// Sends events that are logged already, the first of them with number `first`.
     pub(crate) async fn replay(&self, logged: &[Bytes], first: usize) -> Result<(), Left> {
+        let holder = self.log.as_ref().and_then(Logged::unnamed_holder);
         for (number, event) in (first..).zip(logged) {
             let mut numbered = BytesMut::new();
-            put(&mut numbered, number, event);
+            put(&mut numbered, EventId { number, holder }, event);
             self.out.send(numbered.freeze()).await.map_err(|_| Left)?;
         }
         Ok(())
@@ -71,12 +81,21 @@ impl Delivery {
 }
 
 impl Logged {
-    pub(crate) fn new(core: Arc<Core>, answer: AnswerId, turn: Turn, replica: Option<Replica>) -> Self {
-        Self { core, answer, turn, replica }
+    /// `named`: the holder in the response id that the caller has.
+    pub(crate) fn new(core: Arc<Core>, answer: AnswerId, turn: Turn, named: Option<Holder>) -> Self {
+        Self { core, answer, turn, copy: None, named, recruit_at: None }
     }
 
-    pub(crate) fn set_replica(&mut self, replica: Replica) {
-        self.replica = Some(replica);
+    /// `replica` is at `holder`, and has all that the log has.
+    pub(crate) fn with_copy(mut self, replica: Replica, holder: Holder) -> Self {
+        self.copy = Some((replica, holder));
+        self
+    }
+
+    /// The answer had no holder a moment ago: another look would find none either.
+    pub(crate) fn without_copy(mut self) -> Self {
+        self.recruit_at = Some(Instant::now() + RECRUIT_EVERY);
+        self
     }
 
     /// The same log, with a later right to write it.
@@ -104,16 +123,17 @@ impl Logged {
         self.copy(&kept).await?;
         if kept.iter().any(|event| ends(event)) {
             self.core.replicas.over(&self.answer, self.turn);
-            if let Some(replica) = &mut self.replica {
+            if let Some((replica, _)) = &mut self.copy {
                 let _ = replica.over().await;
             }
         }
+        let holder = self.unnamed_holder();
         let mut number = behind - kept.len();
         let mut out = BytesMut::with_capacity(whole.len() + kept.len() * 12);
         for event in events(whole) {
             if data_of(event).is_some() {
                 number += 1;
-                put(&mut out, number, event);
+                put(&mut out, EventId { number, holder }, event);
             } else {
                 out.extend_from_slice(event);
             }
@@ -121,8 +141,14 @@ impl Logged {
         Ok(Some(out.freeze()))
     }
 
+    /// The holder, where the caller's response id does not name it.
+    fn unnamed_holder(&self) -> Option<Holder> {
+        let holder = self.copy.as_ref().map(|(_, holder)| *holder);
+        holder.filter(|holder| self.named != Some(*holder))
+    }
+
     async fn copy(&mut self, kept: &[Bytes]) -> Result<(), Left> {
-        let Some(replica) = &mut self.replica else { return Ok(()) };
+        let Some((replica, holder)) = &mut self.copy else { return self.recruit(None).await };
         let began = Instant::now();
         match replica.append(kept).await {
             Ok(()) => {
@@ -130,13 +156,43 @@ impl Logged {
                 Stats::add_many(&stats.replicated, kept.len() as u64);
                 let micros = u64::try_from(began.elapsed().as_micros()).unwrap_or(u64::MAX);
                 Stats::add_many(&stats.replication_micros, micros);
+                Ok(())
             }
-            Err(Lost::Superseded) => return Err(Left),
+            Err(Lost::Superseded) => Err(Left),
             Err(Lost::Holder(why)) => {
-                tracing::warn!(why, "the copy of an answer is lost; it can be resumed at this gateway only");
+                let lost = *holder;
+                tracing::info!(peer = lost.node.short(), why, "the copy of an answer is lost");
                 Stats::add(&self.core.stats.replicas_lost);
-                self.replica = None;
+                self.copy = None;
+                self.recruit_at = None;
+                self.recruit(Some(lost)).await
             }
+        }
+    }
+
+    /// Has another member keep the answer as far as it is logged, if it is time for that.
+    async fn recruit(&mut self, lost: Option<Holder>) -> Result<(), Left> {
+        if self.recruit_at.is_some_and(|at| Instant::now() < at) {
+            return Ok(());
+        }
+        let (question, events) = self.core.replicas.written(&self.answer, self.turn).ok_or(Left)?;
+        let found = async {
+            let (mut replica, holder) = self.core.copied(self.answer, &question, lost).await?;
+            match replica.append(&events).await {
+                Ok(()) => Some((replica, holder)),
+                Err(why) => {
+                    tracing::debug!(peer = holder.node.short(), %why, "a member keeps no copy");
+                    None
+                }
+            }
+        };
+        self.copy = tokio::time::timeout(RECRUITED_WITHIN, found).await.ok().flatten();
+        match &self.copy {
+            Some((_, holder)) => {
+                tracing::info!(peer = holder.node.short(), "another member keeps the copy of an answer");
+                Stats::add(&self.core.stats.replicas_replaced);
+            }
+            None => self.recruit_at = Some(Instant::now() + RECRUIT_EVERY),
         }
         Ok(())
     }
@@ -148,8 +204,8 @@ impl Drop for Logged {
     }
 }
 
-fn put(out: &mut BytesMut, number: usize, event: &[u8]) {
-    out.put_slice(format!("id: {number}\n").as_bytes());
+fn put(out: &mut BytesMut, id: EventId, event: &[u8]) {
+    out.put_slice(format!("id: {id}\n").as_bytes());
     out.put_slice(event);
 }
 

@@ -6,7 +6,7 @@ use bytes::Bytes;
 use http::header::{self, HeaderMap, HeaderValue};
 use http::response::Parts;
 use http::{Response, StatusCode};
-use mesh_identity::{NodeId, Role, ScopeId};
+use mesh_identity::Role;
 
 use super::continuation::Continuation;
 use super::delivery::{Delivery, Logged};
@@ -17,7 +17,9 @@ use crate::gateway::body::TakenBody;
 use crate::gateway::error::ApiError;
 use crate::gateway::headers::{LAST_EVENT_ID, MESH_RESPONSE_ID, MESH_RESUMABLE};
 use crate::gateway::relay::Relay;
-use crate::gateway::replica::{AnswerId, Found, Log, Lost, Question, Replica, ResponseId, Turn};
+use crate::gateway::replica::{
+    AnswerId, EventId, Found, Holder, Log, Lost, Question, Replica, ResponseId, Turn,
+};
 use crate::gateway::reply::Reply;
 use crate::gateway::serve::Core;
 use crate::gateway::stats::Stats;
@@ -36,9 +38,14 @@ impl Core {
         let wants = asked.headers.get(MESH_RESUMABLE).is_some_and(|value| value == "1");
         let survivor = match wants.then(|| self.begin_log(&asked)).flatten() {
             Some((answer, turn)) => {
-                let (replica, holder) = Box::pin(self.copied(answer, &question_of(&asked))).await;
+                let copy = Box::pin(self.copied(answer, &question_of(&asked), None)).await;
+                let holder = copy.as_ref().map(|(_, holder)| *holder);
                 name(&mut head.headers, ResponseId { answer, holder });
-                let log = Logged::new(self.clone(), answer, turn, replica);
+                let log = Logged::new(self.clone(), answer, turn, holder);
+                let log = match copy {
+                    Some((replica, holder)) => log.with_copy(replica, holder),
+                    None => log.without_copy(),
+                };
                 let core = self.clone();
                 Survivor::made(Made::new(|out| {
                     GoOn::new(core, asked, Told::default(), Delivery::logged(out, log)).run_whole(relay)
@@ -58,28 +65,29 @@ impl Core {
         Some((answer, turn))
     }
 
-    /// Has the nearest member that accepts it keep a copy.
-    async fn copied(
+    /// Has the nearest member that accepts it keep a copy; `lost` is not asked again.
+    pub(super) async fn copied(
         &self,
         answer: AnswerId,
         question: &Question,
-    ) -> (Option<Replica>, Option<(ScopeId, NodeId)>) {
-        let Some(transport) = self.transport.as_ref().filter(|_| self.config.replicas.make) else {
-            return (None, None);
-        };
+        lost: Option<Holder>,
+    ) -> Option<(Replica, Holder)> {
+        let transport = self.transport.as_ref().filter(|_| self.config.replicas.make)?;
         let mut links = transport.links();
-        links.retain(|link| link.peer.role == Role::Member);
+        links.retain(|link| {
+            link.peer.role == Role::Member && lost.is_none_or(|lost| lost.node != link.peer.id)
+        });
         links.sort_by_key(|link| link.peer.id);
         links.dedup_by_key(|link| link.peer.id);
         links.sort_by_key(|link| (link.path.rtt.is_none(), link.path.rtt));
         for link in links.iter().take(HOLDERS_ASKED_MAX) {
-            let at = (link.peer.scope, link.peer.id);
-            match Replica::keep(transport, (&at.0, &at.1), answer, question).await {
-                Ok(replica) => return (Some(replica), Some(at)),
-                Err(error) => tracing::debug!(peer = at.1.short(), %error, "a member keeps no copy"),
+            let holder = Holder { scope: link.peer.scope, node: link.peer.id };
+            match Replica::keep(transport, holder, answer, question).await {
+                Ok(replica) => return Some((replica, holder)),
+                Err(error) => tracing::debug!(peer = holder.node.short(), %error, "a member keeps no copy"),
             }
         }
-        (None, None)
+        None
     }
 
     /// The rest of an answer, from the event behind the last one that the caller has.
@@ -89,14 +97,17 @@ impl Core {
         headers: &HeaderMap,
         request: &HeaderValue,
     ) -> Result<Response<Reply>, ApiError> {
-        let id: ResponseId = text.parse().map_err(|()| ApiError::unknown_response())?;
-        let seen = match headers.get(LAST_EVENT_ID) {
-            None => 0,
+        let named: ResponseId = text.parse().map_err(|()| ApiError::unknown_response())?;
+        let seen: EventId = match headers.get(LAST_EVENT_ID) {
+            None => EventId { number: 0, holder: None },
             Some(value) => {
                 value.to_str().ok().and_then(|value| value.parse().ok()).ok_or_else(ApiError::bad_event_id)?
             }
         };
-        let (log, logged) = Box::pin(self.reclaim(id)).await?;
+        // The event is the later word on who has the copy.
+        let id = ResponseId { holder: seen.holder.or(named.holder), ..named };
+        let seen = seen.number;
+        let (log, logged) = Box::pin(self.reclaim(id, named.holder)).await?;
         if seen > log.events.len() {
             return Err(ApiError::bad_event_id());
         }
@@ -124,26 +135,31 @@ impl Core {
         Ok(response)
     }
 
-    /// The log of an answer, from here or from its holder, and the right to write it.
-    async fn reclaim(self: &Arc<Self>, id: ResponseId) -> Result<(Log, Logged), ApiError> {
+    /// The log of an answer, from here or from its holder, and the right to write it. `named`: the holder in the response id
+    /// that the caller has.
+    async fn reclaim(
+        self: &Arc<Self>,
+        id: ResponseId,
+        named: Option<Holder>,
+    ) -> Result<(Log, Logged), ApiError> {
         let answer = id.answer;
         if let Some((mut log, turn)) = self.replicas.take(&answer, None) {
-            let mut logged = Logged::new(self.clone(), answer, turn, None);
+            let mut logged = Logged::new(self.clone(), answer, turn, named);
             let copy = if log.over { None } else { self.fetch(id, log.events.len() as u64).await };
-            if let Some(found) = copy {
+            if let Some((found, holder)) = copy {
                 // Another gateway has gone on with it meanwhile.
                 if !found.events.is_empty() {
                     let added = self.replicas.append(&answer, turn, found.events.clone());
                     added.map_err(|_| ApiError::no_memory())?;
                     log.events.extend(found.events);
                 }
-                logged.set_replica(found.replica);
+                logged = logged.with_copy(found.replica, holder);
             }
             return Ok((log, logged));
         }
-        let found = self.fetch(id, 0).await.ok_or_else(ApiError::unknown_response)?;
+        let (found, holder) = self.fetch(id, 0).await.ok_or_else(ApiError::unknown_response)?;
         let turn = self.replicas.insert(answer, found.question, None).ok_or_else(ApiError::no_memory)?;
-        let logged = Logged::new(self.clone(), answer, turn, Some(found.replica));
+        let logged = Logged::new(self.clone(), answer, turn, named).with_copy(found.replica, holder);
         self.replicas.append(&answer, turn, found.events).map_err(|_| ApiError::no_memory())?;
         if found.over {
             self.replicas.over(&answer, turn);
@@ -152,13 +168,13 @@ impl Core {
         Ok((log, logged.with_turn(turn)))
     }
 
-    async fn fetch(&self, id: ResponseId, from: u64) -> Option<Found> {
-        let (scope, node) = id.holder?;
-        let transport = self.transport.as_ref().filter(|transport| transport.node_id() != node)?;
-        match Replica::take(transport, (&scope, &node), id.answer, from).await {
-            Ok(found) => Some(found),
+    async fn fetch(&self, id: ResponseId, from: u64) -> Option<(Found, Holder)> {
+        let holder = id.holder?;
+        let transport = self.transport.as_ref().filter(|transport| transport.node_id() != holder.node)?;
+        match Replica::take(transport, holder, id.answer, from).await {
+            Ok(found) => Some((found, holder)),
             Err(error @ (Lost::Holder(_) | Lost::Superseded)) => {
-                tracing::debug!(peer = node.short(), %error, "no copy of an answer");
+                tracing::debug!(peer = holder.node.short(), %error, "no copy of an answer");
                 None
             }
         }
