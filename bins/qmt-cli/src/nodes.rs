@@ -1,6 +1,6 @@
 //! The node, and the nodes around it: `status`, `nodes`.
 
-use mesh_control::{Client, NodeState, NodeView, PathKind, Status};
+use mesh_control::{AnswerCounts, Client, NodeState, NodeView, PathKind, Status};
 use mesh_identity::{NodeId, UnixTime};
 
 use crate::failure::Failure;
@@ -58,11 +58,28 @@ fn described(status: &Status) -> String {
             format!("{sent} sent, {received} received; weights: {moved} sent, {named} by reference"),
         );
     }
+    let answers = &status.answers;
+    if answers.continued + answers.lost + answers.resumable + answers.resumed > 0 {
+        let (continued, lost) = (answers.continued, answers.lost);
+        line(
+            "answers",
+            format!("went on after losing a host {continued} times, {lost} lost; {}", resumable(answers)),
+        );
+    }
     line("addresses", status.addresses.join(", "));
     for warning in &status.warnings {
         line("warning", warning.clone());
     }
     table.to_string()
+}
+
+/// What answers that can be resumed have cost.
+fn resumable(answers: &AnswerCounts) -> String {
+    let each = answers.replication_micros.checked_div(answers.replicated_events).unwrap_or_default();
+    format!(
+        "{} to be resumable, {} resumed here; their copies cost {each} µs an event, {} copies lost, {} replaced",
+        answers.resumable, answers.resumed, answers.copies_lost, answers.copies_replaced
+    )
 }
 
 pub(crate) async fn list(client: &Client, screen: &Screen) -> Result<(), Failure> {

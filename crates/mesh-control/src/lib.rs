@@ -67,4 +67,4 @@ pub use types::model::{
 };
 pub use types::node::{MemoryView, NodeState, NodeView, PathKind, PingRequest, Pong, Role};
 pub use types::route::{PeerRouteView, RouteTarget, RouteView};
-pub use types::status::{LinkCounts, ScopeStatus, Status, TunnelCounts};
+pub use types::status::{AnswerCounts, LinkCounts, ScopeStatus, Status, TunnelCounts};

@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 use std::time::Instant;
 
 use mesh_control::{
-    LinkCounts, MemoryView, ModelState, ModelView, NodeState, NodeView, PathKind as PathView, ProviderKind,
-    ProviderView, ScopeStatus, Status, TunnelCounts,
+    AnswerCounts, LinkCounts, MemoryView, ModelState, ModelView, NodeState, NodeView, PathKind as PathView,
+    ProviderKind, ProviderView, ScopeStatus, Status, TunnelCounts,
 };
 use mesh_gossip::{Member, State};
 use mesh_identity::{NodeAddr, NodeId, Role};
@@ -38,6 +38,7 @@ impl Node {
                 relayed: count(PathKind::Relayed),
             },
             tunnels: self.tunnel_counts(),
+            answers: self.answer_counts(),
             models: self.local_models(),
             addresses: self.addresses(),
             warnings: self.warnings(),
@@ -77,6 +78,21 @@ impl Node {
             received_bytes: carried.from_peers_bytes,
             weights_sent_bytes: rpc.weights_sent_bytes,
             weights_by_reference_bytes: rpc.weights_by_reference_bytes,
+        }
+    }
+
+    fn answer_counts(&self) -> AnswerCounts {
+        let stats = self.inner.gateway.stats();
+        AnswerCounts {
+            continued: stats.continued_total,
+            lost: stats.lost_total,
+            resumable: stats.resumable_total,
+            resumed: stats.resumed_total,
+            replicated_events: stats.replicated_total,
+            replication_micros: stats.replication_micros_total,
+            copies_lost: stats.replicas_lost_total,
+            copies_replaced: stats.replicas_replaced_total,
+            kept: stats.kept_answers,
         }
     }
 

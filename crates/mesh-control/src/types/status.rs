@@ -33,6 +33,9 @@ pub struct Status {
     /// What its tunnels have carried since it started.
     #[serde(default)]
     pub tunnels: TunnelCounts,
+    /// What became of the answers of its gateway since it started.
+    #[serde(default)]
+    pub answers: AnswerCounts,
     /// Names of the models that it serves itself, ready or loading.
     #[serde(default)]
     pub models: Vec<String>,
@@ -42,6 +45,38 @@ pub struct Status {
     /// Things worth a human's look, each one sentence, such as a setting that this version does not act on.
     #[serde(default)]
     pub warnings: Vec<String>,
+}
+
+/// Answers that lost a host, and answers that can be resumed.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AnswerCounts {
+    /// Times that one lost its host in the middle and went on.
+    #[serde(default)]
+    pub continued: u64,
+    /// Ended in a declared error, since nobody could go on.
+    #[serde(default)]
+    pub lost: u64,
+    /// Asked for so that they can be resumed.
+    #[serde(default)]
+    pub resumable: u64,
+    /// Resumed here.
+    #[serde(default)]
+    pub resumed: u64,
+    /// Events that waited for their copy at another member.
+    #[serde(default)]
+    pub replicated_events: u64,
+    /// How long they waited together, in microseconds.
+    #[serde(default)]
+    pub replication_micros: u64,
+    /// Copies that were lost with the member that kept them.
+    #[serde(default)]
+    pub copies_lost: u64,
+    /// Copies made at another member in their place.
+    #[serde(default)]
+    pub copies_replaced: u64,
+    /// Answers kept here now, own ones and copies of others'.
+    #[serde(default)]
+    pub kept: u64,
 }
 
 /// Bytes that tunnels have carried between this node and its peers.
