@@ -1,8 +1,12 @@
-//! What the tests across the crates share: a laboratory of networks to run real nodes in, and meshes of real nodes.
+//! What the tests across the crates share: a laboratory of networks to run real nodes in, and meshes of real nodes, and answers that
+//! outlive what is done to those.
 
 #![forbid(unsafe_code)]
 
 #[cfg(target_os = "linux")]
+pub mod answers;
+#[cfg(target_os = "linux")]
 pub mod fleet;
 #[cfg(target_os = "linux")]
 pub mod lab;
+pub mod stand_in;

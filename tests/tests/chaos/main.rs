@@ -4,6 +4,7 @@
 #![cfg(target_os = "linux")]
 #![allow(missing_docs, clippy::unwrap_used, reason = "tests")]
 
+mod answers;
 mod schedule;
 
 use std::sync::Arc;
