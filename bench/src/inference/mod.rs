@@ -1,6 +1,10 @@
 //! `inference`: models split over nodes.
 
+#[cfg(target_os = "linux")]
+mod chaos;
 mod split;
+#[cfg(target_os = "linux")]
+mod worker_loss;
 
 use std::path::PathBuf;
 
@@ -28,12 +32,22 @@ pub(crate) struct Options {
 pub(crate) enum Part {
     /// A split through our tunnels beside plain `--rpc`: speed, bytes moved, load time.
     Split,
+    /// Streams of answers while nodes, servers and gateways are killed.
+    #[cfg(target_os = "linux")]
+    Chaos,
+    /// The next token after a worker was killed.
+    #[cfg(target_os = "linux")]
+    WorkerLoss,
 }
 
 impl Part {
     fn measure(self, report: &mut Report, options: &Options) -> Result<()> {
         match self {
             Self::Split => split::measure(report, options),
+            #[cfg(target_os = "linux")]
+            Self::Chaos => chaos::measure(report, options),
+            #[cfg(target_os = "linux")]
+            Self::WorkerLoss => worker_loss::measure(report, options),
         }
     }
 
@@ -41,6 +55,10 @@ impl Part {
     fn figures(self) -> Lacking {
         match self {
             Self::Split => split::lacking(),
+            #[cfg(target_os = "linux")]
+            Self::Chaos => chaos::lacking(),
+            #[cfg(target_os = "linux")]
+            Self::WorkerLoss => worker_loss::lacking(),
         }
     }
 }
@@ -59,7 +77,7 @@ pub(crate) fn run(options: &Options) -> Result<bool> {
             lack(&mut report, part.figures(), &error);
         }
     }
-    report.note("not measured by this benchmark yet: delays of 5 and 20 ms on both arms, next token after a worker was killed, predictions of placement, throughput and added round trip of tunnels (`cargo run --release -p mesh-tunnel --example measure`).");
+    report.note("not measured by this benchmark yet: delays of 5 and 20 ms on both arms, predictions of placement, throughput and added round trip of tunnels (`cargo run --release -p mesh-tunnel --example measure`).");
     for fact in facts {
         report.note(fact);
     }
