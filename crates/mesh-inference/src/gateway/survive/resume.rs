@@ -1,6 +1,7 @@
 //! Answers that their callers can resume, at this gateway or at another one.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use http::header::{self, HeaderMap, HeaderValue};
@@ -24,8 +25,12 @@ use crate::gateway::reply::Reply;
 use crate::gateway::serve::Core;
 use crate::gateway::stats::Stats;
 
-/// Members asked to keep a copy, nearest first, before an answer goes without.
-const HOLDERS_ASKED_MAX: usize = 3;
+/// Members asked to keep a copy, nearest first, before an answer goes without: those that keep none say so at once.
+const HOLDERS_ASKED_MAX: usize = 16;
+/// How long one of them is waited for. A member that hangs is to cost a caller little, and there are others.
+const ASKED_FOR: Duration = Duration::from_secs(1);
+/// How long all of them are waited for.
+const ALL_ASKED_FOR: Duration = Duration::from_secs(3);
 
 impl Core {
     /// An answer that may change its backend, and its gateway if the caller asked for that.
@@ -80,14 +85,21 @@ impl Core {
         links.sort_by_key(|link| link.peer.id);
         links.dedup_by_key(|link| link.peer.id);
         links.sort_by_key(|link| (link.path.rtt.is_none(), link.path.rtt));
-        for link in links.iter().take(HOLDERS_ASKED_MAX) {
-            let holder = Holder { scope: link.peer.scope, node: link.peer.id };
-            match Replica::keep(transport, holder, answer, question).await {
-                Ok(replica) => return Some((replica, holder)),
-                Err(error) => tracing::debug!(peer = holder.node.short(), %error, "a member keeps no copy"),
+        let asked = async {
+            for link in links.iter().take(HOLDERS_ASKED_MAX) {
+                let holder = Holder { scope: link.peer.scope, node: link.peer.id };
+                let kept = Replica::keep(transport, holder, answer, question);
+                match tokio::time::timeout(ASKED_FOR, kept).await {
+                    Ok(Ok(replica)) => return Some((replica, holder)),
+                    Ok(Err(error)) => {
+                        tracing::debug!(peer = holder.node.short(), %error, "a member keeps no copy");
+                    }
+                    Err(_) => tracing::debug!(peer = holder.node.short(), "a member is silent"),
+                }
             }
-        }
-        None
+            None
+        };
+        tokio::time::timeout(ALL_ASKED_FOR, asked).await.ok().flatten()
     }
 
     /// The rest of an answer, from the event behind the last one that the caller has.
