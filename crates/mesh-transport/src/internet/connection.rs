@@ -5,7 +5,7 @@ use std::{
     net::SocketAddr,
     pin::Pin,
     sync::{Mutex, OnceLock, PoisonError},
-    task::{Context, Poll, ready},
+    task::{Context, Poll},
 };
 
 use futures_util::{StreamExt, future::BoxFuture};
@@ -255,18 +255,15 @@ impl AsyncRead for IrohRecv {
         cx: &mut Context<'_>,
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        let room = buf.initialize_unfilled();
-        match ready!(self.0.poll_read(cx, room)) {
-            Ok(read) => {
-                buf.advance(read);
-                Poll::Ready(Ok(()))
+        // By the trait, which leaves what it does not fill as it is: a buffer is larger than most reads.
+        AsyncRead::poll_read(Pin::new(&mut self.0), cx, buf).map_err(|error| {
+            match error.downcast::<ReadError>() {
+                Ok(ReadError::Reset(code)) => StreamFault::Reset(reset_code(code)).into(),
+                Ok(ReadError::ConnectionLost(error)) => lost(error),
+                Ok(ReadError::ClosedStream | ReadError::ZeroRttRejected) => StreamFault::Ended.into(),
+                Err(error) => error,
             }
-            Err(error) => Poll::Ready(Err(match error {
-                ReadError::Reset(code) => StreamFault::Reset(reset_code(code)).into(),
-                ReadError::ConnectionLost(error) => lost(error),
-                ReadError::ClosedStream | ReadError::ZeroRttRejected => StreamFault::Ended.into(),
-            })),
-        }
+        })
     }
 }
 
