@@ -99,6 +99,13 @@ pub(crate) struct Device {
 }
 
 impl Machine {
+    /// With the speed of `host` where its own was never measured and both compute on processors: nearer than any figure for all
+    /// machines, which would make every split look fast to a slow host.
+    pub(crate) fn as_fast_as_known(&self, host: &Self) -> Self {
+        let is_unknown = self.speed == Speed::UNKNOWN && self.gpus.is_empty() && host.gpus.is_empty();
+        Self { speed: if is_unknown { host.speed } else { self.speed }, ..self.clone() }
+    }
+
     /// What an rpc-server there offers: its GPUs, or else its CPU.
     pub(crate) fn devices(&self) -> Vec<Device> {
         if self.gpus.is_empty() {

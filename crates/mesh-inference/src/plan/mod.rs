@@ -247,6 +247,7 @@ impl Plan {
 /// the host before others that are as fast. A split takes the fewest machines whose memory suffices, and among those the
 /// fastest choice found. Deterministic, and polynomial in machines and layers.
 pub fn plan(model: &str, needs: &Needs, host: &Machine, others: &[Machine], wishes: &Wishes) -> Plan {
+    let others: Vec<Machine> = others.iter().map(|other| other.as_fast_as_known(host)).collect();
     let mut others: Vec<&Machine> = others.iter().filter(|other| other.id != host.id).collect();
     others.sort_by_key(|other| other.id);
     others.dedup_by_key(|other| other.id);

@@ -186,3 +186,21 @@ fn a_plan_explains_itself() {
     assert_eq!(json["alternatives"][0]["way"]["split"]["gpu_layers"], 33);
     assert_eq!(json["alternatives"][1]["refusal"]["memory"]["memory"], 6 * GB);
 }
+
+#[test]
+fn a_worker_that_was_never_measured_counts_as_fast_as_the_host() {
+    let slow = Speed { bytes_per_second: 5e9, flops: 1e11 };
+    let host = Machine { speed: slow, ..host(GB) };
+    let with = |speed| {
+        let worker = Machine { speed, ..lender(1, GB) };
+        planned(&host, &[worker], &split_wished()).chosen().unwrap().prediction.unwrap().tokens_per_second
+    };
+    assert_eq!(with(Speed::UNKNOWN), with(slow));
+    assert!(
+        with(Speed { bytes_per_second: 2.1e10, ..slow }) > with(slow) * 1.1,
+        "a measured one is believed"
+    );
+    // A processor says nothing of a GPU.
+    let with_gpu = Machine { gpus: vec![gpu(GB)], speed: Speed::UNKNOWN, ..lender(1, GB) };
+    assert_eq!(with_gpu.as_fast_as_known(&host).speed, Speed::UNKNOWN);
+}
