@@ -77,6 +77,7 @@ async fn main() {
                 allowed: Arc::new(|_: &Member| true),
                 weights: weights.clone(),
                 build: String::new(),
+                bytes_max: None,
             };
             offers.push(
                 tunnels[worker].offer_rpc(service.clone(), servers[first + worker - 1].at, offer).unwrap(),

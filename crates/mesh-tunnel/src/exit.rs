@@ -14,6 +14,7 @@ use crate::carry::carry;
 use crate::proto::rpc::wire;
 use crate::proto::wire::{Answer, FRAME_BYTES_MAX, Open, RefusalCode};
 use crate::rpc::exit::Leaving;
+use crate::rpc::lent::Lent;
 use crate::rpc::open::offer_list;
 use crate::tunnels::Inner;
 use crate::{OfferError, RpcOffer, ServiceName};
@@ -25,8 +26,8 @@ pub(crate) struct Services(Mutex<BTreeMap<ServiceName, Service>>);
 #[derive(Debug, Clone)]
 struct Service {
     at: SocketAddr,
-    /// For an rpc-server, which nobody reaches but by `rpc/1`.
-    rpc: Option<Arc<RpcOffer>>,
+    /// For an rpc-server, which nobody reaches but by `rpc/2`.
+    rpc: Option<Arc<Lent>>,
 }
 
 /// A service on offer. Dropping it ends the offer; connections that are open stay open.
@@ -51,7 +52,7 @@ impl Services {
         if services.contains_key(&name) {
             return Err(OfferError::Taken);
         }
-        services.insert(name.clone(), Service { at, rpc: rpc.map(Arc::new) });
+        services.insert(name.clone(), Service { at, rpc: rpc.map(|offer| Arc::new(Lent::new(offer))) });
         Ok(Offered { services: Arc::downgrade(self), name })
     }
 
@@ -61,7 +62,7 @@ impl Services {
     }
 
     /// Where the rpc-server of this name is, and how it is offered.
-    pub(crate) fn find_rpc(&self, name: &str) -> Option<(SocketAddr, Arc<RpcOffer>)> {
+    pub(crate) fn find_rpc(&self, name: &str) -> Option<(SocketAddr, Arc<Lent>)> {
         let service = self.find(name)?;
         Some((service.at, service.rpc?))
     }
@@ -103,7 +104,7 @@ pub(crate) async fn serve(inner: Arc<Inner>, peer: Member, stream: Stream) {
     }
 }
 
-/// Serves one inbound stream of `rpc/1` to its end.
+/// Serves one inbound stream of `rpc/2` to its end.
 pub(crate) async fn serve_rpc(inner: Arc<Inner>, peer: Member, stream: Stream) {
     let cancel = inner.cancel.clone();
     tokio::select! {
@@ -140,7 +141,7 @@ async fn answer_rpc(inner: &Arc<Inner>, peer: &Member, stream: Stream) {
         Err(_) => return send.reset(ResetCode::BAD_HEADER),
         Ok(admitted) => admitted,
     };
-    let (offer, wanted, socket, _room) = match admitted {
+    let (lent, wanted, socket, _room) = match admitted {
         Ok(admitted) => admitted,
         Err((code, text)) => {
             let Answer::Refused { code, text } = Answer::refused(code, text) else { return };
@@ -150,9 +151,9 @@ async fn answer_rpc(inner: &Arc<Inner>, peer: &Member, stream: Stream) {
             return refused(inner, peer, send, &answer).await;
         }
     };
-    let listed = offer_list(&mut send, offer.weights.as_ref(), wanted);
+    let listed = offer_list(&mut send, lent.offer.weights.as_ref(), wanted);
     let Ok(Ok(list)) = tokio::time::timeout(timeout, listed).await else { return };
-    let leaving = Leaving::new(inner, &offer, peer.scope, &list);
+    let leaving = Leaving::new(inner, &lent, peer, &list);
     if let Err(fault) = leaving.carry(socket, Stream::join(send, reader.into_inner())).await {
         let fault = &fault as &dyn std::error::Error;
         tracing::warn!(peer = %peer.id.short(), fault, "connection to the rpc-server broke");
@@ -180,18 +181,19 @@ async fn admit(
     reach(inner, &open.service, service.at).await
 }
 
-type Lent = (Arc<RpcOffer>, wire::Wanted, TcpStream, OwnedSemaphorePermit);
+type Admitted = (Arc<Lent>, wire::Wanted, TcpStream, OwnedSemaphorePermit);
 
 /// Whether the rpc-server is lent to this member, and is to be had now.
 async fn admit_rpc(
     inner: &Inner,
     peer: &Member,
     reader: &mut FrameReader<RecvStream>,
-) -> Result<Lent, Refusal> {
+) -> Result<Admitted, Refusal> {
     let Ok(Some(open)) = reader.next_message::<wire::Open>().await else {
-        return Err((RefusalCode::Malformed, "not a question of rpc/1".into()));
+        return Err((RefusalCode::Malformed, "not a question of rpc/2".into()));
     };
-    let Some((at, offer)) = inner.services.find_rpc(&open.service) else { return Err(unknown_service()) };
+    let Some((at, lent)) = inner.services.find_rpc(&open.service) else { return Err(unknown_service()) };
+    let offer = &lent.offer;
     if !(offer.allowed)(peer) {
         return Err((RefusalCode::NotAllowed, "this memory is lent to others".into()));
     }
@@ -202,7 +204,7 @@ async fn admit_rpc(
         return Err((RefusalCode::OtherBuild, text));
     }
     let (socket, room) = reach(inner, &open.service, at).await?;
-    Ok((offer, open.weights, socket, room))
+    Ok((lent, open.weights, socket, room))
 }
 
 /// Of each build in a refusal, so that both fit its text.

@@ -49,6 +49,8 @@ pub use error::{ListenError, OfferError, OpenError};
 pub use exit::Offered;
 pub use listener::{LocalListener, Remote};
 pub use metrics::{RpcStats, Stats};
+#[cfg(any(test, feature = "testing"))]
+pub use proto::rpc::codec;
 pub use proto::rpc::{Policy, RpcFault};
 pub use proto::wire::RefusalCode;
 pub use proto::{InvalidServiceName, SERVICE_NAME_BYTES_MAX, ServiceName};

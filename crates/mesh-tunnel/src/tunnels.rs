@@ -49,7 +49,7 @@ pub(crate) struct Inner {
 }
 
 impl Tunnels {
-    /// Serves `tunnel/1` and `rpc/1` on the transport, with nothing on offer yet. One per transport.
+    /// Serves `tunnel/1` and `rpc/2` on the transport, with nothing on offer yet. One per transport.
     pub fn start(transport: Transport, config: Config) -> Self {
         let room = || Arc::new(Semaphore::new(config.connections_max.min(Semaphore::MAX_PERMITS)));
         let cancel = CancellationToken::new();

@@ -313,6 +313,7 @@ impl Inner {
             allowed: Arc::new(move |member: &Member| borrowers.contains(&member.id)),
             weights,
             build: config.build.clone(),
+            bytes_max: Some(ask.bytes),
         };
         let offered =
             self.tunnels.offer_rpc(service, server.addr(), offer).map_err(|error| error.to_string())?;

@@ -48,7 +48,7 @@ pub(crate) enum ToWorker {
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) enum ToHost {
-    /// The memory is the host's from now on, at this service of `rpc/1`, until either side ends the stream.
+    /// The memory is the host's from now on, at this service of `rpc/2`, until either side ends the stream.
     Granted {
         /// A `ServiceName`, unchecked.
         service: String,

@@ -68,7 +68,12 @@ async fn split() {
         tokio::task::spawn_blocking(move || WeightIndex::open(&[path], &cache, &CancellationToken::new()));
     let index = opened.await.unwrap().unwrap();
     let offer = |worker: usize, service: &str, weights: Option<Arc<dyn Weights>>| {
-        let offer = RpcOffer { allowed: Arc::new(|_: &Member| true), weights, build: "b11434".into() };
+        let offer = RpcOffer {
+            allowed: Arc::new(|_: &Member| true),
+            weights,
+            build: "b11434".into(),
+            bytes_max: None,
+        };
         tunnels[worker].offer_rpc(ServiceName::new(service).unwrap(), servers[worker - 1].at, offer).unwrap()
     };
     let offers = vec![

@@ -1,8 +1,8 @@
 //! Carrying at the side of the llama-server.
 
 use std::collections::HashSet;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bytes::{Buf, BytesMut};
 use mesh_transport::{RecvStream, SendStream, Stream};
@@ -17,8 +17,8 @@ use super::{by_peer, reset_code};
 use crate::carry::{Cut, Open, until_cut};
 use crate::metrics::{Counters, add};
 use crate::proto::rpc::{
-    HEAD_BYTES, RegisterAt, Replies, ReplyStep, Requests, RpcFault, SET_TENSOR_HEAD_BYTES, Side, Step,
-    Version, reference_of,
+    Buffers, HEAD_BYTES, RegisterAt, Replies, ReplyStep, Requests, RpcFault, Run, SET_TENSOR_HEAD_BYTES,
+    Side, Step, Version, pack, reference_of, reply_payload,
 };
 use crate::tunnels::Inner;
 use crate::{Remote, WeightId};
@@ -27,6 +27,11 @@ use crate::{Remote, WeightId};
 const HERE_ALREADY: [u8; 9] = [1, 0, 0, 0, 0, 0, 0, 0, 1];
 /// Hashing so much takes some 50 us; more goes to a blocking thread.
 const HASHED_HERE_BYTES: usize = 128 * 1024;
+/// Frames that nobody waits for are held until somebody does, or until they are so many bytes: a llama-server writes a dozen
+/// of them for each token, and together they are one packet or few.
+const HELD_BYTES_MAX: usize = 64 * 1024;
+/// Or until they name weights of so many bytes, which the peer's disk is to begin with.
+const HELD_WEIGHTS_MAX: u64 = 4 << 20;
 /// What `asked` says when it is not known any more.
 const UNKNOWN: u64 = u64::MAX;
 
@@ -42,6 +47,14 @@ pub(crate) struct Entering<'a> {
 struct Talk {
     /// Replies that were asked for, or [`UNKNOWN`].
     asked: AtomicU64,
+    /// What llama-server has allocated.
+    buffers: Mutex<Buffers>,
+}
+
+impl Talk {
+    fn buffers(&self) -> MutexGuard<'_, Buffers> {
+        self.buffers.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 impl Entering<'_> {
@@ -57,7 +70,7 @@ impl Entering<'_> {
         let cut_off = stream.cut_off();
         let (mut send, mut recv) = stream.split();
         let (mut from_local, mut to_local) = socket.split();
-        let talk = Talk { asked: AtomicU64::new(0) };
+        let talk = Talk { asked: AtomicU64::new(0), buffers: Mutex::default() };
         let (answers, answered_here) = mpsc::channel(1);
         let (done, replied) = (watch::Sender::new(0), watch::Sender::new(None));
         let requests = Requesting {
@@ -66,6 +79,8 @@ impl Entering<'_> {
             answers,
             done: done.subscribe(),
             version: replied.subscribe(),
+            held: BytesMut::new(),
+            held_weights: 0,
             core: Requests::new(
                 self.inner.config.rpc.clone(),
                 Side::Entry { known: Arc::clone(&self.entrance.known), at_peer },
@@ -96,6 +111,10 @@ struct Requesting<'a> {
     answers: mpsc::Sender<[u8; 9]>,
     done: watch::Receiver<u64>,
     version: watch::Receiver<Option<Version>>,
+    /// Frames that nobody waits for yet.
+    held: BytesMut,
+    /// Bytes of the weights that they name.
+    held_weights: u64,
     core: Requests,
 }
 
@@ -110,12 +129,20 @@ impl Requesting<'_> {
             match step {
                 Step::Need(needed) => {
                     if !fill(from, &mut at_hand, needed, chunk).await? {
+                        self.release(to).await?;
                         let whole = self.core.is_whole() && at_hand.is_empty();
                         return if whole { Ok(to.shutdown().await?) } else { Err(RpcFault::Half) };
                     }
                 }
                 Step::Pass(bytes) => {
-                    self.write(to, &at_hand[..bytes]).await?;
+                    match self.core.run {
+                        Run::Quiet => self.hold(to, &at_hand[..bytes], 0).await?,
+                        Run::Whole => self.hand_over(to, &at_hand[..bytes]).await?,
+                        Run::Part => {
+                            self.release(to).await?;
+                            self.write(to, &at_hand[..bytes]).await?;
+                        }
+                    }
                     at_hand.advance(bytes);
                 }
                 Step::Hello(bytes) => {
@@ -124,7 +151,7 @@ impl Requesting<'_> {
                     self.learn().await?;
                 }
                 Step::Answer { frame, reference, weight_bytes } => {
-                    self.write(to, &reference).await?;
+                    self.hold(to, &reference, weight_bytes).await?;
                     self.answer().await?;
                     self.referenced(weight_bytes);
                     at_hand.advance(frame);
@@ -137,14 +164,60 @@ impl Requesting<'_> {
                     // Whether a reply follows depends on the fork.
                     self.core.exact = false;
                     let at = RegisterAt { command, peer_id, node, service };
-                    self.write(to, &at.to_frame()).await?;
+                    self.hand_over(to, &at.to_frame()).await?;
                     self.core.replaced();
                     add(self.entering.counters, |all| &all.requests, 1);
                     at_hand.advance(frame);
                 }
-                Step::Inject { .. } | Step::RegisterAt { .. } => return Err(RpcFault::Malformed),
+                Step::Allocate { bytes, .. } => {
+                    self.core.pass_frame(&at_hand);
+                    if self.core.exact {
+                        self.talk.buffers().ask(self.core.asked, bytes)?;
+                    }
+                }
+                Step::Free { pointer } => {
+                    self.core.pass_frame(&at_hand);
+                    self.talk.buffers().free(pointer);
+                }
+                Step::Inject { .. } | Step::RegisterAt { .. } | Step::Unpack { .. } => {
+                    return Err(RpcFault::Malformed);
+                }
             }
         }
+    }
+
+    /// Keeps frames that nobody waits for, and hands all of them over once they are enough.
+    async fn hold(&mut self, to: &mut SendStream, frames: &[u8], weight_bytes: u64) -> Result<(), RpcFault> {
+        self.held.extend_from_slice(frames);
+        self.held_weights += weight_bytes;
+        let enough = self.held.len() >= HELD_BYTES_MAX || self.held_weights >= HELD_WEIGHTS_MAX;
+        if enough { self.release(to).await } else { Ok(()) }
+    }
+
+    /// Hands over what is held.
+    async fn release(&mut self, to: &mut SendStream) -> Result<(), RpcFault> {
+        self.hand_over(to, &[]).await
+    }
+
+    /// Hands over what is held, and these frames after it.
+    async fn hand_over(&mut self, to: &mut SendStream, frames: &[u8]) -> Result<(), RpcFault> {
+        let mut held = std::mem::take(&mut self.held);
+        self.held_weights = 0;
+        let all = if held.is_empty() {
+            frames
+        } else {
+            held.extend_from_slice(frames);
+            &held
+        };
+        if !all.is_empty() {
+            let packed = pack(all);
+            self.write(to, packed.as_deref().unwrap_or(all)).await?;
+        }
+        held.clear();
+        if held.capacity() <= 2 * HELD_BYTES_MAX {
+            self.held = held;
+        }
+        Ok(())
     }
 
     /// Writes and counts. What is asked is known before the bytes are on their way, so that no reply comes unasked.
@@ -195,8 +268,9 @@ impl Requesting<'_> {
         let reference = weights.contains(&id).then(|| reference_of(&at_hand, id)).flatten();
         match reference {
             Some(reference) => {
-                self.write(to, &reference).await?;
-                self.referenced((frame - HEAD_BYTES - SET_TENSOR_HEAD_BYTES) as u64);
+                let weight_bytes = (frame - HEAD_BYTES - SET_TENSOR_HEAD_BYTES) as u64;
+                self.hold(to, &reference, weight_bytes).await?;
+                self.referenced(weight_bytes);
                 at_hand.advance(frame);
             }
             None => {
@@ -243,9 +317,11 @@ impl Replying<'_> {
         loop {
             let asked = Some(self.talk.asked.load(Relaxed)).filter(|asked| *asked != UNKNOWN);
             let begun = core.begun;
-            let step = core.step(&mut at_hand, asked)?;
+            let awaited = self.talk.buffers().awaited();
+            let step = core.step(&mut at_hand, asked, awaited)?;
             add(self.entering.counters, |all| &all.replies, core.begun - begun);
-            let (ReplyStep::Pass(bytes) | ReplyStep::Hello(bytes, _)) = step else {
+            let (ReplyStep::Pass(bytes) | ReplyStep::Hello(bytes, _) | ReplyStep::Awaited(bytes)) = step
+            else {
                 let ReplyStep::Need(needed) = step else { continue };
                 let filled = tokio::select! { biased;
                     // Only ever sent where no reply is outstanding, so it falls between two.
@@ -262,6 +338,9 @@ impl Replying<'_> {
                 let whole = core.is_whole() && at_hand.is_empty();
                 return if whole { Ok(to.shutdown().await?) } else { Err(RpcFault::Half) };
             };
+            if let ReplyStep::Awaited(bytes) = step {
+                self.allocated(&at_hand[..bytes]);
+            }
             to.write_all(&at_hand[..bytes]).await?;
             add(self.entering.counters, |all| &all.from_peers_bytes, bytes as u64);
             at_hand.advance(bytes);
@@ -270,6 +349,15 @@ impl Replying<'_> {
             if let ReplyStep::Hello(_, version) = step {
                 self.version.send_replace(Some(version));
             }
+        }
+    }
+
+    /// Says so where llama-server does not get the memory that it asks for; itself it only says that it did not.
+    fn allocated(&self, reply: &[u8]) {
+        let bytes = self.talk.buffers().answered(reply_payload(reply));
+        if bytes > 0 {
+            let peer = self.entering.remote.peer.short();
+            tracing::warn!(%peer, bytes, "llama-server does not get this memory of the worker: it is more than the worker lends, or has");
         }
     }
 }

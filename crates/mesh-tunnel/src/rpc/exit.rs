@@ -5,19 +5,20 @@ use std::io;
 use std::sync::Arc;
 
 use bytes::{Buf, BytesMut};
-use mesh_identity::ScopeId;
-use mesh_transport::{RecvStream, SendStream, Stream};
+use mesh_transport::{Member, RecvStream, SendStream, Stream};
 use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
 use tokio::net::tcp::{ReadHalf, WriteHalf};
 use tokio::sync::{mpsc, watch};
 
 use super::fill::fill;
-use super::{RpcOffer, RpcUse, by_peer, reset_code};
+use super::lent::{Holding, Lent};
+use super::{RpcUse, by_peer, reset_code};
 use crate::carry::{Cut, Open, until_cut};
 use crate::metrics::{Counters, add};
 use crate::proto::rpc::{
-    RegisterAt, Replies, ReplyStep, Requests, RpcFault, Side, Step, Version, injected, register_peer,
+    HEAD_BYTES, NO_MEMORY, RegisterAt, Replies, ReplyStep, Requests, RpcFault, Side, Step, Version, injected,
+    register_peer, reply_payload, unpack,
 };
 use crate::tunnels::Inner;
 use crate::{LocalListener, Remote, Weight, WeightId, Weights};
@@ -31,17 +32,34 @@ const PEERS_MAX: usize = 256;
 
 /// One connection to an rpc-server of this machine.
 pub(crate) struct Leaving<'a> {
-    pub(crate) inner: &'a Arc<Inner>,
-    pub(crate) offer: &'a RpcOffer,
-    pub(crate) scope: ScopeId,
+    inner: &'a Arc<Inner>,
+    lent: &'a Lent,
+    host: &'a Member,
+    holding: Holding<'a>,
     /// Sizes of the weights that the entry was told of.
-    pub(crate) weights: HashMap<WeightId, u64>,
+    weights: HashMap<WeightId, u64>,
+}
+
+/// What the requests of a connection tell its replies, and hear of them.
+struct Asking {
+    version: watch::Receiver<Option<Version>>,
+    /// Replies that the rpc-server has given.
+    done: watch::Receiver<u64>,
+    /// Replies that are given in its place.
+    answers: mpsc::Sender<[u8; NO_MEMORY.len()]>,
+}
+
+/// The other side of it.
+struct Replying {
+    version: watch::Sender<Option<Version>>,
+    done: watch::Sender<u64>,
+    answers: mpsc::Receiver<[u8; NO_MEMORY.len()]>,
 }
 
 impl<'a> Leaving<'a> {
-    pub(crate) fn new(inner: &'a Arc<Inner>, offer: &'a RpcOffer, scope: ScopeId, list: &[Weight]) -> Self {
+    pub(crate) fn new(inner: &'a Arc<Inner>, lent: &'a Lent, host: &'a Member, list: &[Weight]) -> Self {
         let weights = list.iter().map(|weight| (weight.id, weight.bytes)).collect();
-        Self { inner, offer, scope, weights }
+        Self { inner, lent, host, holding: Holding::new(lent), weights }
     }
 
     /// Carries both ways until both directions have ended.
@@ -52,12 +70,14 @@ impl<'a> Leaving<'a> {
         let cut_off = stream.cut_off();
         let (mut send, mut recv) = stream.split();
         let (mut from_local, mut to_local) = socket.split();
-        let said = watch::Sender::new(None);
-        let version = said.subscribe();
+        let (version, done) = (watch::Sender::new(None), watch::Sender::new(0));
+        let (answers, answered_here) = mpsc::channel(1);
+        let asking = Asking { version: version.subscribe(), done: done.subscribe(), answers };
+        let replying = Replying { version, done, answers: answered_here };
         let both = async {
             tokio::try_join!(
-                self.requests(&mut recv, &mut to_local, version),
-                self.replies(&mut from_local, &mut send, said),
+                self.requests(&mut recv, &mut to_local, asking),
+                self.replies(&mut from_local, &mut send, replying),
             )
         };
         let carried = until_cut(cut_off, both).await.map(drop).map_err(by_peer);
@@ -73,11 +93,12 @@ impl<'a> Leaving<'a> {
         &self,
         from: &mut RecvStream,
         to: &mut WriteHalf<'_>,
-        mut version: watch::Receiver<Option<Version>>,
+        mut asking: Asking,
     ) -> Result<(), RpcFault> {
         let counters: &[&Counters] = &[&self.inner.counters];
         let chunk = self.inner.config.buffer_bytes.max(1);
-        let mut core = Requests::new(self.inner.config.rpc.clone(), Side::Exit);
+        let counts = self.lent.offer.bytes_max.is_some();
+        let mut core = Requests::new(self.inner.config.rpc.clone(), Side::Exit { counts });
         let mut at_hand = BytesMut::with_capacity(chunk);
         // They live as long as the rpc-server may connect to them.
         let mut peers = Vec::new();
@@ -99,7 +120,7 @@ impl<'a> Leaving<'a> {
                 }
                 Step::Hello(bytes) => {
                     to.write_all(&at_hand[..bytes]).await?;
-                    let said = version.wait_for(Option::is_some).await.map_err(|_| RpcFault::Half)?;
+                    let said = asking.version.wait_for(Option::is_some).await.map_err(|_| RpcFault::Half)?;
                     said.iter().for_each(|version| core.learn(*version));
                     bytes
                 }
@@ -116,11 +137,35 @@ impl<'a> Leaving<'a> {
                     add(counters, |all| &all.requests, 1);
                     frame
                 }
+                Step::Allocate { frame, bytes } => {
+                    if self.holding.take(bytes) {
+                        core.pass_frame(&at_hand);
+                        self.expect(&core, bytes)?;
+                        continue;
+                    }
+                    self.refuse(bytes, core.asked, &mut asking).await?;
+                    core.replaced();
+                    add(counters, |all| &all.requests, 1);
+                    frame
+                }
+                Step::Free { pointer } => {
+                    core.pass_frame(&at_hand);
+                    let freed = self.holding.buffers().free(pointer);
+                    self.holding.give_back(freed);
+                    continue;
+                }
+                Step::Unpack { frame } => {
+                    let frames = unpack(&at_hand[HEAD_BYTES..frame])?;
+                    core.unpacked(frames.len());
+                    add(counters, |all| &all.from_peers_bytes, frame as u64);
+                    at_hand = [&frames, &at_hand[frame..]].concat().as_slice().into();
+                    continue;
+                }
                 Step::Answer { .. } | Step::Check { .. } | Step::Register { .. } => {
                     return Err(RpcFault::Malformed);
                 }
             };
-            add(counters, |all| &all.from_peers_bytes, taken as u64);
+            add(counters, |all| &all.from_peers_bytes, core.taken(taken) as u64);
             at_hand.advance(taken);
         }
     }
@@ -129,7 +174,7 @@ impl<'a> Leaving<'a> {
         &self,
         from: &mut ReadHalf<'_>,
         to: &mut SendStream,
-        version: watch::Sender<Option<Version>>,
+        mut replying: Replying,
     ) -> Result<(), RpcFault> {
         let counters: &[&Counters] = &[&self.inner.counters];
         let chunk = self.inner.config.buffer_bytes.max(1);
@@ -137,11 +182,23 @@ impl<'a> Leaving<'a> {
         let mut at_hand = BytesMut::with_capacity(chunk);
         loop {
             let begun = core.begun;
-            let step = core.step(&mut at_hand, None)?;
+            let awaited = self.holding.buffers().awaited();
+            let step = core.step(&mut at_hand, None, awaited)?;
             add(counters, |all| &all.replies, core.begun - begun);
             let bytes = match step {
                 ReplyStep::Need(needed) => {
-                    if fill(from, &mut at_hand, needed, chunk).await? {
+                    let filled = tokio::select! { biased;
+                        // Only ever sent where no reply is outstanding, so it falls between two.
+                        Some(answer) = replying.answers.recv() => {
+                            to.write_all(&answer).await?;
+                            to.flush().await?;
+                            add(counters, |all| &all.replies, 1);
+                            add(counters, |all| &all.to_peers_bytes, answer.len() as u64);
+                            continue;
+                        }
+                        filled = fill(from, &mut at_hand, needed, chunk) => filled?,
+                    };
+                    if filled {
                         continue;
                     }
                     let whole = core.is_whole() && at_hand.is_empty();
@@ -150,7 +207,12 @@ impl<'a> Leaving<'a> {
                 ReplyStep::Pass(bytes) => bytes,
                 ReplyStep::Hello(bytes, said) => {
                     // Before the host can have it: what it sends next is judged by it.
-                    version.send_replace(Some(said));
+                    replying.version.send_replace(Some(said));
+                    bytes
+                }
+                ReplyStep::Awaited(bytes) => {
+                    let not_given = self.holding.buffers().answered(reply_payload(&at_hand[..bytes]));
+                    self.holding.give_back(not_given);
                     bytes
                 }
             };
@@ -158,13 +220,37 @@ impl<'a> Leaving<'a> {
             to.flush().await?;
             add(counters, |all| &all.to_peers_bytes, bytes as u64);
             at_hand.advance(bytes);
+            replying.done.send_replace(if core.is_whole() { core.begun } else { core.begun - 1 });
         }
+    }
+
+    /// Notes the allocation that passes, so that its reply is known when it comes.
+    fn expect(&self, core: &Requests, bytes: u64) -> Result<(), RpcFault> {
+        let mut buffers = self.holding.buffers();
+        if core.exact {
+            return buffers.ask(core.asked, bytes);
+        }
+        buffers.ask_unnamed(bytes);
+        Ok(())
+    }
+
+    /// Says that there is no memory, in the place of the rpc-server and after all that it still has to say.
+    async fn refuse(&self, bytes: u64, asked: u64, asking: &mut Asking) -> Result<(), RpcFault> {
+        tracing::warn!(
+            host = %self.host.id.short(),
+            bytes,
+            allocated = self.lent.allocated(),
+            lent = self.lent.offer.bytes_max,
+            "the host asks for more memory than it was lent: it does not get it"
+        );
+        asking.done.wait_for(|done| *done >= asked).await.map_err(|_| RpcFault::Half)?;
+        asking.answers.send(NO_MEMORY).await.map_err(|_| RpcFault::Half)
     }
 
     /// Writes a SET_TENSOR whose data comes from this machine's disk. The last piece goes out only once all bytes are known to
     /// be those of the weight: the rpc-server uses nothing of a frame that is not whole.
     async fn inject(&self, to: &mut WriteHalf<'_>, frame: &[u8], weight: WeightId) -> Result<(), RpcFault> {
-        let known = self.offer.weights.as_ref().zip(self.weights.get(&weight));
+        let known = self.lent.offer.weights.as_ref().zip(self.weights.get(&weight));
         let (weights, bytes) = known.ok_or(RpcFault::NoWeight(weight))?;
         let head = injected(frame, *bytes).ok_or(RpcFault::Malformed)?;
         let (pieces, mut read) = mpsc::channel(PIECES_AHEAD);
@@ -191,8 +277,8 @@ impl<'a> Leaving<'a> {
         if peers.len() >= PEERS_MAX {
             return Err(RpcFault::NotATunnel);
         }
-        let remote = Remote { scope: self.scope, peer: at.node, service: at.service.clone() };
-        let how = RpcUse { weights: None, build: self.offer.build.clone() };
+        let remote = Remote { scope: self.host.scope, peer: at.node, service: at.service.clone() };
+        let how = RpcUse { weights: None, build: self.lent.offer.build.clone() };
         let listener = self.inner.listen(remote, Some(how)).map_err(RpcFault::Listen)?;
         let port = listener.addr().port();
         peers.push(listener);

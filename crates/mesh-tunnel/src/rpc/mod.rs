@@ -3,6 +3,7 @@
 pub(crate) mod entry;
 pub(crate) mod exit;
 mod fill;
+pub(crate) mod lent;
 pub(crate) mod open;
 
 use std::fmt;
@@ -14,7 +15,7 @@ use crate::Weights;
 use crate::proto::rpc::RpcFault;
 
 /// The protocol, as streams name it.
-pub const RPC_PROTOCOL: Protocol = Protocol::new("rpc/1");
+pub const RPC_PROTOCOL: Protocol = Protocol::new("rpc/2");
 
 /// Reset code: the exit could not read a weight.
 const WEIGHT_LOST: ResetCode = ResetCode(ResetCode::USER);
@@ -28,6 +29,9 @@ pub struct RpcOffer {
     pub weights: Option<Arc<dyn Weights>>,
     /// Which llama.cpp this is: a host of another build is refused.
     pub build: String,
+    /// What may be allocated there, in bytes, over all connections together; beyond, it is as if it had no memory left. `None`:
+    /// what there is.
+    pub bytes_max: Option<u64>,
 }
 
 /// How an rpc-server at a peer is used.
@@ -42,7 +46,11 @@ pub struct RpcUse {
 impl fmt::Debug for RpcOffer {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let file = self.weights.as_ref().map(|weights| weights.file());
-        f.debug_struct("RpcOffer").field("weights", &file).field("build", &self.build).finish_non_exhaustive()
+        f.debug_struct("RpcOffer")
+            .field("weights", &file)
+            .field("build", &self.build)
+            .field("bytes_max", &self.bytes_max)
+            .finish_non_exhaustive()
     }
 }
 

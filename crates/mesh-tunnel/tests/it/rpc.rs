@@ -9,8 +9,8 @@ use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
 
 use crate::rpc_world::{
-    GET_ALIGNMENT, GET_MAX_SIZE, GET_TENSOR, Host, Model, PEER_DATA, REGISTER_PEER, SET_TENSOR,
-    SET_TENSOR_HASH, Server, World, frame, hash_of, rpc, tensor,
+    FREE_BUFFER, GET_ALIGNMENT, GET_MAX_SIZE, GET_TENSOR, GRAPH_COMPUTE, Host, Model, PEER_DATA,
+    REGISTER_PEER, SET_TENSOR, SET_TENSOR_HASH, Server, World, frame, hash_of, rpc, tensor,
 };
 
 const STOCK: [u8; 3] = [7, 0, 0];
@@ -54,7 +54,8 @@ async fn weights_that_the_worker_has_not_are_sent() {
         assert!(model.is_loaded_at(&server));
         let rpc = listener.rpc_stats();
         assert_eq!((rpc.weights_sent_bytes, rpc.weights_by_reference), (model.bytes(), 0));
-        assert!(listener.stats().to_peers_bytes > model.bytes());
+        // The small ones here are as regular as no weight is, and go packed; the large one goes as it is.
+        assert!(listener.stats().to_peers_bytes > 3 << 20);
         assert_eq!(listener.weights_in_common(), common, "another file of the same name has none in common");
         drop(host);
         world.end().await;
@@ -149,7 +150,7 @@ async fn memory_that_is_lent_to_another_is_refused() {
     let (world, server) = (World::new(3).await, Server::start(STOCK).await);
     let holder = world.mesh[2].id();
     let allowed = Arc::new(move |member: &Member| member.id == holder);
-    let offer = RpcOffer { allowed, weights: None, build: "b1".into() };
+    let offer = RpcOffer { allowed, weights: None, build: "b1".into(), bytes_max: None };
     let _offered = world.tunnels[1].offer_rpc(rpc(), server.at, offer).unwrap();
     let listener = world.listen(1, None);
     assert!(Host::connect(listener.addr()).await.is_err());
@@ -244,6 +245,65 @@ async fn a_peer_that_is_registered_is_reached_from_the_worker_through_a_tunnel_o
     drop((host, push));
     until("the way between the workers goes with the connection", || async {
         world.tunnels[1].listeners().is_empty()
+    })
+    .await;
+    world.end().await;
+}
+
+#[tokio::test]
+async fn a_host_gets_no_more_memory_than_it_was_lent() {
+    let (world, server) = (World::new(2).await, Server::start(STOCK).await);
+    let _offered = world.lend(1, &server, None, Some(1000));
+    let listener = world.listen(1, None);
+    let (mut host, _) = Host::connect(listener.addr()).await.unwrap();
+    let first = host.allocate(600).await.unwrap();
+    assert_ne!(first, 0);
+    assert_eq!(host.allocate(401).await.unwrap(), 0, "as an rpc-server that has no memory left says it");
+    assert_eq!(host.allocate(u64::MAX).await.unwrap(), 0);
+    assert_ne!(host.allocate(400).await.unwrap(), 0);
+    assert_eq!(host.allocate(1).await.unwrap(), 0);
+    // The refused ones have not reached the rpc-server, and the order of replies is kept.
+    assert_eq!(server.seen.lock().unwrap().allocations, 2);
+    host.tell(GET_ALIGNMENT, &[0; 4]).await.unwrap();
+    host.tell(0, &[&[0; 4][..], &700u64.to_le_bytes()].concat()).await.unwrap();
+    assert_eq!(host.reply().await.unwrap(), 64u64.to_le_bytes());
+    assert_eq!(host.reply().await.unwrap(), [0; 16]);
+    host.tell(FREE_BUFFER, &first.to_le_bytes()).await.unwrap();
+    assert_ne!(host.allocate(600).await.unwrap(), 0, "what is given back may be taken again");
+    drop(host);
+    // A connection that has ended holds nothing, whatever it has not given back.
+    until("the first connection's memory is free", || async {
+        let (mut host, _) = Host::connect(listener.addr()).await.unwrap();
+        host.allocate(1000).await.unwrap() != 0 && host.allocate(1).await.unwrap() == 0
+    })
+    .await;
+    world.end().await;
+}
+
+#[tokio::test]
+async fn what_nobody_waits_for_arrives_before_what_is_computed_with_it_and_graphs_go_packed() {
+    let (world, server) = (World::new(2).await, Server::start(STOCK).await);
+    let _offered = world.offer(1, &server, None);
+    let listener = world.listen(1, None);
+    let (mut host, _) = Host::connect(listener.addr()).await.unwrap();
+    let before = listener.stats().to_peers_bytes;
+    for number in 0..10u8 {
+        host.set_weight(&format!("inp{number}"), &[number; 100]).await.unwrap();
+    }
+    let graph: Vec<u8> = (0..40_000u32).flat_map(|at| (at / 100).to_le_bytes()).collect();
+    host.tell(GRAPH_COMPUTE, &graph).await.unwrap();
+    let last = host.call(GET_TENSOR, &[&tensor("inp9")[..], &[0; 16]].concat()).await.unwrap();
+    assert_eq!(last, [9; 100]);
+    assert_eq!(server.seen.lock().unwrap().graphs, std::slice::from_ref(&graph));
+    assert_eq!(server.tensor("inp0"), Some(vec![0; 100]));
+    let sent = listener.stats().to_peers_bytes - before;
+    assert!(sent < 16_000, "{sent} bytes for {} of the graph alone", graph.len());
+    // What is written last arrives too, though nobody asks for it.
+    host.set_weight("end", &[7; 100]).await.unwrap();
+    host.0.shutdown().await.unwrap();
+    until("the last tensor has arrived", || async { server.tensor("end").is_some() }).await;
+    until("both ends have counted what crossed the link", || async {
+        world.tunnels[1].stats().from_peers_bytes == world.tunnels[0].stats().to_peers_bytes
     })
     .await;
     world.end().await;

@@ -1,4 +1,4 @@
-//! Peers that do not keep to `rpc/1`.
+//! Peers that do not keep to `rpc/2`.
 
 use std::time::Duration;
 
@@ -9,7 +9,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use crate::rpc_world::{HELLO, Host, Model, Server, World, frame, rpc, tensor};
 
-/// A question of `rpc/1` for the service, as its bytes are.
+/// A question of `rpc/2` for the service, as its bytes are.
 fn question() -> Vec<u8> {
     let name = rpc();
     let mut body = vec![u8::try_from(name.as_str().len()).unwrap()];

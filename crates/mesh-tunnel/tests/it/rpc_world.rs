@@ -21,6 +21,9 @@ pub(crate) const SET_TENSOR_HASH: u8 = 7;
 pub(crate) const GET_TENSOR: u8 = 8;
 pub(crate) const GET_ALIGNMENT: u8 = 1;
 pub(crate) const GET_MAX_SIZE: u8 = 2;
+pub(crate) const ALLOC_BUFFER: u8 = 0;
+pub(crate) const FREE_BUFFER: u8 = 4;
+pub(crate) const GRAPH_COMPUTE: u8 = 10;
 pub(crate) const REGISTER_PEER: u8 = 18;
 /// Of the fork: data from another worker.
 pub(crate) const PEER_DATA: u8 = 19;
@@ -49,7 +52,17 @@ impl World {
     }
 
     pub(crate) fn offer(&self, worker: usize, server: &Server, weights: Option<Arc<dyn Weights>>) -> Offered {
-        let offer = RpcOffer { allowed: Arc::new(|_: &Member| true), weights, build: "b1".into() };
+        self.lend(worker, server, weights, None)
+    }
+
+    pub(crate) fn lend(
+        &self,
+        worker: usize,
+        server: &Server,
+        weights: Option<Arc<dyn Weights>>,
+        bytes_max: Option<u64>,
+    ) -> Offered {
+        let offer = RpcOffer { allowed: Arc::new(|_: &Member| true), weights, build: "b1".into(), bytes_max };
         self.tunnels[worker].offer_rpc(rpc(), server.at, offer).unwrap()
     }
 
@@ -78,6 +91,8 @@ pub(crate) struct Seen {
     pub(crate) capabilities: Vec<u8>,
     pub(crate) endpoint: Option<SocketAddr>,
     pub(crate) from_peers: Vec<u8>,
+    pub(crate) allocations: u64,
+    pub(crate) graphs: Vec<Vec<u8>>,
 }
 
 /// Answers as ggml-rpc-server does, one connection at a time, and as the fork does when its version is 3.
@@ -123,6 +138,16 @@ async fn serve(socket: &mut TcpStream, version: [u8; 3], seen: &Mutex<Seen>) -> 
             }
             SET_TENSOR_HASH => vec![0],
             GET_TENSOR => seen.lock().unwrap().tensors.get(&name_of(&payload)).unwrap().clone(),
+            ALLOC_BUFFER => {
+                let mut seen = seen.lock().unwrap();
+                seen.allocations += 1;
+                [&(0x1000 + seen.allocations).to_le_bytes()[..], &payload[4..]].concat()
+            }
+            FREE_BUFFER => continue,
+            GRAPH_COMPUTE => {
+                seen.lock().unwrap().graphs.push(payload);
+                continue;
+            }
             GET_ALIGNMENT => 64u64.to_le_bytes().to_vec(),
             GET_MAX_SIZE => 1000u64.to_le_bytes().to_vec(),
             REGISTER_PEER => {
@@ -194,6 +219,13 @@ impl Host {
             Ok(reply)
         };
         tokio::time::timeout(Duration::from_secs(20), read).await.expect("a reply or an error")
+    }
+
+    /// Asks for memory: where it lies, 0 where there is none.
+    pub(crate) async fn allocate(&mut self, bytes: u64) -> io::Result<u64> {
+        let reply = self.call(ALLOC_BUFFER, &[&[0; 4][..], &bytes.to_le_bytes()].concat()).await?;
+        assert_eq!(reply.len(), 16);
+        Ok(u64::from_le_bytes(reply[..8].try_into().unwrap()))
     }
 
     /// Whether the data itself was sent.

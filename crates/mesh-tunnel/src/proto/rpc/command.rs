@@ -5,10 +5,19 @@ use super::tensor::{HASH_BYTES, SET_TENSOR_HEAD_BYTES, TENSOR_BYTES};
 
 /// Asks which version the rpc-server speaks: the first command of a connection, 14 in every version.
 pub(crate) const HELLO: u8 = 14;
+/// Asks for memory: device u32, size u64.
+pub(crate) const ALLOC_BUFFER: u8 = 0;
+/// Gives memory back, by its pointer.
+pub(crate) const FREE_BUFFER: u8 = 4;
+const BUFFER_CLEAR: u8 = 5;
+const INIT_TENSOR: u8 = 12;
+const MEMSET_TENSOR: u8 = 17;
 /// Writes a tensor.
 pub(crate) const SET_TENSOR: u8 = 6;
 /// Asks whether the rpc-server has the bytes of a tensor already.
 pub(crate) const SET_TENSOR_HASH: u8 = 7;
+/// Computes a graph that it brings.
+pub(crate) const GRAPH_COMPUTE: u8 = 10;
 /// Commands from here on are the tunnel's own and never come from a llama-server.
 pub(crate) const OWN_FIRST: u8 = 0xE0;
 
@@ -64,6 +73,14 @@ pub(crate) struct Command {
     pub(crate) replies: bool,
 }
 
+impl Command {
+    /// Whether nobody waits for it: only what is written into tensors shows, once something else asks for it or computes
+    /// with it.
+    pub(crate) fn is_quiet(&self) -> bool {
+        matches!(self.code, BUFFER_CLEAR | SET_TENSOR | INIT_TENSOR | MEMSET_TENSOR)
+    }
+}
+
 #[derive(Debug, PartialEq, Eq)]
 enum Payload {
     Exactly(usize),
@@ -73,23 +90,23 @@ enum Payload {
 /// Of llama.cpp b11434.
 const STOCK_MAJOR: u8 = 7;
 const STOCK: &[Command] = &[
-    row(0, "ALLOC_BUFFER", Payload::Exactly(12), true),
+    row(ALLOC_BUFFER, "ALLOC_BUFFER", Payload::Exactly(12), true),
     row(1, "GET_ALIGNMENT", Payload::Exactly(4), true),
     row(2, "GET_MAX_SIZE", Payload::Exactly(4), true),
     row(3, "BUFFER_GET_BASE", Payload::Exactly(8), true),
-    row(4, "FREE_BUFFER", Payload::Exactly(8), false),
-    row(5, "BUFFER_CLEAR", Payload::Exactly(9), false),
+    row(FREE_BUFFER, "FREE_BUFFER", Payload::Exactly(8), false),
+    row(BUFFER_CLEAR, "BUFFER_CLEAR", Payload::Exactly(9), false),
     row(SET_TENSOR, "SET_TENSOR", Payload::AtLeast(SET_TENSOR_HEAD_BYTES, u64::MAX), false),
     row(SET_TENSOR_HASH, "SET_TENSOR_HASH", Payload::Exactly(HASH_BYTES), true),
     row(8, "GET_TENSOR", Payload::Exactly(TENSOR_BYTES + 16), true),
     row(9, "COPY_TENSOR", Payload::Exactly(2 * TENSOR_BYTES), true),
-    row(10, "GRAPH_COMPUTE", Payload::AtLeast(12, GRAPH_BYTES_MAX), false),
+    row(GRAPH_COMPUTE, "GRAPH_COMPUTE", Payload::AtLeast(12, GRAPH_BYTES_MAX), false),
     row(11, "GET_DEVICE_MEMORY", Payload::Exactly(4), true),
-    row(12, "INIT_TENSOR", Payload::Exactly(TENSOR_BYTES), false),
+    row(INIT_TENSOR, "INIT_TENSOR", Payload::Exactly(TENSOR_BYTES), false),
     row(13, "GET_ALLOC_SIZE", Payload::Exactly(4 + 11 * TENSOR_BYTES), true),
     row(15, "DEVICE_COUNT", Payload::Exactly(0), true),
     row(16, "GRAPH_RECOMPUTE", Payload::Exactly(4), false),
-    row(17, "MEMSET_TENSOR", Payload::Exactly(TENSOR_BYTES + 17), false),
+    row(MEMSET_TENSOR, "MEMSET_TENSOR", Payload::Exactly(TENSOR_BYTES + 17), false),
 ];
 
 const fn row(code: u8, name: &'static str, payload: Payload, replies: bool) -> Command {

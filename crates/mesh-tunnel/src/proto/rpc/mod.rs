@@ -3,8 +3,12 @@
 //! Pure: bytes go in, and what to do with them comes out. A request is `command u8 | size u64 LE | payload`, a reply
 //! `size u64 LE | payload`; nothing in a reply says what it answers, so the order of both is kept.
 
+mod buffers;
 mod command;
+#[cfg(any(test, feature = "testing"))]
+mod drive;
 mod own;
+mod pack;
 mod replies;
 mod requests;
 mod tensor;
@@ -12,11 +16,15 @@ mod tensor;
 mod tests;
 pub(crate) mod wire;
 
+pub(crate) use buffers::{Buffers, NO_MEMORY};
 pub use command::Policy;
 pub(crate) use command::{HEAD_BYTES, Version};
+#[cfg(any(test, feature = "testing"))]
+pub use drive::codec;
 pub(crate) use own::{RegisterAt, register_peer};
-pub(crate) use replies::{Replies, ReplyStep};
-pub(crate) use requests::{Requests, Side, Step, injected, reference_of};
+pub(crate) use pack::{pack, unpack};
+pub(crate) use replies::{Replies, ReplyStep, reply_payload};
+pub(crate) use requests::{Requests, Run, Side, Step, injected, reference_of};
 pub(crate) use tensor::SET_TENSOR_HEAD_BYTES;
 
 use std::io;
@@ -64,6 +72,9 @@ pub enum RpcFault {
     /// A reply that nothing asked for: a fault of the peer.
     #[error("a reply that nothing asked for")]
     Unasked,
+    /// More allocations at once than a llama-server asks for.
+    #[error("more than {0} buffers are asked for at once")]
+    Unanswered(usize),
     /// A weight is asked for by a name that is not listed.
     #[error("the weight {0:?} is not on this machine")]
     NoWeight(crate::WeightId),

@@ -4,6 +4,11 @@ use super::RpcFault;
 use super::command::{HELLO_BYTES_MAX, REPLY_HEAD_BYTES, Version};
 use super::requests::WHOLE_BYTES_MAX;
 
+/// What is behind the size of a reply.
+pub(crate) fn reply_payload(reply: &[u8]) -> &[u8] {
+    reply.get(REPLY_HEAD_BYTES..).unwrap_or_default()
+}
+
 /// Follows the replies of one connection.
 #[derive(Debug)]
 pub(crate) struct Replies {
@@ -24,6 +29,8 @@ pub(crate) enum ReplyStep {
     Pass(usize),
     /// The reply to HELLO, its capabilities cleared; it passes.
     Hello(usize, Version),
+    /// The reply that is awaited, whole; it passes.
+    Awaited(usize),
 }
 
 impl Replies {
@@ -36,11 +43,17 @@ impl Replies {
         self.passing == 0
     }
 
-    /// The next step. `asked` is the number of replies that were asked for, if known.
+    /// The next step. `asked` is the number of replies that were asked for, if known, and `awaited` that of the one which is to
+    /// be looked at, from 1 on.
     ///
     /// # Errors
     /// [`RpcFault`]: a reply that nothing asked for, or above the bound.
-    pub(crate) fn step(&mut self, bytes: &mut [u8], asked: Option<u64>) -> Result<ReplyStep, RpcFault> {
+    pub(crate) fn step(
+        &mut self,
+        bytes: &mut [u8],
+        asked: Option<u64>,
+        awaited: Option<u64>,
+    ) -> Result<ReplyStep, RpcFault> {
         let mut run = 0;
         loop {
             let rest = &mut bytes[run..];
@@ -49,14 +62,20 @@ impl Replies {
             run += passed;
             let rest = &mut rest[passed..];
             let judged = if self.passing > 0 { Ok(Err(1)) } else { self.judge(rest, asked) };
+            let is_awaited = awaited == Some(self.begun + 1);
             match judged {
-                Ok(Ok(frame)) if self.said_hello => self.passing = frame,
+                Ok(Ok(frame)) if self.said_hello && !is_awaited => self.passing = frame,
                 // What goes before is handed over first; the rest is judged again then.
                 _ if run > 0 => return Ok(ReplyStep::Pass(run)),
                 Ok(Ok(frame)) => {
-                    self.said_hello = true;
                     self.begun += 1;
                     let whole = usize::try_from(frame).unwrap_or(usize::MAX);
+                    if self.said_hello {
+                        // A longer one is none that is awaited: it passes as it comes.
+                        self.passing = frame.saturating_sub(rest.len() as u64);
+                        return Ok(ReplyStep::Awaited(whole.min(rest.len())));
+                    }
+                    self.said_hello = true;
                     let payload = &mut rest[REPLY_HEAD_BYTES..whole];
                     let version = Version::of(payload);
                     // What follows the version are offers to leave TCP for a transport that the tunnel could not carry.

@@ -5,17 +5,20 @@ use std::sync::Arc;
 
 use super::RpcFault;
 use super::command::{
-    Command, HEAD_BYTES, HELLO, HELLO_BYTES_MAX, Head, Policy, SET_TENSOR, SET_TENSOR_HASH, Version,
+    ALLOC_BUFFER, Command, FREE_BUFFER, GRAPH_COMPUTE, HEAD_BYTES, HELLO, HELLO_BYTES_MAX, Head, Policy,
+    SET_TENSOR, SET_TENSOR_HASH, Version,
 };
 use super::own::{
     REFERENCE, REFERENCE_BYTES, REGISTER_AT, REGISTER_AT_BYTES_MAX, RegisterAt, reference, registered,
 };
+use super::pack::{PACKED, PACKED_BYTES_MAX};
 use super::tensor::{HASH_BYTES, SET_TENSOR_HEAD_BYTES, SetTensor, SetTensorHash};
 use crate::WeightId;
 use crate::weights::Known;
 
 /// Frames up to here go on when they are whole: a llama-server writes one in three pieces, and what is in pieces is of no use
-/// to its reader anyway. Above, bytes go on as they come. 64 KiB: the activations of a token and most graphs.
+/// to its reader anyway. Above, bytes go on as they come, but for a graph at the entry, which is packed. 64 KiB: the
+/// activations of a token.
 pub(crate) const WHOLE_BYTES_MAX: usize = 64 * 1024;
 /// Tensors below are sent: a reference is longer than their data by 32 bytes at most.
 const REFERENCE_DATA_MIN: u64 = 64;
@@ -29,7 +32,10 @@ pub(crate) enum Side {
     /// Where the llama-server is: with its own weights, and those of them that the exit has.
     Entry { known: Arc<Known>, at_peer: Arc<HashSet<WeightId>> },
     /// Where the rpc-server is.
-    Exit,
+    Exit {
+        /// Whether what is allocated is counted.
+        counts: bool,
+    },
 }
 
 /// What to do with the first bytes of those at hand.
@@ -37,7 +43,7 @@ pub(crate) enum Side {
 pub(crate) enum Step {
     /// Nothing before there are so many.
     Need(usize),
-    /// They pass as they are.
+    /// They pass as they are; [`Requests::run`] says what they are.
     Pass(usize),
     /// HELLO, its capabilities cleared: it passes, and the version must be known before the next step.
     Hello(usize),
@@ -52,6 +58,23 @@ pub(crate) enum Step {
     Inject { frame: usize, weight: WeightId },
     /// A REGISTER_PEER of the peer's: [`super::register_peer`] goes on instead.
     RegisterAt { frame: usize, at: RegisterAt },
+    /// Memory is asked for: [`Requests::pass_frame`], or [`Requests::replaced`] where the exit answers itself.
+    Allocate { frame: usize, bytes: u64 },
+    /// Memory is given back: the frame passes by [`Requests::pass_frame`].
+    Free { pointer: u64 },
+    /// Frames that the peer has packed: what [`super::unpack`] makes of it comes instead, and [`Requests::unpacked`] says so.
+    Unpack { frame: usize },
+}
+
+/// What passes in one step.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Run {
+    /// Whole frames that nobody waits for: they have no reply, and nothing is computed by them.
+    Quiet,
+    /// Whole frames.
+    Whole,
+    /// A part of a frame, alone or beside whole ones.
+    Part,
 }
 
 /// Follows the requests of one connection.
@@ -63,6 +86,10 @@ pub(crate) struct Requests {
     /// What is left of the frame that is passing.
     passing: u64,
     said_hello: bool,
+    /// So many of the bytes at hand came packed.
+    from_packed: usize,
+    /// What the last [`Step::Pass`] was.
+    pub(crate) run: Run,
     /// Replies that were asked for so far.
     pub(crate) asked: u64,
     /// Whether `asked` is exact: an unknown command may have a reply or none.
@@ -81,6 +108,8 @@ impl Requests {
             version: None,
             passing: 0,
             said_hello: false,
+            from_packed: 0,
+            run: Run::Quiet,
             asked: 0,
             exact: true,
             frames: 0,
@@ -98,6 +127,18 @@ impl Requests {
         self.passing == 0
     }
 
+    /// What was packed has taken the place of the frame at hand, and is so long.
+    pub(crate) fn unpacked(&mut self, bytes: usize) {
+        self.from_packed = bytes;
+    }
+
+    /// So many bytes are no longer at hand; how many of them the peer has sent as they were.
+    pub(crate) fn taken(&mut self, bytes: usize) -> usize {
+        let from_packed = bytes.min(self.from_packed);
+        self.from_packed -= from_packed;
+        bytes - from_packed
+    }
+
     /// The frame at hand goes on as something else.
     pub(crate) fn replaced(&mut self) {
         self.frames += 1;
@@ -110,23 +151,32 @@ impl Requests {
         }
     }
 
+    fn pass(&mut self, bytes: usize) -> Step {
+        if self.passing > 0 {
+            self.run = Run::Part;
+        }
+        Step::Pass(bytes)
+    }
+
     /// The next step. After one that holds a frame back the caller skips that frame.
     ///
     /// # Errors
     /// [`RpcFault`]: the frame at hand must not pass.
     pub(crate) fn step(&mut self, bytes: &mut [u8]) -> Result<Step, RpcFault> {
         let mut run = 0;
+        self.run = if self.passing > 0 { Run::Part } else { Run::Quiet };
         loop {
             let rest = &mut bytes[run..];
             let passed = usize::try_from(self.passing).unwrap_or(usize::MAX).min(rest.len());
             self.passing -= passed as u64;
             run += passed;
             let rest = &mut rest[passed..];
-            let judged = if self.passing > 0 { Ok(Err(Step::Need(1))) } else { self.judge(rest) };
+            let packed = run < self.from_packed;
+            let judged = if self.passing > 0 { Ok(Err(Step::Need(1))) } else { self.judge(rest, packed) };
             let judged = match judged {
                 Ok(Ok(passes)) => Ok(passes),
                 // What goes before is handed over first; the rest is judged again then.
-                _ if run > 0 => return Ok(Step::Pass(run)),
+                _ if run > 0 => return Ok(self.pass(run)),
                 judged => judged?,
             };
             match judged {
@@ -150,6 +200,9 @@ impl Requests {
             Some(command) => self.asked += u64::from(command.replies),
             None => self.exact = false,
         }
+        if self.run == Run::Quiet && !(self.exact && command.is_some_and(|command| command.is_quiet())) {
+            self.run = Run::Whole;
+        }
         if let (SET_TENSOR, Side::Entry { known, .. }, Some(front)) = (head.command, &self.side, front(bytes))
         {
             let data = head.bytes - SET_TENSOR_HEAD_BYTES as u64;
@@ -160,12 +213,15 @@ impl Requests {
     }
 
     /// Whether the frame at hand passes (`Ok`), or what is to be done first or instead. Changes nothing.
-    fn judge(&self, bytes: &[u8]) -> Result<Result<Passes, Step>, RpcFault> {
+    fn judge(&self, bytes: &[u8], packed: bool) -> Result<Result<Passes, Step>, RpcFault> {
         let Some(head) = Head::of(bytes) else { return Ok(Err(Step::Need(HEAD_BYTES))) };
         let whole = usize::try_from(head.frame_bytes()).unwrap_or(usize::MAX);
         let Some(version) = self.version else { return self.judge_hello(head, whole, bytes.len()).map(Err) };
-        if matches!(self.side, Side::Exit) && matches!(head.command, REFERENCE | REGISTER_AT) {
-            return judge_own(head, whole, bytes).map(Err);
+        match (&self.side, head.command) {
+            (Side::Exit { .. }, REFERENCE | REGISTER_AT) => return judge_own(head, whole, bytes).map(Err),
+            // What is packed holds nothing packed, so that it never becomes longer than its bound.
+            (Side::Exit { .. }, PACKED) if !packed => return judge_packed(head, whole, bytes).map(Err),
+            _ => {}
         }
         let command = self.policy.check(version, head)?;
         let stock_tensors = command.is_some() && self.exact;
@@ -173,12 +229,21 @@ impl Requests {
             SET_TENSOR if stock_tensors => HEAD_BYTES + SET_TENSOR_HEAD_BYTES,
             _ => HEAD_BYTES,
         };
-        let needed = if whole <= WHOLE_BYTES_MAX { whole } else { needed };
+        let is_graph =
+            matches!(self.side, Side::Entry { .. }) && head.command == GRAPH_COMPUTE && command.is_some();
+        let whole_max = if is_graph { PACKED_BYTES_MAX } else { WHOLE_BYTES_MAX };
+        let needed = if whole <= whole_max { whole } else { needed };
         if bytes.len() < needed {
             return Ok(Err(Step::Need(needed)));
         }
         if version.is_register_peer(head) {
             return self.judge_register(head, &bytes[..whole]).map(Err);
+        }
+        if command.is_some()
+            && !matches!(self.side, Side::Exit { counts: false })
+            && let Some(step) = judge_memory(head, whole, bytes)
+        {
+            return Ok(Err(step));
         }
         if let (Side::Entry { known, at_peer }, true) = (&self.side, stock_tensors) {
             let replaced = match head.command {
@@ -206,7 +271,8 @@ impl Requests {
 
     fn judge_register(&self, head: Head, frame: &[u8]) -> Result<Step, RpcFault> {
         // Its port is one of the sender's machine: the sending end of the tunnel says what it stands for.
-        let named = if matches!(self.side, Side::Exit) { None } else { registered(&frame[HEAD_BYTES..]) };
+        let named =
+            if matches!(self.side, Side::Exit { .. }) { None } else { registered(&frame[HEAD_BYTES..]) };
         let (peer_id, port) = named.ok_or(RpcFault::NotATunnel)?;
         Ok(Step::Register { frame: frame.len(), command: head.command, peer_id, port })
     }
@@ -234,6 +300,24 @@ fn judge_own(head: Head, whole: usize, bytes: &[u8]) -> Result<Step, RpcFault> {
     }
     let id = payload.last_chunk().ok_or(RpcFault::Malformed)?;
     Ok(Step::Inject { frame: whole, weight: WeightId(*id) })
+}
+
+/// Memory that is asked for or given back; its frame is whole.
+fn judge_memory(head: Head, whole: usize, bytes: &[u8]) -> Option<Step> {
+    let payload = bytes.get(HEAD_BYTES..whole)?;
+    let number = |bytes: &[u8]| bytes.first_chunk().map(|number| u64::from_le_bytes(*number));
+    match head.command {
+        ALLOC_BUFFER => Some(Step::Allocate { frame: whole, bytes: number(payload.get(4..)?)? }),
+        FREE_BUFFER => Some(Step::Free { pointer: number(payload)? }),
+        _ => None,
+    }
+}
+
+fn judge_packed(head: Head, whole: usize, bytes: &[u8]) -> Result<Step, RpcFault> {
+    if head.bytes > PACKED_BYTES_MAX as u64 {
+        return Err(RpcFault::Malformed);
+    }
+    Ok(if bytes.len() < whole { Step::Need(whole) } else { Step::Unpack { frame: whole } })
 }
 
 fn judge_tensor(known: &Known, at_peer: &HashSet<WeightId>, whole: usize, bytes: &[u8]) -> Option<Step> {

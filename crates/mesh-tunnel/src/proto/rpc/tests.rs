@@ -6,6 +6,7 @@ use std::sync::Arc;
 use proptest::prelude::*;
 
 use super::command::{HELLO, Head};
+use super::drive::{codec, drive, drive_replies};
 use super::tensor::{HASH_BYTES, TENSOR_BYTES, named};
 use super::*;
 use crate::weights::Known;
@@ -55,97 +56,13 @@ fn entry(weights: &[Weight], missing: &[&str]) -> Side {
     Side::Entry { known, at_peer: Arc::new(there.map(|weight| weight.id).collect()) }
 }
 
-/// What leaves an end of the tunnel when bytes come in such portions.
-#[derive(Debug, Default, PartialEq, Eq)]
-struct Out {
-    bytes: Vec<u8>,
-    answers: usize,
-    fault: Option<String>,
-    frames: u64,
-    asked: u64,
-}
-
-/// Drives the core as the drivers do, with `portions` cut off the input one after another, over and over.
-fn drive(side: Side, input: &[u8], portions: &[usize]) -> Out {
-    let mut core = Requests::new(Policy { frame_bytes_max: 1 << 20, unknown_commands: true }, side);
-    let (mut out, mut at_hand, mut rest) = (Out::default(), Vec::new(), input);
-    let mut portions = portions.iter().cycle();
-    loop {
-        let held = at_hand.len();
-        let step = match core.step(&mut at_hand) {
-            Ok(step) => step,
-            Err(fault) => {
-                out.fault = Some(fault.to_string());
-                break;
-            }
-        };
-        let taken = match step {
-            Step::Need(needed) => {
-                assert!(needed > held, "asks for what it has");
-                assert!(needed <= (17 << 20), "holds at most a tensor that it would replace");
-                if rest.is_empty() {
-                    break;
-                }
-                let (now, later) = rest.split_at(rest.len().min(*portions.next().expect("cycles")));
-                at_hand.extend_from_slice(now);
-                rest = later;
-                continue;
-            }
-            Step::Pass(bytes) => {
-                out.bytes.extend_from_slice(&at_hand[..bytes]);
-                bytes
-            }
-            Step::Hello(bytes) => {
-                out.bytes.extend_from_slice(&at_hand[..bytes]);
-                core.learn(STOCK);
-                bytes
-            }
-            Step::Answer { frame, reference, .. } => {
-                out.bytes.extend(reference);
-                out.answers += 1;
-                core.replaced();
-                frame
-            }
-            Step::Check { frame, weights } => {
-                let data = &at_hand[HEAD_BYTES + SET_TENSOR_HEAD_BYTES..frame];
-                let id = WeightId(*blake3::hash(data).as_bytes());
-                if !weights.contains(&id) {
-                    core.pass_frame(&at_hand);
-                    continue;
-                }
-                out.bytes.extend(reference_of(&at_hand, id).expect("a tensor"));
-                core.replaced();
-                frame
-            }
-            Step::Register { frame, command, peer_id, port } => {
-                out.bytes.extend(register_peer(command, peer_id, port ^ 1));
-                core.replaced();
-                frame
-            }
-            Step::Inject { frame, weight } => {
-                out.bytes.extend(injected(&at_hand[..frame], 3).expect("a reference"));
-                out.bytes.extend_from_slice(&weight.0[..3]);
-                core.replaced();
-                frame
-            }
-            Step::RegisterAt { frame, at } => {
-                out.bytes.extend(register_peer(at.command, at.peer_id, 1));
-                core.replaced();
-                frame
-            }
-        };
-        at_hand.drain(..taken);
-    }
-    (out.frames, out.asked) = (core.frames, core.asked);
-    out
-}
-
 #[test]
 fn what_concerns_nobody_passes_unchanged_but_for_capabilities() {
     let input: Vec<u8> =
         [hello(), frame(15, &[]), frame(0, &[7; 12]), frame(200, b"new"), frame(10, &[1; 100_000])].concat();
-    let out = drive(Side::Exit, &input, &[1000]);
+    let out = drive(Side::Exit { counts: true }, &input, &[1000]);
     assert_eq!((out.fault, out.frames, out.asked), (None, 5, 3));
+    assert_eq!((out.allocated, out.as_sent), (vec![(3, 0x0707_0707_0707_0707)], input.len()));
     assert_eq!(out.bytes[HEAD_BYTES..HEAD_BYTES + 24], [0; 24], "no offer to leave TCP");
     assert_eq!(out.bytes[33..], input[33..]);
 }
@@ -221,7 +138,7 @@ fn frames_that_must_not_pass_do_not_and_what_came_before_does() {
         ),
     ];
     for (exit, bad, words) in cases {
-        let side = if exit { Side::Exit } else { entry(&[], &[]) };
+        let side = if exit { Side::Exit { counts: true } } else { entry(&[], &[]) };
         let input = [hello(), frame(15, &[]), bad, frame(15, &[])].concat();
         let out = drive(side, &input, &[3]);
         assert!(
@@ -232,11 +149,70 @@ fn frames_that_must_not_pass_do_not_and_what_came_before_does() {
         assert_eq!(out.bytes.len(), 33 + 9, "{words}");
     }
     for first in [frame(15, &[]), b"GET / HTTP/1.1\r\n".to_vec()] {
-        let out = drive(Side::Exit, &first, &[usize::MAX]);
+        let out = drive(Side::Exit { counts: true }, &first, &[usize::MAX]);
         assert!(out.fault.is_some_and(|fault| fault.ends_with("not HELLO")) && out.bytes.is_empty());
     }
     let long = Head { command: HELLO, bytes: 65 }.to_bytes();
-    assert!(drive(Side::Exit, &long, &[9]).fault.is_some_and(|fault| fault.starts_with("a frame HELLO")));
+    assert!(
+        drive(Side::Exit { counts: true }, &long, &[9])
+            .fault
+            .is_some_and(|fault| fault.starts_with("a frame HELLO"))
+    );
+}
+
+#[test]
+fn what_is_packed_comes_out_as_it_went_in() {
+    let frames =
+        [frame(15, &[]), set_tensor("x", 0, &[0; 3000]), frame(10, &[3; 90_000]), frame(4, &[9; 8])].concat();
+    let packed = pack(&frames).expect("shorter");
+    let input = [hello(), packed.clone(), frame(15, &[]), packed.clone()].concat();
+    for portions in [&[usize::MAX][..], &[1], &[700, 30]] {
+        let out = drive(Side::Exit { counts: true }, &input, portions);
+        assert_eq!((out.fault, out.frames, out.freed), (None, 10, vec![0x0909_0909_0909_0909; 2]));
+        let expected = [frame(HELLO, &[0; 24]), frames.clone(), frame(15, &[]), frames.clone()].concat();
+        assert!(out.bytes == expected);
+        assert_eq!(out.as_sent, 33 + 9, "the rest came packed");
+    }
+    // Nothing is packed twice, and nothing by a llama-server.
+    let twice = pack(&[packed.clone(), frames.clone()].concat()).expect("shorter");
+    let fault = drive(Side::Exit { counts: true }, &[hello(), twice].concat(), &[usize::MAX]).fault;
+    assert_eq!(fault.as_deref(), Some("command 226 is the tunnel's own and none of an rpc-server's"));
+    let fault = drive(entry(&[], &[]), &[hello(), packed].concat(), &[usize::MAX]).fault;
+    assert_eq!(fault.as_deref(), Some("command 226 is the tunnel's own and none of an rpc-server's"));
+}
+
+#[test]
+fn a_graph_is_held_to_be_packed_and_a_tensor_is_not() {
+    let graph = frame(10, &[0; 200_000]);
+    for (long, held) in [(graph, true), (set_tensor("x", 0, &[0; 200_000]), false)] {
+        let mut core = Requests::new(Policy::default(), entry(&[], &[]));
+        let mut bytes = [hello(), long[..100_000].to_vec()].concat();
+        assert_eq!(core.step(&mut bytes).expect("passes"), Step::Hello(33));
+        core.learn(STOCK);
+        let step = core.step(&mut bytes[33..]).expect("passes");
+        assert_eq!(step, if held { Step::Need(200_009) } else { Step::Pass(100_000) });
+        assert!(held || core.run == Run::Part);
+    }
+}
+
+#[test]
+fn only_frames_that_nobody_waits_for_are_quiet() {
+    let run = |frames: &[Vec<u8>]| {
+        let mut core = Requests::new(Policy::default(), entry(&[], &[]));
+        core.step(&mut hello()).expect("passes");
+        core.learn(STOCK);
+        let mut bytes = frames.concat();
+        assert_eq!(core.step(&mut bytes).expect("passes"), Step::Pass(bytes.len()));
+        core.run
+    };
+    let tensor = set_tensor("x", 0, &[1; 100]);
+    assert_eq!(
+        run(&[tensor.clone(), frame(12, &[0; 296]), frame(17, &[0; 313]), frame(5, &[0; 9])]),
+        Run::Quiet
+    );
+    for waited_for in [frame(16, &[0; 4]), frame(10, &[0; 12]), frame(1, &[0; 4]), frame(99, &[])] {
+        assert_eq!(run(&[tensor.clone(), waited_for, tensor.clone()]), Run::Whole);
+    }
 }
 
 /// Replies that leave when bytes come in such portions, and the version.
@@ -245,28 +221,8 @@ fn replies(
     portions: &[usize],
     asked: Option<u64>,
 ) -> (Vec<u8>, Option<Version>, Option<String>, u64) {
-    let mut core = Replies::new(1 << 20);
-    let (mut out, mut at_hand, mut rest, mut version) = (Vec::new(), Vec::new(), input, None);
-    let mut portions = portions.iter().cycle();
-    loop {
-        match core.step(&mut at_hand, asked) {
-            Err(fault) => return (out, version, Some(fault.to_string()), core.begun),
-            Ok(ReplyStep::Need(needed)) => {
-                assert!(needed > at_hand.len() && needed <= 64 << 10);
-                if rest.is_empty() {
-                    return (out, version, None, core.begun);
-                }
-                let (now, later) = rest.split_at(rest.len().min(*portions.next().expect("cycles")));
-                at_hand.extend_from_slice(now);
-                rest = later;
-            }
-            Ok(ReplyStep::Pass(bytes)) => out.extend(at_hand.drain(..bytes)),
-            Ok(ReplyStep::Hello(bytes, said)) => {
-                version = Some(said);
-                out.extend(at_hand.drain(..bytes));
-            }
-        }
-    }
+    let out = drive_replies(input, portions, asked, None);
+    (out.bytes, out.version, out.fault, out.begun)
 }
 
 fn reply(payload: &[u8]) -> Vec<u8> {
@@ -282,6 +238,22 @@ fn the_replys_version_is_read_and_its_capabilities_are_cleared() {
     assert_eq!(out[15..], input[15..]);
     assert_eq!(replies(&reply(&[3, 7, 0]), &[1], None).1, Some(Version { major: 3, minor: 7, patch: 0 }));
     assert_eq!(replies(&reply(&[]), &[1], None).1, Some(Version { major: 0, minor: 0, patch: 0 }));
+}
+
+#[test]
+fn the_awaited_reply_is_found_among_the_others() {
+    let input = [reply(&[7, 0, 0]), reply(&[1; 70_000]), reply(&[]), reply(&[4; 16]), reply(&[5])].concat();
+    for portions in [&[usize::MAX][..], &[1], &[5000, 7]] {
+        for (awaited, payload) in [(3, vec![]), (4, vec![4; 16]), (5, vec![5])] {
+            let out = drive_replies(&input, portions, Some(5), Some(awaited));
+            assert_eq!(
+                (out.bytes.len(), out.fault, out.begun, out.awaited),
+                (input.len(), None, 5, vec![payload])
+            );
+        }
+    }
+    let out = drive_replies(&input, &[usize::MAX], Some(5), Some(9));
+    assert_eq!((out.begun, out.awaited.len()), (5, 0));
 }
 
 #[test]
@@ -305,6 +277,9 @@ fn a_frame() -> impl Strategy<Value = Vec<u8>> {
     prop_oneof![
         Just(frame(15, &[])),
         Just(frame(11, &[0; 4])),
+        Just(frame(0, &[3; 12])),
+        Just(frame(4, &[3; 8])),
+        Just(pack(&[frame(11, &[0; 4]), set_tensor("a", 0, &[5; 2000])].concat()).expect("shorter")),
         Just(register_peer(18, 5, 1234)),
         Just(own::reference(&[3; SET_TENSOR_HEAD_BYTES], WeightId([4; 32]))),
         (0..300usize).prop_map(|bytes| frame(99, &vec![1; bytes])),
@@ -324,7 +299,7 @@ proptest! {
         cut in 0..40usize,
     ) {
         let weights = [weight("a", &[5; 2000]), weight("b", &[6; 2000])];
-        let side = || if exit { Side::Exit } else { entry(&weights, &["b"]) };
+        let side = || if exit { Side::Exit { counts: true } } else { entry(&weights, &["b"]) };
         let mut input = [hello(), frames.concat()].concat();
         input.truncate(input.len() - cut.min(input.len()));
         let whole = drive(side(), &input, &[usize::MAX]);
@@ -340,9 +315,22 @@ proptest! {
         greeted in any::<bool>(),
         exit in any::<bool>(),
     ) {
-        let side = if exit { Side::Exit } else { entry(&[weight("", &[0; 2000])], &[]) };
+        let side = if exit { Side::Exit { counts: true } } else { entry(&[weight("", &[0; 2000])], &[]) };
         let input = if greeted { [hello(), bytes].concat() } else { bytes };
         drive(side, &input, &[7]);
+    }
+
+    /// What the fuzz target does with bytes that it finds, here with some of every kind of frame.
+    #[test]
+    fn whatever_is_sent_comes_to_the_same_in_any_portions(
+        kind in any::<u8>(),
+        frames in prop::collection::vec(
+            prop_oneof![a_frame(), prop::collection::vec(any::<u8>(), 0..40), (any::<u8>(), 0..400usize)
+                .prop_map(|(command, bytes)| frame(command, &vec![command; bytes]))],
+            0..6,
+        ),
+    ) {
+        codec(&[&[kind][..], &frames.concat()].concat());
     }
 
     #[test]

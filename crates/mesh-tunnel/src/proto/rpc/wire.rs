@@ -1,4 +1,4 @@
-//! The messages in front of `rpc/1`. Each is one frame: `u32` big endian, then postcard.
+//! The messages in front of `rpc/2`. Each is one frame: `u32` big endian, then postcard.
 
 use serde::{Deserialize, Serialize};
 
