@@ -2,7 +2,7 @@
 
 use std::fs::{self, File};
 use std::io::{BufRead, BufReader};
-use std::net::TcpListener;
+use std::net::{Ipv4Addr, TcpListener};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
@@ -212,24 +212,31 @@ pub(crate) fn wait_for_long(
     bail!("{what} was not ready within {deadline:?}")
 }
 
-/// A plain ggml-rpc-server on loopback, one thread.
+/// A plain ggml-rpc-server, one thread.
 pub(crate) struct RpcServer {
     _process: Process,
     authority: String,
 }
 
 impl RpcServer {
+    /// On loopback.
     pub(crate) fn start(llama: &Path) -> Result<Self> {
+        Self::start_at(llama, Ipv4Addr::LOCALHOST)
+    }
+
+    /// At an address of this machine.
+    pub(crate) fn start_at(llama: &Path, address: Ipv4Addr) -> Result<Self> {
         let port = free_port()?;
+        let address = address.to_string();
         let program = ["ggml-rpc-server", "rpc-server"].map(|name| llama.join(name));
         let program = program.iter().find(|path| path.is_file()).context("llama.cpp brings no rpc-server")?;
         let child = Command::new(program)
-            .args(["-H", "127.0.0.1", "-t", "1", "-p", &port.to_string()])
+            .args(["-H", &address, "-t", "1", "-p", &port.to_string()])
             .stdout(Stdio::null())
             .stderr(Stdio::null())
             .spawn()
             .with_context(|| format!("cannot start {}", program.display()))?;
-        Ok(Self { _process: Process(child), authority: format!("127.0.0.1:{port}") })
+        Ok(Self { _process: Process(child), authority: format!("{address}:{port}") })
     }
 }
 

@@ -2,7 +2,12 @@
 
 #[cfg(target_os = "linux")]
 mod chaos;
+#[cfg(target_os = "linux")]
+mod delay;
+mod nodes;
+mod placement;
 mod split;
+mod tunnel;
 #[cfg(target_os = "linux")]
 mod worker_loss;
 
@@ -32,6 +37,13 @@ pub(crate) struct Options {
 pub(crate) enum Part {
     /// A split through our tunnels beside plain `--rpc`: speed, bytes moved, load time.
     Split,
+    /// The same speeds over a wire with delay.
+    #[cfg(target_os = "linux")]
+    Delay,
+    /// Speeds as they were predicted, beside speeds as they are.
+    Placement,
+    /// Throughput and round trips of tunnels beside those of their links and of TCP.
+    Tunnel,
     /// Streams of answers while nodes, servers and gateways are killed.
     #[cfg(target_os = "linux")]
     Chaos,
@@ -45,6 +57,10 @@ impl Part {
         match self {
             Self::Split => split::measure(report, options),
             #[cfg(target_os = "linux")]
+            Self::Delay => delay::measure(report, options),
+            Self::Placement => placement::measure(report, options),
+            Self::Tunnel => tunnel::measure(report, options),
+            #[cfg(target_os = "linux")]
             Self::Chaos => chaos::measure(report, options),
             #[cfg(target_os = "linux")]
             Self::WorkerLoss => worker_loss::measure(report, options),
@@ -55,6 +71,10 @@ impl Part {
     fn figures(self) -> Lacking {
         match self {
             Self::Split => split::lacking(),
+            #[cfg(target_os = "linux")]
+            Self::Delay => delay::lacking(),
+            Self::Placement => placement::lacking(),
+            Self::Tunnel => tunnel::lacking(),
             #[cfg(target_os = "linux")]
             Self::Chaos => chaos::lacking(),
             #[cfg(target_os = "linux")]
@@ -77,7 +97,6 @@ pub(crate) fn run(options: &Options) -> Result<bool> {
             lack(&mut report, part.figures(), &error);
         }
     }
-    report.note("not measured by this benchmark yet: delays of 5 and 20 ms on both arms, predictions of placement, throughput and added round trip of tunnels (`cargo run --release -p mesh-tunnel --example measure`).");
     for fact in facts {
         report.note(fact);
     }
