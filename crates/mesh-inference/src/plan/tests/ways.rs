@@ -190,9 +190,9 @@ fn a_plan_explains_itself() {
 #[test]
 fn a_worker_that_was_never_measured_counts_as_fast_as_the_host() {
     let slow = Speed { bytes_per_second: 5e9, flops: 1e11 };
-    let host = Machine { speed: slow, ..host(GB) };
+    let host = Machine { speed: slow, ..host(16 * GB) };
     let with = |speed| {
-        let worker = Machine { speed, ..lender(1, GB) };
+        let worker = Machine { speed, ..lender(1, 64 * GB) };
         planned(&host, &[worker], &split_wished()).chosen().unwrap().prediction.unwrap().tokens_per_second
     };
     assert_eq!(with(Speed::UNKNOWN), with(slow));
