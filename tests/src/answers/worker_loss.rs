@@ -18,7 +18,7 @@ const WORKER: usize = 1;
 const PROMPT: &str = "Name the three longest rivers of the world.";
 /// Tokens of an answer: several seconds of a small model over two nodes.
 const TOKENS: usize = 200;
-/// From asking to the kill.
+/// From the first token to the kill.
 const KILLED_AFTER: Duration = Duration::from_millis(1_500);
 /// Longest wait for anything in an answer; the host may take its whole time to be back.
 const SILENCE: Duration = Duration::from_secs(120);
@@ -102,7 +102,12 @@ async fn lose(fleet: &mut Fleet, model: &str) -> Result<WorkerLoss> {
     let body = json!({
         "model": model, "stream": true, "temperature": 0, "ignore_eos": true, "max_tokens": TOKENS, "messages": [asked],
     });
-    let (_, mut stream) = Stream::open(gateway, post(gateway, "/v1/chat/completions", &body)).await?;
+    // Its head comes with the first token, whose prompt has to be read.
+    let request = post(gateway, "/v1/chat/completions", &body);
+    let (status, mut stream) = Stream::open_within(SILENCE, gateway, request).await?;
+    if !status.is_success() {
+        bail!("{status}: {}", String::from_utf8_lossy(&stream.whole().await));
+    }
     let mut heard = Heard::default();
     let killed = {
         let mut read = pin!(stream.read(SILENCE, &mut heard));
