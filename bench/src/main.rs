@@ -9,6 +9,7 @@ mod machine;
 mod membership;
 mod processes;
 mod report;
+mod sessions;
 mod stats;
 mod stub;
 #[cfg(target_os = "linux")]
@@ -86,6 +87,21 @@ enum Command {
         #[arg(long)]
         report: Option<PathBuf>,
     },
+    /// Sessions on disk: durable events a second beside bare SQLite, forks, very long sessions, a thousand watchers.
+    Sessions {
+        /// Fewer rounds: enough to see that it runs, too few to rely on.
+        #[arg(long)]
+        quick: bool,
+        /// Measure this alone; may be repeated. The other figures are said to be not measured.
+        #[arg(long = "part")]
+        parts: Vec<sessions::Part>,
+        /// Folder with qmt-node and qmt-cli, which it does not need.
+        #[arg(long)]
+        bin_dir: Option<PathBuf>,
+        /// Where to write the report.
+        #[arg(long)]
+        report: Option<PathBuf>,
+    },
     /// Links: throughput and round trips beside the bare libraries; real nodes that find each other, behind NATs, on
     /// networks that change.
     #[cfg(target_os = "linux")]
@@ -122,6 +138,9 @@ fn main() -> ExitCode {
         #[cfg(target_os = "linux")]
         Command::Transport { quick, parts, bin_dir, report } => {
             transport::run(&transport::Options { quick, parts, bin_dir, report })
+        }
+        Command::Sessions { quick, parts, bin_dir: _, report } => {
+            sessions::run(&sessions::Options { quick, parts, report })
         }
         Command::Stub => stub::run().map(|()| true),
     };
