@@ -36,6 +36,7 @@ pub(crate) async fn serve(model: &str) -> Result<Backend> {
         state,
         slots: None,
         kind: BackendKind::Provider,
+        terms: None,
     })
 }
 

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use mesh_inference::backend::{Backends, Share};
 use mesh_inference::gateway::{Gateway, GatewayConfig, Listen, NoPeers, Provider, ProviderConfig};
+use mesh_inference::terms::{Api, Quota};
 
 #[tokio::main]
 async fn main() -> Result<(), Box<dyn std::error::Error>> {
@@ -27,6 +28,9 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
         share: Share::None,
         refresh: Duration::from_secs(30),
         timeout: Duration::from_secs(5),
+        api: Api::OpenAi,
+        quota: Quota::default(),
+        price: None,
     };
     let mut provider = Provider::start(provider, backends.clone())?;
     let gateway = Gateway::start(config, backends, Arc::new(NoPeers), None).await?;

@@ -12,6 +12,8 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 use zeroize::Zeroizing;
 
+use crate::terms::Terms;
+
 /// Something that answers OpenAI requests for one model.
 ///
 /// A value of facts: it changes by being replaced in [`Backends`], apart from `state`, which its owner drives.
@@ -33,6 +35,8 @@ pub struct Backend {
     pub slots: Option<usize>,
     /// Where it comes from.
     pub kind: BackendKind,
+    /// How a provider is spoken to, and on what terms it is shared; none for servers that take requests as they are.
+    pub terms: Option<Arc<Terms>>,
 }
 
 impl Backend {
@@ -54,7 +58,7 @@ impl Backend {
 pub enum BackendKind {
     /// A `llama-server` that this node runs.
     Local,
-    /// An OpenAI-compatible server that somebody else runs.
+    /// A server that somebody else runs.
     Provider,
 }
 
@@ -263,6 +267,7 @@ mod tests {
             state,
             slots: None,
             kind,
+            terms: None,
         };
         (sender, backend)
     }

@@ -22,6 +22,7 @@
 //!     state,
 //!     slots: None,
 //!     kind: BackendKind::Provider,
+//!     terms: None,
 //! });
 //! let mut config = GatewayConfig::default();
 //! config.listen = Listen::Exactly(([127, 0, 0, 1], 0).into());
@@ -47,4 +48,5 @@ pub mod lease;
 pub mod llama;
 pub mod memory;
 pub mod plan;
+pub mod terms;
 pub mod weights;

@@ -3,7 +3,7 @@
 
 use crate::cli::Cli;
 
-use super::reader::{Document, Section};
+use super::reader::Document;
 use super::{Config, schema};
 
 /// Tables, what is missing.
@@ -32,13 +32,6 @@ pub(super) fn warn_of_file(document: &Document<'_>) {
                 format!("{} is checked and has no effect yet: this version lacks {what}", table.head()),
             );
         }
-    }
-    let is_foreign = |table: &&Section<'_>| table.text("kind").is_some_and(|kind| kind.value == "anthropic");
-    if let Some(table) = document.sections("providers").iter().find(is_foreign) {
-        document.warn(
-            table.line_of("kind"),
-            "kind = \"anthropic\" in [[providers]] is checked and has no effect yet: this version lacks Anthropic's API",
-        );
     }
     for (path, key, what) in KEYS {
         let table = document.section(path);

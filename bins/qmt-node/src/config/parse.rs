@@ -1,6 +1,7 @@
 //! From the file to [`Config`]: each table, its checks and what contradicts it.
 
 use std::net::SocketAddr;
+use std::num::NonZeroU64;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -413,7 +414,35 @@ fn provider(document: &Document<'_>, table: &Section<'_>) -> Option<Provider> {
         value.map(Secret::new)
     });
     let (models, share) = (table.words("models"), share(table));
-    Some(Provider { name: name?, kind, base_url: url?, api_key, models, share })
+    let count = |key| table.number(key, 1..=COUNT_MAX).and_then(NonZeroU64::new);
+    let quota =
+        Quota { requests_per_minute: count("requests_per_minute"), tokens_per_day: count("tokens_per_day") };
+    let price = price(document, table);
+    Some(Provider { name: name?, kind, base_url: url?, api_key, models, share, quota, price })
+}
+
+/// Above what any provider sells in a day; beyond it counting in floats would lose single tokens.
+const COUNT_MAX: u64 = 1_000_000_000_000;
+
+fn price(document: &Document<'_>, table: &Section<'_>) -> Option<Price> {
+    let one = |key: &'static str| {
+        let price = table.float(key)?;
+        let is_price = price.is_finite() && price >= 0.0;
+        if !is_price {
+            table.wrong(key, "a price of a million tokens, 0 or more", price);
+        }
+        is_price.then_some(price)
+    };
+    let (input, output, cached) = (one("input_price"), one("output_price"), one("cached_price"));
+    for (key, other) in
+        [("input_price", "output_price"), ("output_price", "input_price"), ("cached_price", "input_price")]
+    {
+        if table.has(key) && !table.has(other) {
+            let message = format!("{key} in {} needs {other} beside it", table.head());
+            document.problem(table.line_of(key), message);
+        }
+    }
+    Some(Price { input: input?, output: output?, cached })
 }
 
 fn unique(document: &Document<'_>, path: &str, key: &'static str) {

@@ -58,7 +58,22 @@ pub const TABLES: &[Table] = &[
     list("remote_agents", &["id", "name", "description", "peer", "capabilities"]),
     list("delegates", &["id", "provider", "model", "description", "peer", "tools"]),
     one("agent", &["db"]),
-    list("providers", &["name", "kind", "base_url", "api_key_env", "models", "share"]),
+    list(
+        "providers",
+        &[
+            "name",
+            "kind",
+            "base_url",
+            "api_key_env",
+            "models",
+            "share",
+            "requests_per_minute",
+            "tokens_per_day",
+            "input_price",
+            "output_price",
+            "cached_price",
+        ],
+    ),
     one(
         "inference",
         &[

@@ -1,4 +1,5 @@
 use std::collections::{BTreeMap, BTreeSet};
+use std::num::NonZeroU64;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -453,7 +454,6 @@ fn what_this_version_lacks_is_named_not_ignored() {
         warnings,
         [
             "3: [[remote_agents]] is checked and has no effect yet: this version lacks agents",
-            "12: kind = \"anthropic\" in [[providers]] is checked and has no effect yet: this version lacks Anthropic's API",
             "--console is checked and has no effect yet: this version lacks the console",
         ]
     );
@@ -499,6 +499,33 @@ fn provider_keys_come_from_the_environment_and_stay_out_of_logs() {
     );
     assert_eq!(config.providers[1].base_url.to_string(), "https://api.anthropic.com/v1");
     assert!(!format!("{config:?}").contains("hush-hush"));
+}
+
+#[test]
+fn a_providers_quota_and_prices_are_read_and_checked() {
+    let text = "[[providers]]\nname = \"claude\"\nrequests_per_minute = 20\ntokens_per_day = 200_000\ninput_price = 3\noutput_price = 15.5\ncached_price = 0.3\n";
+    let config = read(text, &[]).expect("loads");
+    let quota = config.providers[0].quota;
+    assert_eq!(quota.requests_per_minute.map(NonZeroU64::get), Some(20));
+    assert_eq!(quota.tokens_per_day.map(NonZeroU64::get), Some(200_000));
+    assert_eq!(config.providers[0].price, Some(Price { input: 3.0, output: 15.5, cached: Some(0.3) }));
+    for (line, why) in [
+        ("requests_per_minute = 0", "requests_per_minute in [[providers]] must be a whole number from 1"),
+        ("input_price = 3", "input_price in [[providers]] needs output_price beside it"),
+        ("cached_price = 1", "cached_price in [[providers]] needs input_price beside it"),
+        (
+            "input_price = 1\noutput_price = -1",
+            "output_price in [[providers]] must be a price of a million tokens",
+        ),
+        (
+            "input_price = nan\noutput_price = 1",
+            "input_price in [[providers]] must be a price of a million tokens",
+        ),
+    ] {
+        let error =
+            read(&format!("[[providers]]\nname = \"a\"\n{line}\n"), &[]).expect_err("refused").to_string();
+        assert!(error.contains(why), "{error}");
+    }
 }
 
 #[test]

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use mesh_identity::{InviteToken, NodeId, NodeName, Role};
 pub use mesh_inference::backend::{Secret, Share};
+pub use mesh_inference::terms::{Price, Quota};
 use multiaddr::Multiaddr;
 
 /// Port of the gateway when none is asked for.
@@ -387,6 +388,10 @@ pub struct Provider {
     pub models: Vec<String>,
     /// Who may use it. Default members.
     pub share: Share,
+    /// What each other node may use of it. Default: no bounds.
+    pub quota: Quota,
+    /// What its tokens cost.
+    pub price: Option<Price>,
 }
 
 /// The API that a provider speaks.

@@ -379,6 +379,7 @@ mod tests {
             state,
             slots: None,
             kind: BackendKind::Provider,
+            terms: None,
         });
         let invite = first.invite(mesh_control::InviteRequest::default()).await.unwrap();
         second.join(mesh_control::JoinRequest { token: invite.token }).await.unwrap();

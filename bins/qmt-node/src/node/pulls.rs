@@ -160,6 +160,7 @@ impl Node {
                     state: told,
                     slots: None,
                     kind: BackendKind::Local,
+                    terms: None,
                 });
                 let state = Arc::new(state);
                 let one = OnItsWay {

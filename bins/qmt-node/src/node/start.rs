@@ -15,6 +15,7 @@ use mesh_inference::gateway::{
     StartError as GatewayError,
 };
 use mesh_inference::instance::sweep;
+use mesh_inference::terms::Api;
 use mesh_routing::Router;
 use mesh_transport::internet::{Bind, Config as InternetConfig, Endpoints, EndpointsError, RelayTrust};
 use mesh_transport::{Config as TransportConfig, Driver, Transport};
@@ -314,8 +315,7 @@ impl Node {
 
     async fn start_providers(&self) {
         let mut running = self.inner.providers.lock().await;
-        let spoken = |provider: &&config::Provider| provider.kind == config::ProviderKind::OpenAi;
-        for provider in self.config().providers.iter().filter(spoken) {
+        for provider in &self.config().providers {
             let models = provider.models.iter().map(|model| ProviderModel::from(model.as_str())).collect();
             let config = ProviderConfig {
                 name: provider.name.clone(),
@@ -325,6 +325,12 @@ impl Node {
                 share: provider.share,
                 refresh: PROVIDER_REFRESH,
                 timeout: PROVIDER_TIMEOUT,
+                api: match provider.kind {
+                    config::ProviderKind::OpenAi => Api::OpenAi,
+                    config::ProviderKind::Anthropic => Api::Anthropic,
+                },
+                quota: provider.quota,
+                price: provider.price,
             };
             match Provider::start(config, self.backends().clone()) {
                 Ok(provider) => running.push(provider),

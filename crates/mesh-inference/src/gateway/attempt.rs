@@ -3,7 +3,7 @@
 use std::fmt;
 use std::hash::BuildHasher;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use http::header::{self, HeaderMap, HeaderValue};
@@ -17,6 +17,7 @@ use mesh_routing::{Load, Target};
 use mesh_transport::Protocol;
 
 use super::endpoint::Endpoint;
+use super::error::QUOTA_EXCEEDED;
 use super::headers::{MESH_CONTINUES, MESH_ERROR, MESH_LOAD, clean_answer, is_event_stream, upstream};
 use super::model_field::with_model;
 use super::pool::Lease;
@@ -26,9 +27,13 @@ use super::serve::Core;
 use super::ticket::Ticket;
 use super::wire::Wire;
 use crate::backend::Backend;
+use crate::terms::UsedUp;
 
 /// HTTP/1.1 between gateways, one request on each stream.
 pub(crate) const PROTOCOL: Protocol = Protocol::new("gateway/1");
+
+/// When to ask again a peer whose quota is used up, should it not say.
+const QUOTA_RETRY_AFTER: Duration = Duration::from_secs(60);
 
 /// A request on its way out.
 pub(crate) struct Forward<'a> {
@@ -42,6 +47,8 @@ pub(crate) struct Forward<'a> {
     pub(crate) continuing: bool,
     /// Whose prompt cache has the beginning of this conversation.
     pub(crate) last: Option<Maker>,
+    /// The other node on whose behalf it is asked, whose quota it counts against.
+    pub(crate) on_behalf_of: Option<NodeId>,
 }
 
 /// Who makes an answer.
@@ -79,16 +86,25 @@ impl Taken {
 pub(crate) enum Miss {
     /// It holds all the requests it can.
     Full { retry_after: Option<Duration> },
+    /// The caller's node has used up what it may.
+    OverQuota { why: String, retry_after: Duration },
     /// It says so itself: still loading, say.
     NotReady { reason: String, retry_after: Option<Duration> },
     /// No connection, no answer, or one that broke off before its first byte.
     Failed(String),
 }
 
+impl Miss {
+    fn over_quota(UsedUp { why, retry_after }: UsedUp) -> Self {
+        Self::OverQuota { why, retry_after }
+    }
+}
+
 impl fmt::Display for Miss {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Full { .. } => f.write_str("full"),
+            Self::OverQuota { why, .. } => f.write_str(why),
             Self::NotReady { reason, .. } => write!(f, "not ready ({reason})"),
             Self::Failed(why) => f.write_str(why),
         }
@@ -109,6 +125,9 @@ impl Core {
 
     /// Asks one of this node's backends.
     pub(crate) async fn ask_backend(&self, forward: &Forward<'_>, backend: &Backend) -> Result<Taken, Miss> {
+        if let (Some(terms), Some(node)) = (&backend.terms, forward.on_behalf_of) {
+            terms.admit(node, Instant::now()).map_err(Miss::over_quota)?;
+        }
         let room =
             backend.slots.map_or(usize::MAX, |slots| slots.saturating_add(self.config.backend_queue_max));
         let entered = self
@@ -131,7 +150,7 @@ impl Core {
         };
         let mut next = request().map_err(Miss::Failed)?;
         let sent = async {
-            let mut lease = self.pool.lease(&backend.url).await.map_err(|error| chain(&error))?;
+            let mut lease = self.connect(forward, backend).await.map_err(|error| chain(&error))?;
             loop {
                 match self.send(&mut lease.wire, next).await {
                     Ok(answer) => return Ok((answer, lease)),
@@ -263,6 +282,10 @@ fn miss_of(status: StatusCode, headers: &HeaderMap) -> Option<Miss> {
     // A day: a longer wait is no answer to a request.
     let retry_after = retry_after.filter(|seconds| *seconds <= 86_400).map(Duration::from_secs);
     match status.as_u16() {
+        429 if mesh_error == Some(QUOTA_EXCEEDED) => Some(Miss::OverQuota {
+            why: "its quota for this node is used up".into(),
+            retry_after: retry_after.unwrap_or(QUOTA_RETRY_AFTER),
+        }),
         429 => Some(Miss::Full { retry_after }),
         503 => {
             Some(Miss::NotReady { reason: mesh_error.unwrap_or("it answers 503").to_owned(), retry_after })
@@ -320,6 +343,11 @@ mod tests {
         assert_eq!(
             miss(429, &[("retry-after", "7")]),
             Some(Miss::Full { retry_after: Some(Duration::from_secs(7)) })
+        );
+        assert_eq!(
+            miss(429, &[("retry-after", "7"), ("x-mesh-error", "quota_exceeded")])
+                .map(|miss| miss.to_string()),
+            Some("its quota for this node is used up".into())
         );
         assert!(matches!(
             miss(503, &[("retry-after", "soon")]),

@@ -5,6 +5,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use http::header::{self, HeaderValue};
 use http::{Response, StatusCode};
+use mesh_identity::NodeId;
 use serde::Serialize;
 
 use super::headers::MESH_ERROR;
@@ -14,6 +15,9 @@ use super::reply::Reply;
 
 /// Models named in one error, so that a mesh of a thousand models does not answer with a book.
 const KNOWN_MODELS_SHOWN: usize = 50;
+
+/// The code of a quota that is used up.
+pub(crate) const QUOTA_EXCEEDED: &str = "quota_exceeded";
 
 /// One refusal: HTTP status, OpenAI's `type` and `code`, and what to do.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -56,6 +60,11 @@ impl ApiError {
         Self { param: Some("model"), ..Self::new(StatusCode::NOT_FOUND, "model_not_found", message) }
     }
 
+    pub(crate) fn unknown_at(model: &str, node: NodeId) -> Self {
+        let message = format!("Node {} serves no model `{model}` to this one.", node.short());
+        Self { param: Some("model"), ..Self::new(StatusCode::NOT_FOUND, "model_not_found", message) }
+    }
+
     pub(crate) fn not_ready(model: &str, reason: &str, retry_after: Duration) -> Self {
         let message = format!("The model `{model}` is not ready: {reason}.");
         Self {
@@ -67,6 +76,14 @@ impl ApiError {
     pub(crate) fn full(what: &str, retry_after: Duration) -> Self {
         let message = format!("{what} has all the requests it can hold.");
         Self { retry_after: Some(retry_after), ..Self::new(StatusCode::TOO_MANY_REQUESTS, "full", message) }
+    }
+
+    pub(crate) fn over_quota(model: &str, why: &str, retry_after: Duration) -> Self {
+        let message = format!("No provider of `{model}` answers now: {why}.");
+        Self {
+            retry_after: Some(retry_after + Duration::from_millis(999)),
+            ..Self::new(StatusCode::TOO_MANY_REQUESTS, QUOTA_EXCEEDED, message)
+        }
     }
 
     pub(crate) fn all_failed(model: &str, tried: &[String]) -> Self {

@@ -10,17 +10,22 @@
 
 #![cfg_attr(test, allow(clippy::unwrap_used, reason = "tests"))]
 
+mod anthropic;
 mod attempt;
 mod body;
 mod config;
+mod door;
 mod endpoint;
 mod error;
 mod gauge;
 mod headers;
+mod inside;
 mod listener;
+mod meter;
 mod model_field;
 mod models;
 mod origin;
+mod own;
 mod peers;
 mod pool;
 mod provider;
@@ -50,6 +55,11 @@ pub use config::{DEFAULT_PORT, GatewayConfig, Listen, Replicas, StartError};
 pub use provider::{Provider, ProviderConfig, ProviderError, ProviderModel};
 pub use routes::{ModelFacts, NoPeers, NoTarget, PeerRoutes, RouterRoutes};
 pub use stats::GatewayStats;
+
+pub(crate) use headers::{MESH_ERROR, is_event_stream};
+pub(crate) use own::{OwnCall, OwnDoor};
+pub(crate) use survive::{Held, TooLong, data_of, events};
+pub(crate) use wire::Wire;
 
 use crate::backend::Backends;
 use peers::PeerHandler;

@@ -80,6 +80,11 @@ impl Lease {
         Self { wire, reused: false, cut_off: Some(cut_off), home: None }
     }
 
+    /// A connection within this process, for one request alone.
+    pub(crate) fn inside(wire: Wire) -> Self {
+        Self { wire, reused: false, cut_off: None, home: None }
+    }
+
     /// Whether the peer was cut off.
     pub(crate) fn poll_cut_off(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         match &mut self.cut_off {

@@ -1,10 +1,12 @@
-//! OpenAI-compatible servers that somebody else runs (vLLM, Ollama, LM Studio, a cloud), shared as this node's backends.
+//! Servers that somebody else runs (vLLM, Ollama, LM Studio, a cloud), shared as this node's backends: OpenAI-compatible
+//! ones and Anthropic's API.
 //!
 //! Their keys stay at this node: a backend's key goes to its own URL and nowhere else, and requests cannot change that
 //! URL.
 
 use std::collections::BTreeMap;
 use std::future::poll_fn;
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -18,10 +20,12 @@ use tokio::task::JoinHandle;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
+use super::anthropic;
 use super::endpoint::below;
 use super::pool::Pool;
 use super::relay::chain;
 use crate::backend::{Backend, BackendId, BackendKind, BackendState, Backends, Loading, Secret, Share};
+use crate::terms::{Api, Price, Quota, Terms};
 
 /// Largest list of models read, in bytes: a thousand entries with their descriptions.
 const LIST_BYTES_MAX: usize = 4 * 1024 * 1024;
@@ -41,7 +45,7 @@ pub struct ProviderConfig {
     pub name: String,
     /// Its API root: `http://127.0.0.1:8000/v1`. Without a path `/v1` is meant.
     pub base_url: Uri,
-    /// Its API key, sent as a bearer token.
+    /// Its API key, sent as a bearer token, to Anthropic as `x-api-key`.
     pub api_key: Option<Secret>,
     /// Its models; empty: all that its `/models` lists, looked up again at every refresh.
     pub models: Vec<ProviderModel>,
@@ -51,6 +55,12 @@ pub struct ProviderConfig {
     pub refresh: Duration,
     /// Longest wait for a connection, and for its list of models. 5 s is a good value.
     pub timeout: Duration,
+    /// The API that it speaks.
+    pub api: Api,
+    /// What each other node may use of it, all its models together.
+    pub quota: Quota,
+    /// What it costs; with it, usage in its answers tells their cost.
+    pub price: Option<Price>,
 }
 
 /// One model of a provider.
@@ -109,7 +119,9 @@ impl Provider {
         check(&config)?;
         let pool = Pool::new(config.timeout).map_err(ProviderError::Tls)?;
         let stop = CancellationToken::new();
-        let mut look = Look { config, backends, pool, entries: BTreeMap::new(), failures: 0, ever_up: false };
+        let terms = Arc::new(Terms::new(config.api, config.quota, config.price));
+        let mut look =
+            Look { config, backends, pool, terms, entries: BTreeMap::new(), failures: 0, ever_up: false };
         for model in look.config.models.clone() {
             look.add(model, BackendState::Loading(Loading::default()));
         }
@@ -167,6 +179,7 @@ struct Look {
     config: ProviderConfig,
     backends: Backends,
     pool: Pool,
+    terms: Arc<Terms>,
     entries: BTreeMap<String, (BackendId, watch::Sender<BackendState>)>,
     failures: u32,
     ever_up: bool,
@@ -241,12 +254,21 @@ impl Look {
     async fn get_models(&self) -> Result<(StatusCode, Vec<u8>), String> {
         let url = &self.config.base_url;
         let mut request = Request::new(Full::new(Bytes::new()));
-        *request.uri_mut() = below(url, "/models");
+        match self.config.api {
+            Api::Anthropic => {
+                *request.uri_mut() = anthropic::models_at(url);
+                *request.headers_mut() = anthropic::headers(self.config.api_key.as_ref())
+                    .ok_or("its API key is not a header value")?;
+            }
+            Api::OpenAi => {
+                *request.uri_mut() = below(url, "/models");
+                if let Some(value) = self.config.api_key.as_ref().and_then(bearer) {
+                    request.headers_mut().insert(header::AUTHORIZATION, value);
+                }
+            }
+        }
         let host = url.authority().and_then(|authority| HeaderValue::from_str(authority.as_str()).ok());
         request.headers_mut().insert(header::HOST, host.ok_or("its URL has no host")?);
-        if let Some(value) = self.config.api_key.as_ref().and_then(bearer) {
-            request.headers_mut().insert(header::AUTHORIZATION, value);
-        }
         let mut lease = self.pool.fresh(url).await.map_err(|error| chain(&error))?;
         let (head, mut incoming) =
             lease.wire.send(request).await.map_err(|error| chain(&error))?.into_parts();
@@ -322,6 +344,7 @@ impl Look {
             state,
             slots: None,
             kind: BackendKind::Provider,
+            terms: Some(self.terms.clone()),
         });
         self.entries.insert(model.model, (id, sender));
     }

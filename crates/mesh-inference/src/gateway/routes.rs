@@ -2,8 +2,8 @@
 
 use std::time::{Duration, Instant};
 
-use mesh_identity::ScopeId;
-use mesh_routing::{InFlight, NoRoute, Query, Router, Target};
+use mesh_identity::{NodeId, ScopeId};
+use mesh_routing::{InFlight, NoRoute, Provider, Query, Router, Target};
 
 /// Why routing names no target for a model.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -43,6 +43,9 @@ pub trait PeerRoutes: Send + Sync + 'static {
         false
     }
 
+    /// As [`PeerRoutes::route`], at this one peer alone.
+    fn route_to(&self, node: NodeId, model: &str, draw: u64) -> Result<Vec<Target>, NoTarget>;
+
     /// All models known, in any order.
     fn models(&self) -> Vec<ModelFacts>;
 
@@ -57,6 +60,10 @@ pub struct NoPeers;
 
 impl PeerRoutes for NoPeers {
     fn route(&self, _model: &str, _draw: u64) -> Result<Vec<Target>, NoTarget> {
+        Err(NoTarget::Unknown)
+    }
+
+    fn route_to(&self, _node: NodeId, _model: &str, _draw: u64) -> Result<Vec<Target>, NoTarget> {
         Err(NoTarget::Unknown)
     }
 
@@ -87,16 +94,11 @@ where
     fn query(&self, model: &str) -> Query {
         Query::new(model, (self.scopes)())
     }
-}
 
-impl<F> PeerRoutes for RouterRoutes<F>
-where
-    F: Fn() -> Vec<ScopeId> + Send + Sync + 'static,
-{
-    fn route(&self, model: &str, draw: u64) -> Result<Vec<Target>, NoTarget> {
-        match self.router.route(&self.query(model), draw, Instant::now()) {
+    fn ask(&self, query: &Query, draw: u64) -> Result<Vec<Target>, NoTarget> {
+        match self.router.route(query, draw, Instant::now()) {
             Ok(route) => {
-                tracing::debug!(model, target = %route.target, why = %route.why, "routed");
+                tracing::debug!(model = query.model, target = %route.target, why = %route.why, "routed");
                 let mut targets = route.fallbacks;
                 targets.insert(0, route.target);
                 Ok(targets)
@@ -108,6 +110,19 @@ where
             Err(NoRoute::Full { retry_after, .. }) => Err(NoTarget::Full { retry_after }),
             Err(_) => Err(NoTarget::Unknown),
         }
+    }
+}
+
+impl<F> PeerRoutes for RouterRoutes<F>
+where
+    F: Fn() -> Vec<ScopeId> + Send + Sync + 'static,
+{
+    fn route(&self, model: &str, draw: u64) -> Result<Vec<Target>, NoTarget> {
+        self.ask(&self.query(model), draw)
+    }
+
+    fn route_to(&self, node: NodeId, model: &str, draw: u64) -> Result<Vec<Target>, NoTarget> {
+        self.ask(&Query { provider: Provider::Node(node), ..self.query(model) }, draw)
     }
 
     fn models(&self) -> Vec<ModelFacts> {

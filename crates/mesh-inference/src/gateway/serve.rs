@@ -23,6 +23,7 @@ use super::gauge::Gauge;
 use super::headers::{MESH_CONTINUES, MESH_LOAD, REQUEST_ID, request_id};
 use super::model_field::model_of;
 use super::origin::{OwnNames, shows_key};
+use super::own::OwnCall;
 use super::pool::Pool;
 use super::replica::Store;
 use super::reply::Reply;
@@ -43,8 +44,29 @@ const RETRY_AFTER: Duration = Duration::from_secs(2);
 pub(crate) enum Caller {
     /// A program on this machine, or one that shows the API key.
     Local,
+    /// An agent of this node.
+    Own(Arc<OwnCall>),
     /// Another node, proved by its link.
     Peer(Peer),
+}
+
+impl Caller {
+    /// The one node that may answer, if the caller wants one.
+    fn only(&self) -> Option<NodeId> {
+        match self {
+            Self::Own(call) => call.only,
+            Self::Local | Self::Peer(_) => None,
+        }
+    }
+
+    /// The other node on whose behalf it asks.
+    fn on_behalf_of(&self) -> Option<NodeId> {
+        match self {
+            Self::Local => None,
+            Self::Own(call) => call.on_behalf_of,
+            Self::Peer(peer) => Some(peer.id),
+        }
+    }
 }
 
 /// All that answering needs.
@@ -174,21 +196,37 @@ impl Core {
         let last = conversation.and_then(|conversation| self.sticky.last(conversation));
         sticky::prefer(&mut targets, last);
         let bytes = body.bytes.clone();
-        let forward =
-            Forward { endpoint, headers: &head.headers, id, body: bytes, model, continuing: false, last };
+        let forward = Forward {
+            endpoint,
+            headers: &head.headers,
+            id,
+            body: bytes,
+            model,
+            continuing: false,
+            last,
+            on_behalf_of: caller.on_behalf_of(),
+        };
         let tried = self.try_all(&forward, &targets, &local).await;
         if let (Some(conversation), Ok(taken)) = (conversation, &tried) {
             self.sticky.note(conversation, taken.maker);
         }
-        let Caller::Local = caller else { return Ok(self.to_peer(tried, &local)) };
+        let own = match caller {
+            Caller::Local => None,
+            Caller::Own(call) => Some(call),
+            Caller::Peer(_) => return Ok(self.to_peer(tried, &local)),
+        };
         let model = forward.model;
         let taken = tried?;
+        if let Some(call) = own {
+            call.note_maker(taken.maker);
+        }
         if !(taken.continues && taken.is_event_stream() && endpoint.is_text()) {
             return Ok(taken.into_response());
         }
         let Taken { head: answer, relay, maker, .. } = taken;
+        let own = own.cloned();
         let asked =
-            Asked { endpoint, headers: head.headers, id: id.clone(), body, model, maker: Some(maker) };
+            Asked { endpoint, headers: head.headers, id: id.clone(), body, model, maker: Some(maker), own };
         Ok(self.survivor(answer, asked, relay).await)
     }
 
@@ -284,6 +322,9 @@ impl Core {
             // A peer has done its own routing: a second hop could go in circles.
             return if local.is_empty() { Err(unknown()) } else { Ok(vec![Target::Local]) };
         }
+        if let Some(node) = caller.only() {
+            return self.targets_at(node, model, self.draw(), local);
+        }
         match self.routes.route(model, self.draw()) {
             Ok(mut targets) => {
                 targets.retain(|target| *target != Target::Local || !local.is_empty());
@@ -296,13 +337,7 @@ impl Core {
                 if targets.is_empty() { Err(unknown()) } else { Ok(targets) }
             }
             Err(_) if !local.is_empty() => Ok(vec![Target::Local]),
-            Err(NoTarget::Unknown) => Err(unknown()),
-            Err(NoTarget::NotReady { reason, retry_after }) => {
-                Err(ApiError::not_ready(model, &reason, retry_after))
-            }
-            Err(NoTarget::Full { retry_after }) => {
-                Err(ApiError::full(&format!("Every provider of `{model}`"), retry_after))
-            }
+            Err(none) => Err(none.into_error(model, unknown)),
         }
     }
 
@@ -329,10 +364,23 @@ impl Core {
             |backend| ModelFacts { model: backend.model.clone(), ready: waiting_for(&backend).is_none() },
         );
         let elsewhere = match caller {
-            Caller::Local => self.routes.models(),
+            Caller::Local | Caller::Own(_) => self.routes.models(),
             Caller::Peer(_) => Vec::new(),
         };
         super::models::merge(local.chain(elsewhere))
+    }
+}
+
+impl NoTarget {
+    /// As an answer; `unknown` is the one for a model that nobody offers.
+    pub(crate) fn into_error(self, model: &str, unknown: impl FnOnce() -> ApiError) -> ApiError {
+        match self {
+            Self::Unknown => unknown(),
+            Self::NotReady { reason, retry_after } => ApiError::not_ready(model, &reason, retry_after),
+            Self::Full { retry_after } => {
+                ApiError::full(&format!("Every provider of `{model}`"), retry_after)
+            }
+        }
     }
 }
 
@@ -342,6 +390,7 @@ struct Misses {
     tried: Vec<String>,
     full: bool,
     failed: bool,
+    over_quota: Option<String>,
     not_ready: Option<String>,
     retry_after: Option<Duration>,
 }
@@ -355,6 +404,10 @@ impl Misses {
                 self.full = true;
                 self.retry_after = self.retry_after.max(retry_after);
             }
+            Miss::OverQuota { why, retry_after } => {
+                self.over_quota.get_or_insert(why);
+                self.retry_after = self.retry_after.max(Some(retry_after));
+            }
             Miss::NotReady { reason, retry_after } => {
                 self.not_ready.get_or_insert(reason);
                 self.retry_after = self.retry_after.max(retry_after);
@@ -363,10 +416,13 @@ impl Misses {
         }
     }
 
-    /// Full counts first, since it passes soonest; then what is still coming up; then failure.
+    /// Full counts first, since it passes soonest; then a quota, which passes surely; then what is still coming up; then failure.
     fn into_error(self, model: &str) -> ApiError {
         let retry_after = self.retry_after.unwrap_or(RETRY_AFTER);
         match self.not_ready {
+            _ if self.over_quota.is_some() && !self.full => {
+                ApiError::over_quota(model, self.over_quota.as_deref().unwrap_or_default(), retry_after)
+            }
             _ if self.full => ApiError::full(&format!("Every provider of `{model}`"), retry_after),
             Some(reason) if !self.failed => ApiError::not_ready(model, &reason, retry_after),
             _ => ApiError::all_failed(model, &self.tried),
@@ -384,7 +440,7 @@ fn waiting_for(backend: &Backend) -> Option<String> {
 
 fn may_use(caller: &Caller, share: Share) -> bool {
     match (caller, share) {
-        (Caller::Local, _) | (Caller::Peer(_), Share::Clients) => true,
+        (Caller::Local | Caller::Own(_), _) | (Caller::Peer(_), Share::Clients) => true,
         (Caller::Peer(peer), Share::Members) => peer.role == Role::Member,
         (Caller::Peer(_), Share::None) => false,
     }

@@ -319,6 +319,7 @@ impl Supervisor {
             state: state.subscribe(),
             slots: usize::try_from(self.launch.arguments.slots.get()).ok(),
             kind: BackendKind::Local,
+            terms: None,
         }
     }
 

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use mesh_inference::backend::{BackendState, Backends, Secret, Share};
 use mesh_inference::gateway::{Gateway, NoPeers, Provider, ProviderConfig, ProviderError, ProviderModel};
+use mesh_inference::terms::{Api, Quota};
 use mesh_transport::testing::until;
 
 use crate::gateway_support::*;
@@ -19,6 +20,9 @@ fn provider(url: &str) -> ProviderConfig {
         share: Share::Members,
         refresh: Duration::from_millis(20),
         timeout: Duration::from_secs(5),
+        api: Api::OpenAi,
+        quota: Quota::default(),
+        price: None,
     }
 }
 

@@ -180,6 +180,7 @@ pub(crate) fn backend(model: &str, addr: SocketAddr) -> (watch::Sender<BackendSt
         state,
         slots: None,
         kind: BackendKind::Local,
+        terms: None,
     };
     (state_tx, backend)
 }

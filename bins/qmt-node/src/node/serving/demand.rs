@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use mesh_identity::NodeId;
 use mesh_inference::gateway::{ModelFacts, NoTarget, PeerRoutes};
 use mesh_routing::{InFlight, Target};
 
@@ -21,6 +22,11 @@ impl<R: PeerRoutes> PeerRoutes for CountedRoutes<R> {
 
     fn is_dropped(&self, model: &str) -> bool {
         self.serving.is_dropped(model)
+    }
+
+    fn route_to(&self, node: NodeId, model: &str, draw: u64) -> Result<Vec<Target>, NoTarget> {
+        self.serving.note_request(model);
+        self.routes.route_to(node, model, draw)
     }
 
     fn models(&self) -> Vec<ModelFacts> {

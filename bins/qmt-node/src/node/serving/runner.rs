@@ -347,6 +347,7 @@ impl Place {
             state: watched,
             slots: None,
             kind: BackendKind::Local,
+            terms: None,
         });
         Self { backends, id, state, since: Instant::now() }
     }

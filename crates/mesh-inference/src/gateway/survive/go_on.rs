@@ -242,7 +242,7 @@ impl GoOn {
         let forward = self.asked.forward(body.into());
         let local = self.core.going_on_here(&self.asked.model);
         let refused = |error: ApiError| Lost::Host(error.message);
-        let targets = self.core.targets(&Caller::Local, &self.asked.model, &local).map_err(refused)?;
+        let targets = self.core.targets(&self.asked.caller(), &self.asked.model, &local).map_err(refused)?;
         let taken = self.ask_the_lost_one_last(&forward, targets, local).await.map_err(refused)?;
         if taken.head.status == StatusCode::OK {
             return Ok(taken);

@@ -26,10 +26,11 @@ use tokio::sync::mpsc;
 use super::attempt::{Forward, Maker};
 use super::body::TakenBody;
 use super::endpoint::Endpoint;
+use super::own::OwnCall;
 use super::relay::{Broken, Relay};
-use super::serve::Core;
+use super::serve::{Caller, Core};
 use delivery::Delivery;
-use events::TooLong;
+pub(crate) use events::{Held, TooLong, data_of, events};
 pub(crate) use fields::{Fields, split_value};
 use go_on::GoOn;
 use kept::Kept;
@@ -46,9 +47,16 @@ pub(crate) struct Asked {
     pub(crate) model: Arc<str>,
     /// Who made the answer last, and is asked last to go on with it.
     pub(crate) maker: Option<Maker>,
+    /// The agent of this node that asked, if one did.
+    pub(crate) own: Option<Arc<OwnCall>>,
 }
 
 impl Asked {
+    /// Who goes on asking.
+    pub(crate) fn caller(&self) -> Caller {
+        self.own.clone().map_or(Caller::Local, Caller::Own)
+    }
+
     /// This request with another body, for those who can go on with an answer.
     pub(crate) fn forward(&self, body: Bytes) -> Forward<'_> {
         let model = self.model.clone();
@@ -60,6 +68,8 @@ impl Asked {
             model,
             continuing: true,
             last: None,
+            // Only this node's own llama-server goes on, and it has no quota.
+            on_behalf_of: None,
         }
     }
 }

@@ -204,6 +204,7 @@ impl Core {
             body: TakenBody::new(question.body.clone(), share),
             model: question.model.clone(),
             maker: None,
+            own: None,
         })
     }
 }
