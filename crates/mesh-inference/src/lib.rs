@@ -38,6 +38,7 @@
 pub mod backend;
 pub mod calibrate;
 pub mod catalogue;
+pub mod chat;
 pub mod election;
 pub mod fetch;
 pub mod gateway;

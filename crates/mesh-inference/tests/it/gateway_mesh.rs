@@ -51,7 +51,7 @@ impl Node {
         self.router.update(|table| table.set_peer(mesh.scope(), mesh[peer].id(), facts));
     }
 
-    async fn chat(&self, body: &str) -> Answer {
+    pub(crate) async fn chat(&self, body: &str) -> Answer {
         let mut caller = Caller::to(self.gateway.local_addr()).await;
         caller.send(&post("/v1/chat/completions", body)).await;
         caller.answer().await
