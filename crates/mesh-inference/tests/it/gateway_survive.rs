@@ -395,6 +395,10 @@ impl PeerRoutes for Dropped {
         model == "m"
     }
 
+    fn route_to(&self, _: mesh_identity::NodeId, model: &str, draw: u64) -> Result<Vec<Target>, NoTarget> {
+        self.route(model, draw)
+    }
+
     fn models(&self) -> Vec<ModelFacts> {
         Vec::new()
     }

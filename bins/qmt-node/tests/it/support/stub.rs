@@ -15,7 +15,7 @@ use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
 use mesh_inference::backend::Share;
-use qmt_node::config::{Provider, ProviderKind};
+use qmt_node::config::{Provider, ProviderKind, Quota};
 use serde_json::json;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
@@ -77,6 +77,8 @@ impl Stub {
             api_key: None,
             models: self.shared.models.clone(),
             share: Share::Members,
+            quota: Quota::default(),
+            price: None,
         }
     }
 
