@@ -130,6 +130,13 @@ impl Flags<'_> {
     fn hub(&mut self, config: &mut Config) {
         config.hub.endpoint = self.environment.set("HF_ENDPOINT").map(str::to_owned);
         config.hub.token = self.environment.set("HF_TOKEN").map(Secret::new);
+        let either = |upper, lower| self.environment.set(upper).or_else(|| self.environment.set(lower));
+        config.hub.proxies = Proxies {
+            http: either("HTTP_PROXY", "http_proxy").map(Secret::new),
+            https: either("HTTPS_PROXY", "https_proxy").map(Secret::new),
+            all: either("ALL_PROXY", "all_proxy").map(Secret::new),
+            no: either("NO_PROXY", "no_proxy").map(str::to_owned),
+        };
         if let Some(hub) = &config.hub.endpoint
             && let Err(why) = FetchConfig::new(Vec::new()).with_endpoint(hub)
         {

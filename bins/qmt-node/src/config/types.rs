@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use mesh_identity::{InviteToken, NodeId, NodeName, Role};
 pub use mesh_inference::backend::{Secret, Share};
+pub use mesh_inference::fetch::Proxies;
 pub use mesh_inference::terms::{Price, Quota};
 use multiaddr::Multiaddr;
 
@@ -274,6 +275,8 @@ pub struct Hub {
     pub endpoint: Option<String>,
     /// What it asks for with gated models: `HF_TOKEN`.
     pub token: Option<Secret>,
+    /// `https_proxy` and its kin.
+    pub proxies: Proxies,
 }
 
 /// Models that this node runs.

@@ -76,6 +76,7 @@ impl Pulls {
             fetch = fetch.with_endpoint(hub).map_err(|error| StartError::Fetch(error.to_string()))?;
         }
         fetch.token = config.hub.token.clone();
+        fetch.proxies = config.hub.proxies.clone();
         fetch.cache = Some(config.home.join("cache"));
         let fetch = Fetch::new(fetch, Some(transport.clone()))
             .map_err(|error| StartError::Fetch(format!("downloads cannot be set up: {error}")))?;

@@ -6,6 +6,7 @@ use std::time::Duration;
 use url::Url;
 
 use super::source::SourceError;
+use super::way::Proxies;
 use crate::backend::Secret;
 
 /// Parameters of [`super::Fetch`].
@@ -18,6 +19,8 @@ pub struct Config {
     /// What the hub asks for with gated models. It is sent to `endpoint`'s scheme, host and port and nowhere else, and never
     /// unencrypted to another machine.
     pub token: Option<Secret>,
+    /// The way to the hub and other servers. Members are never asked over a proxy.
+    pub proxies: Proxies,
     /// Folder for the hashes of files whose own folder cannot be written.
     pub cache: Option<PathBuf>,
     /// From asking for a connection to having it (10 s), name and TLS included.
@@ -70,6 +73,7 @@ impl Config {
             folders,
             endpoint: Url::parse(ENDPOINT).expect("a URL"),
             token: None,
+            proxies: Proxies::default(),
             cache: None,
             connect_timeout: Duration::from_secs(10),
             silence_timeout: Duration::from_secs(30),

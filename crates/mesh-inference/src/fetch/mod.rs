@@ -23,6 +23,7 @@ mod stats;
 mod stream;
 #[cfg(test)]
 mod tests;
+mod way;
 mod web;
 
 use std::collections::BTreeMap;
@@ -41,6 +42,7 @@ pub use error::FetchError;
 pub use progress::{Progress, Stage};
 pub use source::{HubFile, Source, SourceError, UrlFile};
 pub use stats::FetchStats;
+pub use way::Proxies;
 
 use blob::Blobs;
 use job::Job;

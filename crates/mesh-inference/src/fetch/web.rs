@@ -8,7 +8,6 @@ use http_body_util::{BodyExt, Empty};
 use hyper::body::Incoming;
 use hyper::client::conn::http1;
 use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder};
-use hyper_util::client::legacy::connect::HttpConnector;
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 use tower_service::Service;
@@ -19,6 +18,7 @@ use super::config::Config;
 use super::digest::Sha256Hash;
 use super::error::FetchError;
 use super::source::shown;
+use super::way::{Way, tls};
 
 /// The hub itself needs three.
 const REDIRECTS_MAX: usize = 10;
@@ -29,7 +29,8 @@ const AGENT: &str = concat!("qmt-mesh/", env!("CARGO_PKG_VERSION"));
 /// Asks servers for files. Holds no connection between two of them.
 #[derive(Clone)]
 pub(crate) struct Web {
-    connector: HttpsConnector<HttpConnector>,
+    connector: HttpsConnector<Way>,
+    way: Way,
     endpoint: Url,
     token: Option<HeaderValue>,
     connect_timeout: Duration,
@@ -74,14 +75,12 @@ pub(crate) struct Linked {
 
 impl Web {
     pub(crate) fn new(config: &Config) -> Result<Self, rustls::Error> {
-        let mut tcp = HttpConnector::new();
-        tcp.set_nodelay(true);
-        tcp.enforce_http(false);
+        let way = Way::new(&config.proxies);
         let connector = HttpsConnectorBuilder::new()
-            .with_provider_and_webpki_roots(rustls::crypto::ring::default_provider())?
+            .with_tls_config(tls()?)
             .https_or_http()
             .enable_http1()
-            .wrap_connector(tcp);
+            .wrap_connector(way.clone());
         let token = config.token.as_ref().and_then(|token| {
             let mut value = HeaderValue::from_str(&format!("Bearer {}", token.expose().trim())).ok()?;
             value.set_sensitive(true);
@@ -89,6 +88,7 @@ impl Web {
         });
         Ok(Self {
             connector,
+            way,
             endpoint: config.endpoint.clone(),
             token,
             connect_timeout: config.connect_timeout,
@@ -108,7 +108,11 @@ impl Web {
         for _ in 0..=REDIRECTS_MAX {
             let token = self.token_for(&at);
             with_token |= token.is_some();
-            let mut request = Request::builder().method(method.clone()).uri(target(&at));
+            let uri: http::Uri =
+                at.as_str().parse().map_err(|_| fault(&at, "its address cannot be asked for"))?;
+            let reader = self.way.reader(&uri);
+            let line = if reader.is_some() { whole(&at) } else { target(&at) };
+            let mut request = Request::builder().method(method.clone()).uri(line);
             if let Some(all) = request.headers_mut() {
                 all.extend(headers.clone());
                 all.insert(header::USER_AGENT, HeaderValue::from_static(AGENT));
@@ -118,9 +122,12 @@ impl Web {
                 if let Some(token) = token {
                     all.insert(header::AUTHORIZATION, token.clone());
                 }
+                if let Some(Some(word)) = reader {
+                    all.insert(header::PROXY_AUTHORIZATION, word);
+                }
             }
             let request = request.body(Empty::new()).map_err(|error| fault(&at, &error.to_string()))?;
-            let (response, connection) = self.send(&at, request).await?;
+            let (response, connection) = self.send(uri, request).await?;
             if at.origin() == self.endpoint.origin() {
                 linked.learn(response.headers());
             }
@@ -161,11 +168,10 @@ impl Web {
 
     async fn send(
         &self,
-        at: &Url,
+        uri: http::Uri,
         request: Request<Empty<Bytes>>,
     ) -> Result<(http::Response<Incoming>, JoinSet<()>), WebFault> {
         let broken = |error: &dyn std::error::Error| WebFault::transient(chain(error));
-        let uri: http::Uri = at.as_str().parse().map_err(|_| fault(at, "its address cannot be asked for"))?;
         let mut connector = self.connector.clone();
         let connect = async { connector.call(uri).await.map_err(|error| broken(&*error)) };
         let io = timeout(self.connect_timeout, connect)
@@ -274,6 +280,11 @@ fn target(url: &Url) -> String {
         Some(query) => format!("{}?{query}", url.path()),
         None => url.path().to_owned(),
     }
+}
+
+/// The whole of it, as a proxy reads it.
+fn whole(url: &Url) -> String {
+    format!("{}://{}{}", url.scheme(), host(url), target(url))
 }
 
 fn host_header(url: &Url) -> Result<HeaderValue, WebFault> {

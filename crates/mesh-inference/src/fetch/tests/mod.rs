@@ -5,6 +5,7 @@
 mod disk;
 mod hub;
 mod members;
+mod proxy;
 mod server;
 
 use std::path::{Path, PathBuf};
