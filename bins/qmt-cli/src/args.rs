@@ -117,8 +117,8 @@ pub(crate) enum Command {
         /// As if a split were asked for.
         #[arg(long)]
         split: bool,
-        /// Tokens of context of one request.
-        #[arg(long, value_name = "TOKENS")]
+        /// Tokens of context of one request [default: the node's own].
+        #[arg(long, value_name = "TOKENS", value_parser = clap::value_parser!(u32).range(1..=16_777_216))]
         ctx_size: Option<u32>,
     },
     /// Stop serving a model at this node only.

@@ -16,6 +16,8 @@ use crate::units;
 
 /// How often a model that loads is looked at: what a person takes for at once, at no cost to the node.
 const LOOK_EVERY: Duration = Duration::from_millis(200);
+/// The word of a model that another node was told to load crosses the mesh within this time.
+const ON_ITS_WAY: Duration = Duration::from_secs(5);
 
 pub(crate) async fn list(client: &Client, screen: &Screen) -> Result<(), Failure> {
     let models = client.models().await?;
@@ -85,7 +87,18 @@ pub(crate) async fn load(client: &Client, screen: &Screen, asked: Load) -> Resul
     let in_question = if elsewhere { anywhere } else { here };
     let model = until_ready(client, screen, accepted, in_question).await?;
     let took = units::elapsed(begin.elapsed());
-    screen.show(&model, |model| format!("{} is ready, after {took}", model.name))
+    screen.show(&model, |model| format!("{} is ready{}, after {took}", model.name, ready_at(model)))
+}
+
+/// Where it runs, when that is another node: one that holds it alone, or hosts it over this one's memory too.
+fn ready_at(model: &ModelView) -> String {
+    let ready: Vec<&ProviderView> =
+        model.providers.iter().filter(|one| one.state == ModelState::Ready && anywhere(one)).collect();
+    if ready.is_empty() || ready.iter().any(|one| one.local) {
+        return String::new();
+    }
+    let names: Vec<&str> = ready.iter().map(|one| one.node_name.as_str()).collect();
+    format!(" at {}", names.join(", "))
 }
 
 /// A path is this program's, not the node's: the node runs in another folder.
@@ -117,7 +130,8 @@ fn here(provider: &ProviderView) -> bool {
     provider.local && provider.kind == ProviderKind::Local
 }
 
-/// Waits until one of the providers in question is ready, or none of them will be. Ctrl-C ends the wait, not the loading.
+/// Waits until one of the providers in question is ready, or another node that runs the model instead, or none of them will be.
+/// Ctrl-C ends the wait, not the loading.
 pub(crate) async fn until_ready(
     client: &Client,
     screen: &Screen,
@@ -126,9 +140,14 @@ pub(crate) async fn until_ready(
 ) -> Result<ModelView, Failure> {
     let interrupt = tokio::signal::ctrl_c();
     tokio::pin!(interrupt);
+    let begin = Instant::now();
+    let mut is_seen = false;
     loop {
-        let best =
-            model.providers.iter().filter(|provider| in_question(provider)).min_by_key(|one| one.state);
+        let best = |of: fn(&ProviderView) -> bool| {
+            model.providers.iter().filter(|provider| of(provider)).min_by_key(|one| one.state)
+        };
+        let best = best(in_question).or_else(|| best(anywhere));
+        is_seen |= best.is_some();
         match best {
             Some(provider) if provider.state == ModelState::Ready => return Ok(model),
             Some(provider) if provider.state == ModelState::Loading => {
@@ -136,6 +155,7 @@ pub(crate) async fn until_ready(
                 screen.progress(&format!("loading {}{says}", model.name));
             }
             Some(provider) => return Err(not_ready(&model.name, provider)),
+            None if !is_seen && begin.elapsed() < ON_ITS_WAY => {}
             None => return Err(Failure::new("dropped", format!("{} was dropped meanwhile", model.name))),
         }
         tokio::select! {
@@ -145,13 +165,8 @@ pub(crate) async fn until_ready(
                 return Err(Failure::interrupted(message).with_mend("see `qmt-cli models`"));
             }
         }
-        let name = model.name;
-        model = client
-            .models()
-            .await?
-            .into_iter()
-            .find(|one| one.name == name)
-            .ok_or_else(|| Failure::new("dropped", format!("{name} was dropped while it was loading")))?;
+        let listed = client.models().await?.into_iter().find(|one| one.name == model.name);
+        model = listed.unwrap_or(ModelView { name: model.name, ..ModelView::default() });
     }
 }
 

@@ -33,7 +33,7 @@ pub struct Model {
 pub struct Catalogue {
     folders: Vec<PathBuf>,
     models: Vec<Model>,
-    facts: Mutex<BTreeMap<PathBuf, Known>>,
+    facts: Arc<Mutex<BTreeMap<PathBuf, Known>>>,
 }
 
 #[derive(Debug, Clone)]
@@ -104,25 +104,23 @@ impl Catalogue {
     /// Looks for `*.gguf` in the folders and up to three levels below them. A folder that is not there holds no models;
     /// what cannot be read is left out. Blocks on the disk: call it from a blocking thread.
     pub fn scan(folders: &[PathBuf]) -> Self {
-        Self::default().scanned(folders)
-    }
-
-    /// Scans again, and keeps the facts that are known already. Blocks as [`Catalogue::scan`] does.
-    pub fn rescan(self) -> Self {
-        let folders = self.folders.clone();
-        self.scanned(&folders)
-    }
-
-    fn scanned(mut self, folders: &[PathBuf]) -> Self {
         let mut files = Vec::new();
         for folder in folders {
             collect(folder, DEPTH_MAX, &mut files);
         }
         files.sort();
         files.dedup();
-        self.models = files.iter().filter_map(|file| model_at(file)).collect();
-        self.folders = folders.to_vec();
-        self
+        let models = files.iter().filter_map(|file| model_at(file)).collect();
+        Self { folders: folders.to_vec(), models, facts: Arc::default() }
+    }
+
+    /// Scans again, and shares the facts that are known of files which are still there. Blocks as [`Catalogue::scan`] does.
+    #[must_use]
+    pub fn rescan(&self) -> Self {
+        let scanned = Self::scan(&self.folders);
+        let is_there = |path: &PathBuf| scanned.models.iter().any(|model| model.path == *path);
+        self.facts.lock().unwrap_or_else(PoisonError::into_inner).retain(|path, _| is_there(path));
+        Self { facts: self.facts.clone(), ..scanned }
     }
 
     /// All models, by path.

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use sysinfo::System;
+use tokio::sync::watch;
 
 /// Memory of this machine, in bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -39,7 +40,13 @@ impl Memory {
 #[derive(Debug, Clone, Default)]
 pub struct Ledger {
     cap: Option<u64>,
-    held: Arc<Mutex<Held>>,
+    shared: Arc<Shared>,
+}
+
+#[derive(Debug, Default)]
+struct Shared {
+    held: Mutex<Held>,
+    changed: watch::Sender<u64>,
 }
 
 #[derive(Debug, Default)]
@@ -53,7 +60,7 @@ struct Held {
 pub struct Reservation {
     number: u64,
     bytes: u64,
-    held: Arc<Mutex<Held>>,
+    shared: Arc<Shared>,
 }
 
 /// Not so much memory is left. Nothing was reserved; try again when something else has ended.
@@ -81,7 +88,7 @@ fn holders_text(holders: &[(String, u64)]) -> String {
 impl Ledger {
     /// Nothing is held yet. `cap` is the owner's bound (`--max-vram`).
     pub fn new(cap: Option<u64>) -> Self {
-        Self { cap, held: Arc::default() }
+        Self { cap, shared: Arc::default() }
     }
 
     /// Promises memory to a holder, whose name shows in the errors of others.
@@ -92,7 +99,7 @@ impl Ledger {
     /// [`NotEnough`], by the memory of this moment.
     pub fn reserve(&self, holder: impl Into<String>, bytes: u64) -> Result<Reservation, NotEnough> {
         let memory = Memory::read(self.cap);
-        let mut held = self.lock();
+        let mut held = self.shared.lock();
         let sum = held.sum();
         // A platform that does not tell leaves only the owner's bound.
         let cap = memory.map_or(self.cap.unwrap_or(u64::MAX), |memory| memory.cap);
@@ -104,17 +111,19 @@ impl Ledger {
         let number = held.next;
         held.next += 1;
         held.entries.insert(number, (holder.into(), bytes));
-        Ok(Reservation { number, bytes, held: self.held.clone() })
+        drop(held);
+        self.shared.tell();
+        Ok(Reservation { number, bytes, shared: self.shared.clone() })
     }
 
     /// All promises: to whom, and how much.
     pub fn list(&self) -> Vec<(String, u64)> {
-        self.lock().entries.values().cloned().collect()
+        self.shared.lock().entries.values().cloned().collect()
     }
 
     /// The sum of all promises.
     pub fn held(&self) -> u64 {
-        self.lock().sum()
+        self.shared.lock().sum()
     }
 
     /// What could be promised in this moment; `None` when the platform does not tell.
@@ -123,8 +132,19 @@ impl Ledger {
         Some(memory.available(self.held()))
     }
 
+    /// Signals promises made and given back (a counter).
+    pub fn watch(&self) -> watch::Receiver<u64> {
+        self.shared.changed.subscribe()
+    }
+}
+
+impl Shared {
     fn lock(&self) -> MutexGuard<'_, Held> {
         self.held.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn tell(&self) {
+        self.changed.send_modify(|count| *count += 1);
     }
 }
 
@@ -143,7 +163,8 @@ impl Reservation {
 
 impl Drop for Reservation {
     fn drop(&mut self) {
-        self.held.lock().unwrap_or_else(PoisonError::into_inner).entries.remove(&self.number);
+        self.shared.lock().entries.remove(&self.number);
+        self.shared.tell();
     }
 }
 
@@ -181,6 +202,9 @@ mod tests {
         assert!(ledger.reserve("c", u64::MAX).is_err());
         drop(first);
         assert_eq!((ledger.held(), second.bytes()), (400, 400));
+        let mut changes = ledger.watch();
         drop(ledger.reserve("c", 600).unwrap());
+        assert!(changes.has_changed().unwrap() && *changes.borrow_and_update() == 5);
+        assert!(ledger.reserve("c", 601).is_err() && !changes.has_changed().unwrap());
     }
 }

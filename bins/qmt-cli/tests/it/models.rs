@@ -39,6 +39,34 @@ async fn load_waits_until_the_model_answers() {
     assert_eq!(ran.ok_json()["state"], "ready");
 }
 
+/// Plays a node to which the word of another one's model has yet to come.
+#[tokio::test]
+async fn a_model_that_is_loaded_elsewhere_is_waited_for_before_it_is_listed() {
+    let at_lap = |state: &str| {
+        json!({"name": "gemma", "state": state, "providers": [
+            {"node": "12D3lap", "node_name": "lap", "local": false, "state": state, "kind": "local"},
+        ]})
+    };
+    for args in [&["load", "gemma", "--node", "lap"][..], &["load", "gemma"]] {
+        let home = tempfile::tempdir().expect("a folder");
+        let says = move |asked: &Asked, number: usize| match (asked.what.as_str(), number) {
+            ("POST /api/models/load", _) => json!({"name": "gemma", "state": "cold"}),
+            (_, 0..=3) => json!([]),
+            (_, 4) => json!([at_lap("loading")]),
+            _ => json!([at_lap("ready")]),
+        };
+        let _stub = Stub::control(home.path(), move |asked, number| (200, says(asked, number).to_string()));
+        let ran = cli(home.path(), args).run().await;
+        assert!(ran.code == 0 && ran.out.starts_with("gemma is ready at lap, after "), "{ran:?}");
+    }
+    // One that was there and is gone was dropped.
+    let home = tempfile::tempdir().expect("a folder");
+    let says = |asked: &Asked| if asked.what == "GET /api/models" { json!([]) } else { model("loading", "") };
+    let _stub = Stub::control(home.path(), move |asked, _| (200, says(asked).to_string()));
+    let ran = cli(home.path(), &["load", "gemma"]).run().await;
+    assert!(ran.code == 1 && ran.err.contains("gemma was dropped meanwhile"), "{ran:?}");
+}
+
 #[tokio::test]
 async fn load_does_not_wait_when_told_so() {
     let (ran, stub) = load(&[LOADING], &["load", "gemma", "--no-wait"]).await;

@@ -15,6 +15,7 @@ const COMMANDS: &[&[&str]] = &[
     &["models"],
     &["models", "list"],
     &["load", "gemma"],
+    &["plan", "gemma"],
     &["unload", "gemma"],
     &["drop", "gemma"],
     &["routes"],
@@ -149,4 +150,13 @@ async fn setup_says_what_is_missing_and_changes_nothing_when_asked_to_check() {
     assert_eq!(ran.json()["error"]["code"], "setup");
     let left = std::fs::read_dir(home.path()).expect("the home").count();
     assert_eq!(left, 0, "nothing was made");
+}
+
+#[tokio::test]
+async fn a_context_of_no_tokens_is_wrong_usage() {
+    let home = tempfile::tempdir().expect("a folder");
+    for tokens in ["0", "16777217", "many"] {
+        let ran = cli(home.path(), &["plan", "gemma", "--ctx-size", tokens]).run().await;
+        assert!(ran.code == 2 && ran.err.contains("--ctx-size"), "{ran:?}");
+    }
 }

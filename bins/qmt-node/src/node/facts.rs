@@ -136,6 +136,18 @@ impl Node {
         }
     }
 
+    /// Wakes [`Node::keep_record`] whenever memory is promised or given back: until others hear of it, nothing is built on it.
+    pub(crate) async fn watch_memory(self) {
+        let mut ledger = self.inner.lending.ledger().watch();
+        loop {
+            tokio::select! {
+                changed = ledger.changed() => if changed.is_err() { return },
+                () = self.stopping().cancelled_owned() => return,
+            }
+            self.refresh();
+        }
+    }
+
     fn feed_router(&self) {
         let links = self.transport().links();
         let scopes = self.scopes().list();
@@ -216,10 +228,13 @@ impl Node {
         let load = told.load.told(LoadClass::of(self.inner.gateway.load()), Instant::now());
         let load = serde_json::to_vec(&load).unwrap_or_default();
         let machine = self.machine_facts(facts.memory.as_ref());
-        self.inner.told_machine.store(Some(Arc::new(machine.clone())));
+        let before = self.inner.told_machine.swap(Some(Arc::new(machine.clone())));
+        if before.is_none_or(|before| *before != machine) {
+            self.inner.serving.look();
+        }
         let machine = serde_json::to_vec(&machine).unwrap_or_default();
         let serving = serving::record::encode(&self.inner.serving.told());
-        let disk = encode_disk(&self.on_disk());
+        let disk = encode_disk(&self.usable_on_disk());
         let facts = serde_json::to_vec(&facts).unwrap_or_default();
         for scope in self.scopes().list() {
             let Some(gossip) = self.gossip(&scope.id()) else { continue };

@@ -19,6 +19,7 @@ mod models;
 mod offers;
 mod ping;
 mod placing;
+mod plans;
 mod pulls;
 mod relay;
 mod relays;
@@ -363,12 +364,20 @@ mod tests {
             .unwrap_or_else(|_| panic!("in vain: {what}"));
     }
 
-    /// In this crate's own tests facts are looked at once an hour: what routing knows, it was told of.
-    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-    async fn what_gossip_tells_of_a_member_reaches_routing_without_a_timer() {
+    /// Two members of one scope, and their homes.
+    async fn pair() -> (Node, Node, [tempfile::TempDir; 2]) {
         let homes = [tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap()];
         let first = Box::pin(Node::start(Config::at(homes[0].path()))).await.unwrap();
         let second = Box::pin(Node::start(Config::at(homes[1].path()))).await.unwrap();
+        let invite = first.invite(mesh_control::InviteRequest::default()).await.unwrap();
+        second.join(mesh_control::JoinRequest { token: invite.token }).await.unwrap();
+        (first, second, homes)
+    }
+
+    /// In this crate's own tests facts are looked at once an hour: what routing knows, it was told of.
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn what_gossip_tells_of_a_member_reaches_routing_without_a_timer() {
+        let (first, second, _homes) = pair().await;
         let (_state, state) = tokio::sync::watch::channel(BackendState::Ready);
         first.backends().insert(Backend {
             model: "m".into(),
@@ -381,14 +390,31 @@ mod tests {
             kind: BackendKind::Provider,
             terms: None,
         });
-        let invite = first.invite(mesh_control::InviteRequest::default()).await.unwrap();
-        second.join(mesh_control::JoinRequest { token: invite.token }).await.unwrap();
         let scope = second.scopes().list()[0].id();
         let has_route =
             || second.router().route(&mesh_routing::Query::new("m", vec![scope]), 0, Instant::now()).is_ok();
         until("the model is offered and the member is alive", has_route).await;
         first.shutdown().await;
         until("the member is down", || !has_route()).await;
+        second.shutdown().await;
+    }
+
+    /// Whoever places a model goes by what members say is free.
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn memory_that_is_promised_or_given_back_is_told_without_a_timer() {
+        let (first, second, _homes) = pair().await;
+        let scope = second.scopes().list()[0].id();
+        let held = || {
+            let members = second.gossip(&scope)?.members();
+            let facts = members.get(&first.id())?.value(machine::MACHINE_KEY)?.to_vec();
+            serde_json::from_slice::<machine::MachineFacts>(&facts).ok().map(|facts| facts.holds)
+        };
+        until("the member tells of its machine", || held() == Some(Vec::new())).await;
+        let promised = first.inner.lending.ledger().reserve("m", 1 << 20).unwrap();
+        until("it is promised", || held() == Some(vec![("m".to_owned(), 1 << 20)])).await;
+        drop(promised);
+        until("it is given back", || held() == Some(Vec::new())).await;
+        first.shutdown().await;
         second.shutdown().await;
     }
 

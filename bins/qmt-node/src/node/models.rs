@@ -11,6 +11,7 @@ use mesh_transport::{Call, CallError, CallFault, Member, Protocol, serve_call};
 use serde::{Deserialize, Serialize};
 
 use super::placing::Unprepared;
+use super::plans::plain;
 use super::serving::record::decode;
 use super::{Inner, Node, chain};
 
@@ -73,12 +74,12 @@ pub(super) fn serve(node: &Node) {
     });
 }
 
-fn upgrade(inner: &Weak<Inner>) -> Result<Node, CallFault> {
+pub(super) fn upgrade(inner: &Weak<Inner>) -> Result<Node, CallFault> {
     let stopping = || CallFault::new(CallFault::DEADLINE, "the node is stopping");
     Ok(Node { inner: inner.upgrade().ok_or_else(stopping)?, _last_handle: None })
 }
 
-fn bounded(model: &str) -> Result<(), CallFault> {
+pub(super) fn bounded(model: &str) -> Result<(), CallFault> {
     let fits = model.len() <= NAME_BYTES_MAX;
     fits.then_some(()).ok_or_else(|| CallFault::new(CallFault::BAD_REQUEST, "the model's name is too long"))
 }
@@ -108,7 +109,7 @@ impl Node {
             let caller = self.clone();
             self.inner.tasks.spawn(async move {
                 if let Err(error) = caller.transport().call(&scope, &node, &call, LOAD_DEADLINE).await {
-                    tracing::info!(node = %node.short(), model = call.model, error = %chain(&error), "a model stays dropped there");
+                    tracing::info!(node = %node.short(), model = call.model, error = %chain(&error), "a node at which a model was dropped does not serve it");
                 }
             });
         }
@@ -130,19 +131,28 @@ impl Node {
             )),
             Err(CallError::Fault(fault)) if fault.code == NOT_LOADED => Err(ApiError::new(
                 ErrorCode::UnknownModel,
-                format!("{} says: {}", node.short(), fault.message),
+                format!("{} says: {}", self.called(&scope, &node), plain(&fault.message)),
             )),
-            Err(error) => Err(ApiError::new(ErrorCode::Unavailable, chain(&error))),
+            Err(error) => Err(ApiError::new(
+                ErrorCode::Unavailable,
+                format!("{} does not answer: {}", self.called(&scope, &node), chain(&error)),
+            )
+            .with_mend("`qmt-cli nodes` shows who is there; try again when it is alive")),
         }
+    }
+
+    /// What people call a member: its name, else the beginning of its id.
+    fn called(&self, scope: &ScopeId, node: &NodeId) -> String {
+        let name = self.member_name(scope, node);
+        if name.is_empty() { node.short() } else { name }
     }
 
     /// By the name of a model in this node's folders: what a member, or election, may ask for.
     async fn load_by_name(&self, name: &str, split: Option<bool>) -> Result<(), ApiError> {
-        let known =
-            self.on_disk().iter().any(|model| model.name == name) || self.inner.serving.size(name).is_some();
-        if !known || Path::new(name).components().count() != 1 {
-            let message = format!("there is no model called {name:?} on this node's disk");
-            return Err(ApiError::new(ErrorCode::UnknownModel, message));
+        if let Err(error) = self.known_by_name(name) {
+            // Whoever loads it elsewhere wants it not held back from here either.
+            self.inner.serving.hold_no_more(name.to_owned()).await;
+            return Err(error);
         }
         self.llama().await?;
         let prepared = self.prepare(name, split, None).await?;
@@ -150,15 +160,33 @@ impl Node {
         Ok(())
     }
 
-    /// Serves a model that election has assigned.
-    pub(crate) async fn take_up(&self, model: String) {
-        match self.prepare(&model, None, None).await {
-            Ok(prepared) => self.inner.serving.serve(prepared, false).await,
+    /// Whether a name is that of a model in this node's folders, and no path.
+    pub(super) fn known_by_name(&self, name: &str) -> Result<(), ApiError> {
+        let is_on_disk = self.on_disk().iter().any(|model| model.name == name);
+        let is_known = is_on_disk || self.inner.serving.size(name).is_some();
+        if is_known && Path::new(name).components().count() == 1 {
+            return Ok(());
+        }
+        let message = format!("there is no model called {name:?} on this node's disk");
+        Err(ApiError::new(ErrorCode::UnknownModel, message))
+    }
+
+    /// Serves a model that election has assigned, in the place of another one where it says so.
+    pub(crate) async fn take_up(&self, model: String, instead_of: Option<String>) {
+        let prepared = match self.prepare(&model, None, None).await {
+            Ok(prepared) => prepared,
             Err(error) => {
                 let error = ApiError::from(error);
-                tracing::warn!(model, error = %error.message, "a model cannot be taken up");
+                tracing::warn!(model, error = %error.message, "a model cannot be taken up, and counts as not on this disk until its file is another");
+                return self.set_aside(&model);
             }
+        };
+        if let Some(left) = instead_of
+            && !self.inner.serving.leave(left).await
+        {
+            return;
         }
+        self.inner.serving.serve(prepared, false).await;
     }
 
     /// A model of the configuration: served, or wanted of the mesh where it is not on this disk.
@@ -263,6 +291,6 @@ impl Node {
 }
 
 /// Whether it can be another node's model: neither a path nor something to be downloaded.
-fn is_plain_name(model: &str) -> bool {
+pub(super) fn is_plain_name(model: &str) -> bool {
     !model.is_empty() && !model.contains('/')
 }

@@ -4,7 +4,7 @@ use std::num::NonZeroU32;
 use std::sync::Arc;
 use std::time::Duration;
 
-use mesh_control::{ApiError, ErrorCode, PlanRequest, PlanView};
+use mesh_control::{ApiError, ErrorCode};
 use mesh_gossip::{Member, State};
 use mesh_identity::{NodeId, Role};
 use mesh_inference::catalogue::{Catalogue, Model, ResolveError};
@@ -30,6 +30,9 @@ const DRAFT_PARTS: u64 = 5;
 /// Tokens of context of one request, where nobody says it: what llama-server was given so far.
 const CONTEXT_TOKENS: NonZeroU32 = NonZeroU32::new(4096).expect("it is not zero");
 
+/// What the configuration takes too.
+const CONTEXT_TOKENS_RANGE: std::ops::RangeInclusive<u32> = 1..=16_777_216;
+
 /// A model of this machine's disk with all that placement asks of it.
 #[derive(Debug, Clone)]
 pub(crate) struct Prepared {
@@ -52,15 +55,30 @@ impl Node {
         context: Option<u32>,
     ) -> Result<Prepared, Unprepared> {
         let inference = self.config().inference.clone();
+        if context.is_some_and(|tokens| !CONTEXT_TOKENS_RANGE.contains(&tokens)) {
+            let message = "a context has 1 to 16777216 tokens";
+            return Err(ApiError::new(ErrorCode::BadRequest, message).into());
+        }
         let tokens = context.or(inference.ctx_size).and_then(NonZeroU32::new).unwrap_or(CONTEXT_TOKENS);
         let slots = inference.slots.and_then(NonZeroU32::new).unwrap_or(NonZeroU32::MIN);
         let split = split.unwrap_or(inference.split);
         let wanted = wanted.to_owned();
+        let elsewhere = self.elsewhere(&wanted);
+        let inner = self.inner.clone();
         let prepared = tokio::task::spawn_blocking(move || {
-            let catalogue = Catalogue::scan(&inference.model_dirs);
+            let catalogue = inner.disk.scan(&inference.model_dirs);
+            if inner.disk.models().as_slice() != catalogue.models() {
+                // What a person has just put there is what they ask for: the mesh hears of it too.
+                inner.disk.look();
+            }
             let model = catalogue.resolve(&wanted).map_err(|error| match error {
                 ResolveError::NotHere(_) => Unprepared::NotHere,
-                error => ApiError::new(ErrorCode::UnknownModel, chain(&error)).into(),
+                ResolveError::NotFound { .. } => {
+                    let error = unresolved(&error, &catalogue);
+                    let elsewhere = elsewhere.map_or(error.clone(), |mend| error.with_mend(mend));
+                    Unprepared::Unknown(elsewhere)
+                }
+                error => unresolved(&error, &catalogue).into(),
             })?;
             let unusable = |error: &(dyn std::error::Error + 'static)| {
                 ApiError::new(
@@ -77,7 +95,7 @@ impl Node {
                 Draft::Path(path) => {
                     let draft = catalogue
                         .resolve(&path.display().to_string())
-                        .map_err(|error| ApiError::new(ErrorCode::UnknownModel, chain(&error)))?;
+                        .map_err(|error| unresolved(&error, &catalogue))?;
                     let read = catalogue.facts(&draft).map_err(|error| unusable(&error))?;
                     check_vocabulary(facts.tokenizer.as_ref(), read.tokenizer.as_ref()).map_err(|error| {
                         let message = format!("{} cannot draft for {}: {error}", draft.name, model.name);
@@ -100,7 +118,7 @@ impl Node {
     }
 
     /// Compares the ways to run a model from here.
-    fn placed(&self, prepared: &Prepared) -> Plan {
+    pub(crate) fn placed(&self, prepared: &Prepared) -> Plan {
         let wishes = Wishes { split: prepared.split, ..self.standing_wishes() };
         let (me, others) = (self.own_machine(&prepared.model), self.others(&prepared.model));
         plan(&prepared.model.name, &prepared.needs, &me, &others, &wishes)
@@ -142,19 +160,6 @@ impl Node {
         };
         alive.filter_map(machine).collect()
     }
-
-    /// What `qmt-cli plan` shows.
-    pub(crate) async fn plan(&self, request: PlanRequest) -> Result<PlanView, ApiError> {
-        // Without llama.cpp the plan says so itself.
-        let _ = self.llama().await;
-        let prepared = self.prepare(&request.model, request.split, request.context_tokens).await?;
-        let plan = self.placed(&prepared);
-        let text = plan.to_string();
-        let plan = serde_json::to_value(&plan).map_err(|error| {
-            ApiError::new(ErrorCode::Internal, format!("the plan cannot be shown: {error}"))
-        })?;
-        Ok(PlanView { model: prepared.model.name, text, plan })
-    }
 }
 
 /// Why a model is not ready to be placed.
@@ -162,6 +167,8 @@ impl Node {
 pub(crate) enum Unprepared {
     /// It is not on this disk, and can be downloaded.
     NotHere,
+    /// No model of this disk has the name.
+    Unknown(ApiError),
     Refused(ApiError),
 }
 
@@ -178,8 +185,38 @@ impl From<Unprepared> for ApiError {
                 ApiError::new(ErrorCode::UnknownModel, "the model is not on this disk yet")
                     .with_mend("download it with `qmt-cli models pull`")
             }
-            Unprepared::Refused(error) => error,
+            Unprepared::Unknown(error) | Unprepared::Refused(error) => error,
         }
+    }
+}
+
+/// Names that a mend lists; more are to be looked up.
+const NAMES_MAX: usize = 8;
+
+/// Why a name means no model here, and what mends that.
+fn unresolved(error: &ResolveError, catalogue: &Catalogue) -> ApiError {
+    let answer = ApiError::new(ErrorCode::UnknownModel, chain(error));
+    let names: Vec<&str> = catalogue.models().iter().map(|model| model.name.as_str()).collect();
+    match error {
+        ResolveError::NotFound { folders, .. } => {
+            let here = match names.len() {
+                0 => "there is no model on this disk yet".to_owned(),
+                all @ 1..=NAMES_MAX => {
+                    format!("on this disk {}: {}", if all == 1 { "is" } else { "are" }, names.join(", "))
+                }
+                all => format!("on this disk are {all} models, such as {}", names[..NAMES_MAX].join(", ")),
+            };
+            let folder = folders
+                .first()
+                .map_or_else(|| "a folder of model_dirs".to_owned(), |folder| folder.display().to_string());
+            answer.with_mend(format!(
+                "{here}; put a GGUF file into {folder}, or download one with `qmt-cli models pull org/repo/file.gguf`"
+            ))
+        }
+        ResolveError::NoFile(_) => {
+            answer.with_mend("give the path of a GGUF file, or the name of a model of this disk")
+        }
+        _ => answer,
     }
 }
 

@@ -29,6 +29,7 @@ use super::disk::Disk;
 use super::home::{Home, HomeError};
 use super::lending::Lending;
 use super::models;
+use super::plans;
 use super::pulls::{self, Coming};
 use super::relay::{self, RelayStartError};
 use super::relays::RelayFacts;
@@ -206,6 +207,7 @@ impl Node {
             _last_handle: None,
         };
         models::serve(&node);
+        plans::serve(&node);
         node.start_serving();
         let tasks = &node.inner.tasks;
         tasks.spawn(node.clone().keep_routes());
@@ -213,6 +215,7 @@ impl Node {
         tasks.spawn(node.clone().keep_relays());
         tasks.spawn(node.clone().keep_disk());
         tasks.spawn(node.clone().watch_backends());
+        tasks.spawn(node.clone().watch_memory());
         tasks.spawn(node.clone().follow_links());
         tasks.spawn(node.clone().follow_admissions(admitted));
         tasks.spawn(node.clone().follow_appointments(appointments));

@@ -1,152 +1,13 @@
 //! Scenarios 1 to 9, 14 and 15 by which mesh-llm is tested, under their numbers there: real nodes, a real llama.cpp and tiny
 //! models. Its 10 is of a console; what stands behind that (several warm models, each with the nodes that serve it) is here.
 
-use std::path::PathBuf;
 use std::time::Duration;
 
-use mesh_control::{
-    Client, DropRequest, InviteRequest, JoinRequest, LoadRequest, ModelState, ModelView, NodeState,
-    PlanRequest,
-};
+use mesh_control::{DropRequest, InviteRequest, LoadRequest, ModelState, NodeState, PlanRequest};
 use mesh_inference::gguf::tiny::TinyModel;
 
-use crate::support::process::{Folder, Process, Served, llama_bin_dir};
+use crate::support::machine::{Machine, TOKENS, rpc_entries, shares, told};
 use crate::support::{PATIENCE, gateway, http, until, until_within};
-
-/// Length of an answer: a tiny model says one letter a token.
-const TOKENS: usize = 8;
-
-/// A machine of ours: a folder with models, and the node on it.
-struct Machine {
-    folder: Folder,
-    bin_dir: PathBuf,
-    process: Option<Process>,
-}
-
-impl Machine {
-    /// A machine with llama.cpp; none where this one has none.
-    async fn new(name: &str) -> Option<Self> {
-        let bin_dir = llama_bin_dir().await?;
-        let folder = Folder::new();
-        std::fs::create_dir_all(folder.home()).unwrap();
-        let config = format!(
-            "mesh.enabled = true\nmesh.transport = \"iroh\"\nmesh.internet.relay_mode = \"disabled\"\n\
-             mesh.node_name = \"{name}\"\n\
-             [inference]\ndebounce_secs = 0.2\nleft_out_secs = 2\npatience_secs = 2\n"
-        );
-        std::fs::write(folder.home().join("config.toml"), config).unwrap();
-        Some(Self { folder, bin_dir, process: None })
-    }
-
-    fn with_model(self, name: &str, seed: u64) -> Self {
-        self.folder.add_model(name, seed);
-        self
-    }
-
-    fn with(self, name: &str, model: TinyModel) -> Self {
-        model.write(&self.folder.models().join(format!("{name}.gguf"))).unwrap();
-        self
-    }
-
-    async fn start(&mut self, arguments: &[&str]) {
-        let bin_dir = self.bin_dir.to_str().unwrap().to_owned();
-        let mut all = vec!["--port", "0", "--bin-dir", &bin_dir];
-        all.extend(arguments);
-        self.process = Some(self.folder.start(&all).await);
-    }
-
-    fn process(&self) -> &Process {
-        self.process.as_ref().unwrap()
-    }
-
-    fn client(&self) -> &Client {
-        &self.process().client
-    }
-
-    async fn join(&self, inviter: &Machine) {
-        let invite = inviter.client().invite(&InviteRequest::default()).await.unwrap();
-        self.client().join(&JoinRequest { token: invite.token }).await.unwrap();
-    }
-
-    async fn id(&self) -> String {
-        self.client().status().await.unwrap().node_id
-    }
-
-    async fn model(&self, name: &str) -> Option<ModelView> {
-        self.client().models().await.unwrap().into_iter().find(|model| model.name == name)
-    }
-
-    /// Waits until a model is ready at exactly these nodes, as seen from here.
-    async fn ready_at(&self, model: &str, nodes: &[&str]) {
-        until(&format!("{model} is ready at {nodes:?}"), || async {
-            let view = self.model(model).await?;
-            let ready = view.providers.iter().filter(|provider| provider.state == ModelState::Ready);
-            let mut names: Vec<&str> = ready.map(|provider| provider.node_name.as_str()).collect();
-            names.sort_unstable();
-            (names == nodes).then_some(())
-        })
-        .await;
-    }
-
-    async fn ask(&self, model: &str) -> (u16, String) {
-        let body = serde_json::json!({
-            "model": model, "max_tokens": TOKENS, "messages": [{ "role": "user", "content": "say something" }],
-        });
-        let answer = http::post(gateway(self.client()).await, "/v1/chat/completions", body.to_string()).await;
-        let text = answer.json()["choices"][0]["message"]["content"].as_str().unwrap_or_default().to_owned();
-        (answer.status.as_u16(), text)
-    }
-
-    async fn answers(&self, model: &str) -> String {
-        until(&format!("{model} answers"), || async {
-            let (status, text) = self.ask(model).await;
-            (status == 200).then_some(text)
-        })
-        .await
-    }
-
-    fn processes(&self, program: &str) -> Vec<Served> {
-        let of =
-            |served: &Served| served.words.split('\0').next().is_some_and(|word| word.ends_with(program));
-        self.process().served().into_iter().filter(of).collect()
-    }
-
-    fn llama_servers(&self) -> Vec<Served> {
-        self.processes("/llama-server")
-    }
-
-    fn rpc_servers(&self) -> Vec<Served> {
-        self.processes("rpc-server")
-    }
-
-    /// Waits until a model runs here over so many rpc-servers, and returns its llama-server.
-    async fn hosts_over(&self, rpc_servers: usize) -> Served {
-        until(&format!("a llama-server over {rpc_servers} rpc-servers"), || async {
-            let found =
-                self.llama_servers().into_iter().find(|server| rpc_entries(server).len() == rpc_servers)?;
-            Some(found)
-        })
-        .await
-    }
-
-    fn lines_with(&self, text: &str) -> usize {
-        self.folder.written().lines().filter(|line| line.contains(text)).count()
-    }
-}
-
-/// What a llama-server was told with a flag.
-fn told(server: &Served, flag: &str) -> Option<String> {
-    let mut words = server.words.split('\0').skip_while(|word| *word != flag);
-    words.nth(1).map(str::to_owned)
-}
-
-fn rpc_entries(server: &Served) -> Vec<String> {
-    told(server, "--rpc").map(|list| list.split(',').map(str::to_owned).collect()).unwrap_or_default()
-}
-
-fn shares(server: &Served) -> Vec<f32> {
-    told(server, "--tensor-split").unwrap().split(',').map(|share| share.parse().unwrap()).collect()
-}
 
 /// Two members, each on a machine of its own.
 async fn two() -> Option<(Machine, Machine)> {
@@ -225,8 +86,12 @@ async fn scenario_4_what_is_too_large_for_one_is_split_without_being_asked() {
     a.hosts_over(2).await;
     a.ready_at("large", &["a"]).await;
     assert_eq!(b.answers("large").await.len(), TOKENS);
-    let plan = b.client().plan(&PlanRequest { model: "large".into(), ..PlanRequest::default() }).await;
-    assert!(plan.is_err(), "b has not got the file");
+    // b has not got the file, and asks the member that has it.
+    let plan =
+        b.client().plan(&PlanRequest { model: "large".into(), ..PlanRequest::default() }).await.unwrap();
+    assert!(plan.text.starts_with("as a sees it, which has the file:\nlarge\n"), "{}", plan.text);
+    assert!(plan.text.contains("-> split over 2 devices, hosted by a: "), "{}", plan.text);
+    assert_eq!(plan.plan["alternatives"][0]["at"], "a");
 }
 
 #[tokio::test(flavor = "multi_thread")]

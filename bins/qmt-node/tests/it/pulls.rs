@@ -238,6 +238,29 @@ async fn a_model_that_does_not_come_says_why_where_models_are_listed() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_file_that_begins_like_a_model_and_is_none_says_so_where_models_are_listed() {
+    let Some(bin_dir) = llama_bin_dir().await else { return };
+    let hub = Hub::start([b"GGUF\x03\0\0\0".as_slice(), &[0xff; 5000]].concat(), usize::MAX).await;
+    let place = Place::new("first");
+    let url = hub.url();
+    let host = place
+        .start_with(|config| {
+            config.hub.endpoint = Some(url);
+            config.inference.bin_dir = Some(bin_dir);
+        })
+        .await;
+    host.client.load(&LoadRequest { model: NAME.to_owned(), ..LoadRequest::default() }).await.unwrap();
+    let failed = until("it has failed", || async {
+        let models = host.client.models().await.unwrap();
+        models.into_iter().find(|model| model.state == ModelState::Failed)
+    })
+    .await;
+    let detail = &failed.providers[0].detail;
+    assert!(detail.contains("tiny cannot be run: ") && detail.contains("above the limit"), "{detail}");
+    host.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_model_of_the_command_line_is_downloaded_and_served() {
     let Some(bin_dir) = llama_bin_dir().await else { return };
     let hub = Hub::start(model(0), usize::MAX).await;

@@ -7,11 +7,11 @@ use std::time::Instant;
 
 use mesh_identity::NodeId;
 
-use super::assign::assignments;
+use super::assign::{Assignment, assignments};
 use super::demand::Demand;
 use super::member::{Claim, Member, Presence};
 use super::{Config, Input, Output, Standby, StopWhy};
-use crate::plan::{Machine, Needs, Plan, Way, Wishes, plan};
+use crate::plan::{Machine, Needs, Plan, Unfit, Way, Wishes, plan};
 
 /// The decisions of one node in one scope.
 ///
@@ -25,6 +25,8 @@ pub struct Election {
     members: BTreeMap<NodeId, Member>,
     models: BTreeMap<String, Model>,
     demand: Demand,
+    /// What this node was told to take up and does not serve yet, and until when it is believed to be about to.
+    assigned: Option<(String, Instant)>,
     /// When news are acted on.
     due: Option<Instant>,
     outputs: VecDeque<Output>,
@@ -79,7 +81,7 @@ impl Election {
     pub fn new(me: Member, config: Config, now: Instant) -> Self {
         let demand = Demand::new(config.demand_window);
         let (members, models) = (BTreeMap::new(), BTreeMap::new());
-        Self { config, now, me, members, models, demand, due: None, outputs: VecDeque::new() }
+        Self { config, now, me, members, models, demand, assigned: None, due: None, outputs: VecDeque::new() }
     }
 
     /// Takes one input. Drain [`Election::poll_output`] afterwards.
@@ -133,7 +135,14 @@ impl Election {
         self.due = Some(self.due.map_or(due, |before| before.min(due)));
     }
 
-    fn handle_me(&mut self, me: Member) {
+    fn handle_me(&mut self, mut me: Member) {
+        if let Some((model, until)) = &self.assigned {
+            let facts = me.models.get_mut(model).filter(|facts| facts.on_disk && !facts.serves);
+            match facts.filter(|_| *until > self.now) {
+                Some(facts) => (facts.serves, facts.taken_up) = (true, true),
+                None => self.assigned = None,
+            }
+        }
         let served = |member: &Member| -> Vec<String> {
             member.models.keys().filter(|model| member.serves(model)).cloned().collect()
         };
@@ -248,11 +257,12 @@ impl Election {
         }
         let here = self.here().chain([&self.me]);
         let mine = assignments(here, self.config.demand_per_node).remove(&self.me.id());
-        if let Some((model, why)) = mine
+        if let Some(Assignment { model, instead_of, why }) = mine
             && let Some(facts) = self.me.models.get_mut(&model)
         {
-            facts.serves = true;
-            self.outputs.push_back(Output::Assign { model, why });
+            (facts.serves, facts.taken_up) = (true, true);
+            self.assigned = Some((model.clone(), self.now + self.config.patience));
+            self.outputs.push_back(Output::Assign { model, instead_of, why });
         }
     }
 
@@ -541,7 +551,8 @@ fn order(name: &str, member: &Member) -> (Reverse<u64>, NodeId) {
 }
 
 fn refusals(plan: &Plan) -> String {
-    let all: Vec<String> =
-        plan.alternatives.iter().filter_map(|way| way.refusal.as_ref()).map(ToString::to_string).collect();
-    all.join("; ")
+    let ways = plan.alternatives.iter().filter_map(|way| way.refusal.as_ref()).map(ToString::to_string);
+    let others = plan.left_out.iter().filter(|other| matches!(other.why, Unfit::OtherBuild { .. }));
+    let others = others.map(|other| format!("{} cannot help: {}", other.machine, other.why));
+    ways.chain(others).collect::<Vec<_>>().join("; ")
 }

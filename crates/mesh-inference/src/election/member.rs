@@ -42,6 +42,8 @@ pub struct ModelFacts {
     pub is_wanted: bool,
     /// It runs the model whenever the rules say so.
     pub serves: bool,
+    /// It took it up by itself: nobody there asked for it.
+    pub taken_up: bool,
     /// Its owner wants it split (`--split`).
     pub wants_split: bool,
     /// Memory that it has promised to this model in whatever role: it is free for another plan of the same model.
@@ -50,6 +52,8 @@ pub struct ModelFacts {
     pub runs_alone: bool,
     /// It was to run it and failed, not long ago: it is passed over.
     pub has_failed: bool,
+    /// It would run it, and finds no room, neither there nor over others.
+    pub finds_no_room: bool,
     /// Its claim to host it.
     pub claim: Option<Claim>,
     /// Requests that its gateway had within the window.
@@ -81,6 +85,23 @@ impl Member {
 
     pub(super) fn serves(&self, model: &str) -> bool {
         self.facts(model).is_some_and(|facts| facts.serves && facts.on_disk)
+    }
+
+    /// The models that it serves.
+    pub(super) fn served(&self) -> impl Iterator<Item = &str> {
+        self.models.keys().map(String::as_str).filter(|model| self.serves(model))
+    }
+
+    /// The model that it took up by itself, when it serves no other one.
+    pub(super) fn taken_up(&self) -> Option<&str> {
+        let mut served = self.served();
+        let only = served.next().filter(|model| self.facts(model).is_some_and(|facts| facts.taken_up))?;
+        served.next().is_none().then_some(only)
+    }
+
+    /// Whether the mesh may count on it for a model: one that has no room for it serves nobody.
+    pub(super) fn stands_for(&self, model: &str) -> bool {
+        self.is_able(model) && self.facts(model).is_some_and(|facts| !facts.finds_no_room)
     }
 
     /// Whether it would run the model when the rules say so.

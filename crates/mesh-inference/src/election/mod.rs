@@ -158,6 +158,8 @@ pub enum Output {
     Assign {
         /// The model.
         model: String,
+        /// What was taken up before another node was known to have done so too, and is left for it.
+        instead_of: Option<String>,
         /// Why this one.
         why: AssignWhy,
     },

@@ -324,7 +324,7 @@ fn joiner(number: u8, on_disk: &[&str]) -> Member {
 
 fn assigned(outputs: &[Output]) -> Vec<(&str, AssignWhy)> {
     let of = |output: &Output| match output {
-        Output::Assign { model, why } => Some((model.clone(), *why)),
+        Output::Assign { model, why, .. } => Some((model.clone(), *why)),
         _ => None,
     };
     let all: Vec<(String, AssignWhy)> = outputs.iter().filter_map(of).collect();
@@ -333,13 +333,7 @@ fn assigned(outputs: &[Output]) -> Vec<(&str, AssignWhy)> {
 
 #[test]
 fn two_joiners_take_different_models() {
-    let seeder = || {
-        let wanted = ModelFacts { is_wanted: true, ..ModelFacts::default() };
-        let mut seeder = member(9, ALL);
-        seeder.models.insert("glm".into(), wanted.clone());
-        seeder.models.insert("qwen".into(), wanted);
-        seeder
-    };
+    let seeder = || seeder(&["glm", "qwen"]);
     let take = |me: u8, other: u8| {
         let mut probe = Probe::new(joiner(me, &["glm", "qwen", "unwanted"]));
         probe.sees(seeder());
@@ -354,6 +348,122 @@ fn two_joiners_take_different_models() {
     let mut probe = Probe::new(joiner(0, &["other"]));
     probe.sees(seeder());
     assert_eq!(assigned(&probe.after(SOON)), []);
+}
+
+/// A node whose owner wants these models, and has none of them.
+fn seeder(wanted: &[&str]) -> Member {
+    let facts = ModelFacts { is_wanted: true, ..ModelFacts::default() };
+    let mut seeder = lender(9, ALL);
+    seeder.models.extend(wanted.iter().map(|model| ((*model).to_owned(), facts.clone())));
+    seeder
+}
+
+/// The same joiner with what it has taken up.
+fn holding(mut joiner: Member, model: &str) -> Member {
+    let facts =
+        ModelFacts { on_disk: true, serves: true, taken_up: true, runs_alone: true, ..ModelFacts::default() };
+    joiner.models.insert(model.to_owned(), facts);
+    joiner
+}
+
+/// What is taken up in the place of what.
+fn moves(outputs: &[Output]) -> Vec<String> {
+    let of = |output: &Output| match output {
+        Output::Assign { model, instead_of: Some(left), .. } => Some(format!("{left} to {model}")),
+        _ => None,
+    };
+    outputs.iter().filter_map(of).collect()
+}
+
+#[test]
+fn joiners_that_did_not_know_each_other_end_with_different_models() {
+    let ids = if id(0) < id(1) { [0, 1] } else { [1, 0] };
+    let both = &["glm", "qwen"];
+    // Each knows the seeder alone, and takes the first by name.
+    for number in ids {
+        let mut probe = Probe::new(joiner(number, both));
+        probe.sees(seeder(both));
+        assert_eq!(assigned(&probe.after(SOON)), [("glm", AssignWhy::Unserved)]);
+    }
+    let meet = |me: u8, on_disk: &[&str], other: Member| {
+        let mut probe = Probe::new(holding(joiner(me, on_disk), "glm"));
+        probe.sees(seeder(both));
+        probe.sees(other);
+        probe.after(SOON)
+    };
+    let [first, second] = ids;
+    let of_both = [
+        meet(first, both, holding(joiner(second, both), "glm")),
+        meet(second, both, holding(joiner(first, both), "glm")),
+    ];
+    assert_eq!(of_both.map(|outputs| moves(&outputs)), [Vec::new(), vec!["glm to qwen".to_owned()]]);
+    // It cannot give way, and the other one can.
+    let only = &["glm"];
+    let of_both = [
+        meet(first, both, holding(joiner(second, only), "glm")),
+        meet(second, only, holding(joiner(first, both), "glm")),
+    ];
+    assert_eq!(of_both.map(|outputs| moves(&outputs)), [vec!["glm to qwen".to_owned()], Vec::new()]);
+    // Once each has its own, nothing moves any more.
+    let outputs = meet(first, both, holding(joiner(second, both), "qwen"));
+    assert!(moves(&outputs).is_empty());
+}
+
+#[test]
+fn what_is_assigned_is_not_assigned_again_while_it_is_prepared() {
+    let mut probe = Probe::new(joiner(0, &["glm", "qwen"]));
+    probe.sees(seeder(&["glm", "qwen"]));
+    assert_eq!(assigned(&probe.after(SOON)), [("glm", AssignWhy::Unserved)]);
+    let change =
+        |mib| Input::Me(Box::new(Member { machine: member(0, mib).machine, ..joiner(0, &["glm", "qwen"]) }));
+    probe.tell(change(ALL - MIB));
+    assert_eq!(assigned(&probe.after(SOON)), []);
+    // Nothing came of it.
+    probe.after(Config::default().patience);
+    probe.tell(change(ALL - 2 * MIB));
+    assert_eq!(assigned(&probe.after(SOON)), [("glm", AssignWhy::Unserved)]);
+    // Its file is no model: the next one is tried.
+    probe.tell(Input::Me(Box::new(joiner(0, &["qwen"]))));
+    assert_eq!(assigned(&probe.after(SOON)), [("qwen", AssignWhy::Unserved)]);
+}
+
+#[test]
+fn nobody_leaves_a_model_that_is_needed_or_was_asked_for() {
+    let second = if id(0) < id(1) { 1 } else { 0 };
+    let mine = || holding(joiner(second, &["glm", "qwen"]), "glm");
+    let other = || holding(joiner(1 - second, &["glm"]), "glm");
+    let meet = |me: Member, other: Member| {
+        let mut probe = Probe::new(me);
+        probe.sees(seeder(&["glm", "qwen"]));
+        probe.sees(other);
+        moves(&probe.after(SOON))
+    };
+    assert_eq!(meet(mine(), other()), ["glm to qwen"]);
+    let change = |mut member: Member, change: &dyn Fn(&mut ModelFacts)| {
+        change(member.models.get_mut("glm").unwrap());
+        member
+    };
+    let stays = |me, other, why: &str| assert!(meet(me, other).is_empty(), "{why}");
+    stays(change(mine(), &|facts| facts.taken_up = false), other(), "somebody loaded it here");
+    stays(change(mine(), &|facts| facts.requests = 101), other(), "both have enough to do");
+    stays(mine(), change(other(), &|facts| facts.has_failed = true), "the other one failed");
+    stays(mine(), change(other(), &|facts| facts.finds_no_room = true), "the other one has no room");
+}
+
+#[test]
+fn a_model_without_room_at_the_node_that_wants_it_is_taken_up_by_another() {
+    let wants_two = |finds_no_room| {
+        let serves = ModelFacts { on_disk: true, serves: true, is_wanted: true, ..ModelFacts::default() };
+        let mut member = lender(9, PART);
+        member.models.insert("glm".into(), ModelFacts { runs_alone: true, ..serves.clone() });
+        member.models.insert("qwen".into(), ModelFacts { finds_no_room, ..serves });
+        member
+    };
+    let mut probe = Probe::new(joiner(0, &["glm", "qwen"]));
+    probe.sees(wants_two(false));
+    assert_eq!(assigned(&probe.after(SOON)), []);
+    probe.sees(wants_two(true));
+    assert_eq!(assigned(&probe.after(SOON)), [("qwen", AssignWhy::Unserved)]);
 }
 
 #[test]

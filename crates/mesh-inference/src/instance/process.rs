@@ -157,7 +157,10 @@ pub(crate) fn is_listening(pid: i32, port: u16) -> Option<bool> {
     if inodes.is_empty() {
         return Some(false);
     }
-    let files = std::fs::read_dir(Path::new("/proc").join(pid.to_string()).join("fd")).ok()?;
+    // A process that has just ended listens no more, whoever has the port now.
+    let Ok(files) = std::fs::read_dir(Path::new("/proc").join(pid.to_string()).join("fd")) else {
+        return Some(false);
+    };
     let is_one = |file: std::fs::DirEntry| {
         let target = std::fs::read_link(file.path()).unwrap_or_default();
         inodes.iter().any(|inode| target.as_os_str() == inode.as_str())
@@ -183,6 +186,7 @@ mod tests {
         let own = rustix::process::getpid().as_raw_nonzero().get();
         let listener = std::net::TcpListener::bind(("127.0.0.1", 0)).unwrap();
         let port = listener.local_addr().unwrap().port();
+        assert_eq!(is_listening(i32::MAX, port), Some(false), "no such process");
         assert_eq!(is_listening(own, port), Some(true));
         assert!(!is_listening(1, port).unwrap_or(false), "another process");
         drop(listener);

@@ -196,7 +196,7 @@ pub enum Unfit {
     #[error("it lends no memory")]
     LendsNothing,
     /// Two builds of llama.cpp do not understand each other.
-    #[error("its llama.cpp is build {theirs}, the host's is build {ours}; install the same on both")]
+    #[error("its llama.cpp is {theirs:?}, the host's is {ours:?}; install one build on both")]
     OtherBuild {
         /// The host's.
         ours: String,

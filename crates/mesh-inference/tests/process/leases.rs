@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use mesh_identity::Permissions;
-use mesh_inference::instance::ProcessId;
+use mesh_inference::instance::{ProcessId, RpcLaunch, RpcServer};
 use mesh_inference::lease::{Ask, Lease, LeaseConfig, LeaseError, Lender, LenderConfig, RefusalCode};
 use mesh_inference::memory::Ledger;
 use mesh_transport::memory::Network;
@@ -234,5 +234,39 @@ pub(crate) fn a_host_that_falls_silent_loses_its_lease() {
         world.until_free().await;
         drop(send);
         world.shutdown().await;
+    });
+}
+
+/// The first start finds its port taken: by this test, between the choice and the bind.
+pub(crate) fn a_stolen_port_of_an_rpc_server_is_passed_over() {
+    let home = tempfile::tempdir().unwrap();
+    let (script, own) = (home.path().join("rpc-server"), std::env::current_exe().unwrap());
+    let body = format!(
+        "#!/bin/sh\ncd '{}'\nif mkdir first 2>/dev/null; then\n\
+         while [ \"$1\" != -p ]; do shift; done\necho \"$2\" > port.new && mv port.new port\n\
+         while [ ! -e taken ]; do sleep 0.02; done\nexit 1\nfi\nexec '{}' __rpc \"$@\"\n",
+        home.path().display(),
+        own.display()
+    );
+    std::fs::write(&script, body).unwrap();
+    std::fs::set_permissions(&script, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+    run(async {
+        let launch = RpcLaunch::new(script, "rpc", home.path().to_owned(), guard());
+        let steals = async {
+            let port = loop {
+                match std::fs::read_to_string(home.path().join("port")) {
+                    Ok(port) => break port.trim().parse::<u16>().unwrap(),
+                    Err(_) => tokio::time::sleep(Duration::from_millis(5)).await,
+                }
+            };
+            let thief = std::net::TcpListener::bind(("127.0.0.1", port)).unwrap();
+            std::fs::write(home.path().join("taken"), "").unwrap();
+            thief
+        };
+        let (server, thief) = tokio::join!(RpcServer::start(launch), steals);
+        let server = server.unwrap();
+        assert_ne!(server.addr(), thief.local_addr().unwrap());
+        assert!(server.process().is_alive());
+        server.stop().await;
     });
 }

@@ -3,6 +3,7 @@
 
 mod fake;
 mod harness;
+mod hostile;
 mod kills;
 mod leases;
 mod llama;
@@ -48,6 +49,14 @@ fn main() -> ExitCode {
                 kills::the_sweep_ends_what_was_left_and_nothing_else,
             ),
             ("the_sweep_spares_a_living_nodes_children", kills::the_sweep_spares_a_living_nodes_children),
+            (
+                "hostile_frames_cost_a_host_its_own_lease_at_most",
+                hostile::hostile_frames_cost_a_host_its_own_lease_at_most,
+            ),
+            (
+                "a_stolen_port_of_an_rpc_server_is_passed_over",
+                leases::a_stolen_port_of_an_rpc_server_is_passed_over,
+            ),
             ("a_lease_lends_and_gives_back", leases::a_lease_lends_and_gives_back),
             ("of_two_hosts_the_higher_epoch_has_it", leases::of_two_hosts_the_higher_epoch_has_it),
             ("refusals_say_why", leases::refusals_say_why),

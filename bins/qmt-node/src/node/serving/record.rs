@@ -34,6 +34,9 @@ pub(crate) struct ServingFacts {
     /// It was to run it and failed, not long ago.
     #[serde(default, skip_serializing_if = "is_false")]
     pub(crate) failed: bool,
+    /// It would run it, and finds no room for it here, nor over others.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub(crate) no_room: bool,
     /// It hosts it, or is about to.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) claim: Option<ClaimFacts>,
@@ -99,7 +102,7 @@ impl Said {
 
     /// As a member of an election. `dropped` names models that nobody takes up by itself.
     pub(crate) fn member(
-        self,
+        &self,
         id: NodeId,
         name: String,
         link: Link,
@@ -107,22 +110,25 @@ impl Said {
         dropped: &BTreeSet<String>,
     ) -> election::Member {
         let mut models: BTreeMap<String, election::ModelFacts> = BTreeMap::new();
-        for found in self.disk {
-            models.entry(found.model).or_default().on_disk = true;
+        for found in &self.disk {
+            models.entry(found.model.clone()).or_default().on_disk = true;
         }
-        for facts in self.serving {
+        for facts in &self.serving {
             let is_dropped = dropped.contains(&facts.model);
-            let model = models.entry(facts.model).or_default();
+            let model = models.entry(facts.model.clone()).or_default();
             model.is_wanted = facts.wanted && !is_dropped;
             model.serves = facts.serves;
+            model.taken_up = facts.serves && !facts.wanted;
             // It may lie outside of the folders that are scanned.
             model.on_disk |= facts.serves;
             model.wants_split = facts.split;
             model.runs_alone = facts.alone;
             model.has_failed = facts.failed;
+            model.finds_no_room = facts.no_room;
             model.requests = if is_dropped { 0 } else { facts.requests };
-            model.claim =
-                facts.claim.map(|claim| election::Claim { epoch: claim.epoch, workers: claim.workers });
+            let claim =
+                |claim: &ClaimFacts| election::Claim { epoch: claim.epoch, workers: claim.workers.clone() };
+            model.claim = facts.claim.as_ref().map(claim);
         }
         let mut held = 0u64;
         for (model, bytes) in &self.machine.holds {

@@ -1,6 +1,7 @@
 //! Nodes in homes of their own, servers behind them, callers in front of them.
 
 pub(crate) mod http;
+pub(crate) mod machine;
 pub(crate) mod process;
 pub(crate) mod stub;
 pub(crate) mod tap;
@@ -15,6 +16,7 @@ use mesh_control::{
     ApiError, Client, ClientError, InviteCreated, InviteRequest, JoinRequest, Joined, NodeState, NodeView,
 };
 use mesh_identity::NodeName;
+use mesh_inference::gguf::tiny::TinyModel;
 use qmt_node::Node;
 use qmt_node::config::{Config, Listener};
 use tempfile::TempDir;
@@ -77,7 +79,7 @@ impl Place {
         let mut config = self.config();
         change(&mut config);
         let node = Box::pin(Node::start(config)).await.unwrap();
-        Host { client: Client::new(node.control_socket()), node, _place: self.clone() }
+        Host { client: Client::new(node.control_socket()), node, place: self.clone() }
     }
 }
 
@@ -85,12 +87,19 @@ impl Place {
 pub(crate) struct Host {
     pub(crate) node: Node,
     pub(crate) client: Client,
-    _place: Place,
+    place: Place,
 }
 
 impl Host {
     pub(crate) async fn new(name: &'static str) -> Self {
         Place::new(name).start().await
+    }
+
+    /// Puts a model into its folder; the node looks at once when it is asked for one, and else after a while.
+    pub(crate) fn add_model(&self, name: &str, model: &TinyModel) {
+        let folder = self.place.config().inference.model_dirs.remove(0);
+        std::fs::create_dir_all(&folder).unwrap();
+        model.write(&folder.join(format!("{name}.gguf"))).unwrap();
     }
 
     pub(crate) fn id(&self) -> String {

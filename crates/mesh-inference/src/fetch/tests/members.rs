@@ -5,12 +5,12 @@ use std::sync::Arc;
 
 use mesh_identity::Permissions;
 use mesh_transport::testing::Mesh;
-use mesh_transport::{FrameReader, ResetCode, StreamFault, write_message};
+use mesh_transport::{FrameReader, ResetCode, StreamFault, handler_fn, write_message};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use super::server::{Server, file};
 use super::*;
-use crate::fetch::blob::wire::{Answer, Ask, MESSAGE_BYTES_MAX};
+use crate::fetch::blob::wire::{Answer, Ask, Has, MESSAGE_BYTES_MAX};
 use crate::fetch::index::{Index, Stamp};
 
 const MIB: usize = 1 << 20;
@@ -159,6 +159,78 @@ async fn a_member_that_dies_in_the_middle_is_made_up_for() {
     assert_eq!(std::fs::read(asker.folder.path().join("org/repo/m.gguf")).unwrap(), body);
     assert_eq!(asker.fetch.stats().lies, 0, "to die is no lie");
     shut(&[&asker, &stays, &dies], &mesh).await;
+}
+
+/// Gives the file as a member that has it does, but for the chunks: of each it sends the half, and then nothing.
+fn gives_halves(mesh: &Mesh, number: usize, body: &[u8]) {
+    let elsewhere = tempfile::NamedTempFile::new().unwrap();
+    std::fs::write(elsewhere.path(), body).unwrap();
+    let index = Index::read(&File::open(elsewhere.path()).unwrap(), body.len() as u64, |_| true).unwrap();
+    let (index, body) = (Arc::new(index), Arc::new(body.to_vec()));
+    let serve = handler_fn(move |_: mesh_transport::Member, stream: mesh_transport::Stream| {
+        let (index, body) = (index.clone(), body.clone());
+        async move {
+            let (mut send, recv) = stream.split();
+            let mut asks = FrameReader::new(recv, MESSAGE_BYTES_MAX);
+            while let Ok(Some(ask)) = asks.next_message::<Ask>().await {
+                let (answer, bytes) = match ask {
+                    Ask::Have { .. } => {
+                        let (sha256, root) = (index.sha256.0, index.root);
+                        let has = Has { name: "m.gguf".to_owned(), bytes: index.bytes, sha256, root };
+                        (Answer::Have(vec![has]), Vec::new())
+                    }
+                    Ask::Hashes { .. } => {
+                        let count = u32::try_from(index.chunks.len()).unwrap();
+                        (Answer::Hashes { count }, index.chunks.concat())
+                    }
+                    Ask::Chunk { index, .. } => {
+                        let from = usize::try_from(index).unwrap() * MIB;
+                        let chunk = &body[from..body.len().min(from + MIB)];
+                        let bytes = u32::try_from(chunk.len()).unwrap();
+                        (Answer::Chunk { bytes }, chunk[..chunk.len() / 2].to_vec())
+                    }
+                };
+                let is_chunk = matches!(answer, Answer::Chunk { .. });
+                if write_message(&mut send, &answer, MESSAGE_BYTES_MAX).await.is_err()
+                    || send.write_all(&bytes).await.is_err()
+                {
+                    return;
+                }
+                if is_chunk {
+                    std::future::pending::<()>().await;
+                }
+            }
+        }
+    });
+    mesh[number].transport.serve(Fetch::PROTOCOL, serve);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_member_that_sends_half_and_falls_silent_is_made_up_for() {
+    let body = model(8 * MIB + 5);
+    let (mesh, hub) = (linked(3).await, hub(&body).await);
+    let mut asker = Member::at_hub(&mesh, 0, &[], &hub.url(""));
+    let mut config = config(asker.folder.path()).with_endpoint(&hub.url("")).unwrap();
+    config.member_timeout = Duration::from_secs(1);
+    asker.fetch = Fetch::new(config, Some(mesh[0].transport.clone())).unwrap();
+    let stays = Member::with(&mesh, 1, &[("m.gguf", &body)]);
+    stays.claims("m.gguf", &body, |index| index);
+    gives_halves(&mesh, 2, &body);
+    done(&asker.fetch.pull("org/repo/m.gguf").unwrap()).await.unwrap();
+    assert_eq!(std::fs::read(asker.folder.path().join("org/repo/m.gguf")).unwrap(), body);
+    assert_eq!(
+        (asker.fetch.stats().lies, hub.count("GET")),
+        (0, 0),
+        "silence is no lie, and the other member has all"
+    );
+    // Alone it gives nothing, and the hub does.
+    stays.fetch.shutdown().await;
+    std::fs::remove_file(stays.folder.path().join("m.gguf")).unwrap();
+    std::fs::remove_file(asker.folder.path().join("org/repo/m.gguf")).unwrap();
+    done(&asker.fetch.pull("org/repo/m.gguf").unwrap()).await.unwrap();
+    assert_eq!(std::fs::read(asker.folder.path().join("org/repo/m.gguf")).unwrap(), body);
+    assert!(hub.count("GET") > 0);
+    shut(&[&asker], &mesh).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -158,7 +158,7 @@ fn who_cannot_be_a_worker_is_told_why() {
     let why: Vec<String> =
         plan.left_out.iter().map(|left| format!("{}: {}", left.machine, left.why)).collect();
     let text = why.join("\n");
-    assert!(text.contains("m1: its llama.cpp is build 9000, the host's is build 11434"), "{text}");
+    assert!(text.contains("m1: its llama.cpp is \"9000\", the host's is \"11434\""), "{text}");
     assert!(
         text.contains("m2: it lends no memory") && text.contains("m3: its memory holds not one layer"),
         "{text}"
