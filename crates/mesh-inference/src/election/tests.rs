@@ -416,15 +416,17 @@ fn what_is_assigned_is_not_assigned_again_while_it_is_prepared() {
     assert_eq!(assigned(&probe.after(SOON)), [("glm", AssignWhy::Unserved)]);
     let change =
         |mib| Input::Me(Box::new(Member { machine: member(0, mib).machine, ..joiner(0, &["glm", "qwen"]) }));
-    probe.tell(change(ALL - MIB));
-    assert_eq!(assigned(&probe.after(SOON)), []);
-    // Nothing came of it.
-    probe.after(Config::default().patience);
-    probe.tell(change(ALL - 2 * MIB));
-    assert_eq!(assigned(&probe.after(SOON)), [("glm", AssignWhy::Unserved)]);
+    let mut hears = |me: Input| {
+        let at_once = probe.tell(me);
+        [at_once, probe.after(SOON)].concat()
+    };
+    assert_eq!(assigned(&hears(change(ALL - MIB))), []);
     // Its file is no model: the next one is tried.
-    probe.tell(Input::Me(Box::new(joiner(0, &["qwen"]))));
-    assert_eq!(assigned(&probe.after(SOON)), [("qwen", AssignWhy::Unserved)]);
+    assert_eq!(assigned(&hears(Input::Me(Box::new(joiner(0, &["qwen"]))))), [("qwen", AssignWhy::Unserved)]);
+    // Nothing comes of that for long.
+    probe.after(Config::default().patience);
+    let outputs = probe.tell(change(ALL - 2 * MIB));
+    assert_eq!(assigned(&[outputs, probe.after(SOON)].concat()), [("glm", AssignWhy::Unserved)]);
 }
 
 #[test]
