@@ -53,6 +53,11 @@ pub(crate) enum Part {
 }
 
 impl Part {
+    /// Whether a quick look takes it: the others wait for models to load and nodes to die, many times.
+    fn is_quick(self) -> bool {
+        matches!(self, Self::Split | Self::Tunnel)
+    }
+
     fn measure(self, report: &mut Report, options: &Options) -> Result<()> {
         match self {
             Self::Split => split::measure(report, options),
@@ -88,10 +93,13 @@ pub(crate) fn run(options: &Options) -> Result<bool> {
     let facts = machine::facts(None)?;
     let mut report = Report::new("inference");
     for part in Part::value_variants() {
-        let measured = if options.parts.is_empty() || options.parts.contains(part) {
-            part.measure(&mut report, options)
-        } else {
-            Err(anyhow!("left out by --part"))
+        let measured = match options.parts.as_slice() {
+            [] if options.quick && !part.is_quick() => {
+                Err(anyhow!("left out by --quick; --part measures it"))
+            }
+            [] => part.measure(&mut report, options),
+            parts if parts.contains(part) => part.measure(&mut report, options),
+            _ => Err(anyhow!("left out by --part")),
         };
         if let Err(error) = measured {
             lack(&mut report, part.figures(), &error);
