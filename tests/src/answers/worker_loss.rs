@@ -6,6 +6,7 @@ use std::pin::pin;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
+use hyper::StatusCode;
 use serde_json::{Value, json};
 
 use super::caller::{Stream, post};
@@ -102,12 +103,19 @@ async fn lose(fleet: &mut Fleet, model: &str) -> Result<WorkerLoss> {
     let body = json!({
         "model": model, "stream": true, "temperature": 0, "ignore_eos": true, "max_tokens": TOKENS, "messages": [asked],
     });
-    // Its head comes with the first token, whose prompt has to be read.
-    let request = post(gateway, "/v1/chat/completions", &body);
-    let (status, mut stream) = Stream::open_within(SILENCE, gateway, request).await?;
-    if !status.is_success() {
-        bail!("{status}: {}", String::from_utf8_lossy(&stream.whole().await));
-    }
+    let begin = Instant::now();
+    let mut stream = loop {
+        // Its head comes with the first token, whose prompt has to be read.
+        let request = post(gateway, "/v1/chat/completions", &body);
+        let (status, stream) = Stream::open_within(SILENCE, gateway, request).await?;
+        if status.is_success() {
+            break stream;
+        }
+        // The model may be on its way from one node to two.
+        let is_loading = status == StatusCode::SERVICE_UNAVAILABLE && begin.elapsed() < PATIENCE;
+        ensure!(is_loading, "{status}: {}", String::from_utf8_lossy(&stream.whole().await));
+        tokio::time::sleep(Duration::from_millis(200)).await;
+    };
     let mut heard = Heard::default();
     let killed = {
         let mut read = pin!(stream.read(SILENCE, &mut heard));
