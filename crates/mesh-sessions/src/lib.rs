@@ -7,9 +7,11 @@
 //! `mesh-inference`. It does not decide which node serves (that is `mesh-routing`) and does not link nodes (that is
 //! `mesh-transport`).
 
+pub mod agent;
 pub mod chain;
 pub mod content;
 pub mod event;
+pub mod host;
 pub mod ids;
 pub mod log;
 pub mod model;
