@@ -14,7 +14,7 @@ mod snapshot;
 pub(crate) mod tests;
 
 use std::collections::{BTreeMap, HashMap};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime};
 
 use mesh_identity::NodeId;
@@ -77,20 +77,6 @@ pub struct NewSession {
 pub struct Sessions {
     inner: Arc<Inner>,
     _last_handle: Arc<DropGuard>,
-}
-
-/// A handle that keeps nothing alive.
-#[derive(Clone)]
-pub(crate) struct WeakSessions {
-    inner: Weak<Inner>,
-    last_handle: Weak<DropGuard>,
-}
-
-impl WeakSessions {
-    /// The sessions, unless they have ended.
-    pub(crate) fn upgrade(&self) -> Option<Sessions> {
-        Some(Sessions { inner: self.inner.upgrade()?, _last_handle: self.last_handle.upgrade()? })
-    }
 }
 
 struct Inner {
@@ -343,11 +329,6 @@ impl Sessions {
         self.inner.cancel.cancel();
         self.inner.tasks.close();
         self.inner.tasks.wait().await;
-    }
-
-    /// A handle that keeps nothing alive.
-    pub(crate) fn downgrade(&self) -> WeakSessions {
-        WeakSessions { inner: Arc::downgrade(&self.inner), last_handle: Arc::downgrade(&self._last_handle) }
     }
 
     async fn needs(&self, session: SessionId, by: &Party, needs: Right) -> Result<(), CommandError> {

@@ -32,10 +32,9 @@ pub(crate) fn main(mode: &str) -> ExitCode {
     for line in std::io::stdin().lock().lines() {
         let Ok(line) = line else { break };
         let Ok(message) = serde_json::from_str::<Value>(&line) else { continue };
-        if message["id"].is_null() {
-            continue;
-        }
-        match answer(mode, message["method"].as_str().unwrap_or_default(), &message["params"]) {
+        // Notices, and answers to what the flood asked, have no answer.
+        let Some(method) = message["method"].as_str().filter(|_| !message["id"].is_null()) else { continue };
+        match answer(mode, method, &message["params"]) {
             Ok(Some(result)) => send(&json!({"jsonrpc": "2.0", "id": message["id"], "result": result})),
             Ok(None) => {}
             Err(why) => {
@@ -43,7 +42,7 @@ pub(crate) fn main(mode: &str) -> ExitCode {
                 send(&json!({"jsonrpc": "2.0", "id": message["id"], "error": error}));
             }
         }
-        if mode == "flood" && message["method"] == "tools/list" {
+        if mode == "flood" && method == "tools/list" {
             std::thread::spawn(flood);
         }
     }

@@ -15,7 +15,7 @@ async fn a_prompt_is_answered_and_everybody_who_watches_sees_the_same() {
     let live = watching.await.unwrap();
     assert_eq!(answers(&live), ["you said one", "you said two"]);
     assert_eq!(until_turns(&sessions, session, 2).await, live, "the past is what was live");
-    let told = &host.script.calls.lock().unwrap()[1].messages;
+    let told = host.script.calls.lock().unwrap()[1].messages.clone();
     let wanted = [
         Message::System("be brief".to_owned()),
         Message::User(text("one")),
@@ -154,12 +154,11 @@ async fn tools_run_print_and_are_told_of() {
         [Some(ToolOutcome::Done), Some(ToolOutcome::Failed), Some(ToolOutcome::Failed)]
     );
     assert!(has_kind(&events, "tool_printed"));
-    let calls = host.script.calls.lock().unwrap();
+    let calls = host.script.calls.lock().unwrap().clone();
     let names: Vec<_> = calls[0].tools.iter().map(|tool| tool.name.as_str()).collect();
     assert_eq!(names, ["loud", "broken"]);
     let whole = Message::Tool { call: "a".parse().unwrap(), parts: text(&"x".repeat(100_000)) };
     assert!(calls[1].messages.contains(&whole));
-    drop(calls);
     sessions.shutdown().await;
 }
 

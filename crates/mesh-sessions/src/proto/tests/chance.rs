@@ -144,6 +144,9 @@ fn settle(sim: &mut Sim) {
         } else if decide(sim, true) {
         } else if sim.core.next_deadline().is_some() {
             sim.pass_to_deadline();
+        } else if matches!(sim.core.session().rest(), Rest::Suspended { .. }) {
+            // It was still coming to rest when it was told to go on.
+            sim.command(me(), Command::Resume);
         } else {
             assert!(sim.core.is_idle(), "nothing to wait for, and not idle: {:?}", sim.kinds());
             return;
