@@ -223,6 +223,9 @@ async fn links_swapped_in_between_lead_nowhere_either() {
     let room = Room::new();
     room.put("real/key", "harmless\n");
     let (root, outside) = (room.root.clone(), room.outside.clone());
+    // There from the beginning: a tool that writes makes the folders that are not.
+    symlink("real", root.join("swap")).expect("a link");
+    room.put("file", "harmless\n");
     let stop = Arc::new(AtomicBool::new(false));
     let stopped = stop.clone();
     let swapper = std::thread::spawn(move || {
