@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http::{Method, Request, Response};
+use http_body_util::combinators::UnsyncBoxBody;
 use http_body_util::{BodyExt, Full, LengthLimitError, Limited};
 use hyper::body::Incoming;
 use hyper::client::conn::http1;
@@ -49,6 +50,9 @@ pub struct Deadlines {
     /// For an answer that needs other nodes or processes (join, leave, revoke, ping, load, drop, doctor), or
     /// a walk over all of the audit trail. Default 60 s.
     pub remote: Duration,
+    /// For a prompt, which waits at the node while the session's host cannot be reached. Default 150 s: the grace period of
+    /// 120 s, and some.
+    pub prompt: Duration,
     /// For any sign of life on an event stream. Default three [`HEARTBEAT`]s.
     pub event_idle: Duration,
 }
@@ -59,6 +63,7 @@ impl Default for Deadlines {
             connect: Duration::from_secs(2),
             answer: Duration::from_secs(10),
             remote: Duration::from_secs(60),
+            prompt: Duration::from_secs(150),
             event_idle: HEARTBEAT * 3,
         }
     }
@@ -166,8 +171,11 @@ impl ClientError {
 #[derive(Debug, Clone)]
 pub struct Client {
     socket: PathBuf,
-    deadlines: Deadlines,
+    pub(crate) deadlines: Deadlines,
 }
+
+/// The body of a request.
+pub(crate) type Sent = UnsyncBoxBody<Bytes, io::Error>;
 
 impl Client {
     /// A client of the node that listens on `socket`.
@@ -305,9 +313,19 @@ impl Client {
     pub async fn events(&self) -> Result<Events, ClientError> {
         let endpoint = Endpoint::Events;
         let request = request(Method::GET, endpoint.path(), None);
+        Ok(Events { stream: self.stream(endpoint, request, self.deadlines.answer).await? })
+    }
+
+    pub(crate) async fn stream(
+        &self,
+        endpoint: Endpoint,
+        request: Request<Sent>,
+        deadline: Duration,
+    ) -> Result<Stream, ClientError> {
         let mut tasks = JoinSet::new();
-        let response = self.send(endpoint, request, self.deadlines.answer, &mut tasks).await?;
-        Ok(Events {
+        let response = self.send(endpoint, request, deadline, &mut tasks).await?;
+        Ok(Stream {
+            endpoint,
             body: response.into_body(),
             parser: Parser::new(EVENT_BYTES_MAX),
             ready: VecDeque::new(),
@@ -316,7 +334,7 @@ impl Client {
         })
     }
 
-    async fn get<T: DeserializeOwned>(
+    pub(crate) async fn get<T: DeserializeOwned>(
         &self,
         endpoint: Endpoint,
         uri: &str,
@@ -325,7 +343,7 @@ impl Client {
         self.exchange(endpoint, request(Method::GET, uri, None), deadline).await
     }
 
-    async fn post<T: DeserializeOwned>(
+    pub(crate) async fn post<T: DeserializeOwned>(
         &self,
         endpoint: Endpoint,
         body: &impl Serialize,
@@ -335,10 +353,10 @@ impl Client {
         self.exchange(endpoint, request(Method::POST, endpoint.path(), Some(body)), deadline).await
     }
 
-    async fn exchange<T: DeserializeOwned>(
+    pub(crate) async fn exchange<T: DeserializeOwned>(
         &self,
         endpoint: Endpoint,
-        request: Request<Full<Bytes>>,
+        request: Request<Sent>,
         deadline: Duration,
     ) -> Result<T, ClientError> {
         let mut tasks = JoinSet::new(); // dropped, and with it the connection, when the exchange ends
@@ -349,10 +367,10 @@ impl Client {
     }
 
     /// Connects, sends, and waits for the head of a good answer; a failed one is read and becomes the error.
-    async fn send(
+    pub(crate) async fn send(
         &self,
         endpoint: Endpoint,
-        request: Request<Full<Bytes>>,
+        request: Request<Sent>,
         deadline: Duration,
         tasks: &mut JoinSet<()>,
     ) -> Result<Response<Incoming>, ClientError> {
@@ -388,6 +406,24 @@ impl Client {
 /// The events of a node. Dropping it closes the connection.
 #[derive(Debug)]
 pub struct Events {
+    stream: Stream,
+}
+
+impl Events {
+    /// The next event; none when the node ended the stream, as it does when it stops. After an error the stream is of no use.
+    /// Cancel safe: no event is lost.
+    pub async fn next(&mut self) -> Result<Option<Event>, ClientError> {
+        let Some(data) = self.stream.next_data().await? else { return Ok(None) };
+        serde_json::from_slice(&data)
+            .map(Some)
+            .map_err(|source| ClientError::NotUnderstood { what: Endpoint::Events.path(), source })
+    }
+}
+
+/// The body of an answer while it comes.
+#[derive(Debug)]
+pub(crate) struct Stream {
+    endpoint: Endpoint,
     body: Incoming,
     parser: Parser,
     ready: VecDeque<Vec<u8>>,
@@ -395,39 +431,42 @@ pub struct Events {
     _connection: JoinSet<()>,
 }
 
-impl Events {
-    /// The next event; none when the node ended the stream, as it does when it stops. After an error the stream is of no use.
-    /// Cancel safe: no event is lost.
-    pub async fn next(&mut self) -> Result<Option<Event>, ClientError> {
-        let endpoint = Endpoint::Events;
+impl Stream {
+    /// The data of the next server-sent event; none at the end. Cancel safe.
+    pub(crate) async fn next_data(&mut self) -> Result<Option<Vec<u8>>, ClientError> {
         loop {
             if let Some(data) = self.ready.pop_front() {
-                let event = serde_json::from_slice(&data);
-                return event
-                    .map(Some)
-                    .map_err(|source| ClientError::NotUnderstood { what: endpoint.path(), source });
+                return Ok(Some(data));
             }
-            let frame = within(endpoint, self.idle, async { Ok(self.body.frame().await) }).await?;
+            let Some(bytes) = self.next_bytes().await? else { return Ok(None) };
+            let pushed = self.parser.push(&bytes, &mut self.ready);
+            pushed.map_err(|long| ClientError::TooLong { what: self.endpoint.path(), max: long.max })?;
+        }
+    }
+
+    /// The next bytes; none at the end. Cancel safe.
+    pub(crate) async fn next_bytes(&mut self) -> Result<Option<Bytes>, ClientError> {
+        loop {
+            let frame = within(self.endpoint, self.idle, async { Ok(self.body.frame().await) }).await?;
             let Some(frame) = frame.transpose().map_err(ClientError::Broken)? else { return Ok(None) };
             if let Ok(bytes) = frame.into_data() {
-                let pushed = self.parser.push(&bytes, &mut self.ready);
-                pushed.map_err(|long| ClientError::TooLong { what: endpoint.path(), max: long.max })?;
+                return Ok(Some(bytes));
             }
         }
     }
 }
 
-fn request(method: Method, uri: &str, body: Option<Vec<u8>>) -> Request<Full<Bytes>> {
+pub(crate) fn request(method: Method, uri: &str, body: Option<Vec<u8>>) -> Request<Sent> {
     let mut builder = Request::builder().method(method).uri(uri).header(http::header::HOST, "qmt-node");
     if body.is_some() {
         builder = builder.header(http::header::CONTENT_TYPE, "application/json");
     }
     builder
-        .body(Full::from(body.unwrap_or_default()))
+        .body(Full::from(body.unwrap_or_default()).map_err(|never| match never {}).boxed_unsync())
         .expect("paths are constants and queries are percent-encoded")
 }
 
-async fn read(endpoint: Endpoint, body: Incoming) -> Result<Bytes, ClientError> {
+pub(crate) async fn read(endpoint: Endpoint, body: Incoming) -> Result<Bytes, ClientError> {
     match Limited::new(body, ANSWER_BYTES_MAX).collect().await {
         Ok(whole) => Ok(whole.to_bytes()),
         Err(error) if error.is::<LengthLimitError>() => {
@@ -440,7 +479,7 @@ async fn read(endpoint: Endpoint, body: Incoming) -> Result<Bytes, ClientError> 
     }
 }
 
-async fn within<T>(
+pub(crate) async fn within<T>(
     endpoint: Endpoint,
     after: Duration,
     work: impl Future<Output = Result<T, ClientError>>,

@@ -55,6 +55,18 @@ codes! {
     UnknownModel = "unknown_model", 404;
     /// No invite by that id.
     UnknownInvite = "unknown_invite", 404;
+    /// No session by that id or name, or none that the caller may know of.
+    UnknownSession = "unknown_session", 404;
+    /// No agent by that name, or none that the caller may begin sessions with.
+    UnknownAgent = "unknown_agent", 404;
+    /// The session has no such event.
+    UnknownEvent = "unknown_event", 404;
+    /// No such turn is under way.
+    UnknownTurn = "unknown_turn", 409;
+    /// No such call of a tool waits for a decision.
+    UnknownCall = "unknown_call", 409;
+    /// The session is archived: it can be read and forked.
+    Archived = "archived", 409;
     /// The prefix or name fits several; the message lists them.
     Ambiguous = "ambiguous", 409;
     /// It contradicts the node's state.

@@ -28,6 +28,26 @@
 //! | `GET /api/audit` | [`AuditQuery`] as the query | [`AuditView`] |
 //! | `GET /api/doctor` | - | [`Finding`]s |
 //! | `GET /api/events` | - | [`Event`]s as server-sent events, a snapshot first |
+//! | `GET /api/agents` | - | [`AgentView`]s, the answering node's first |
+//! | `GET /api/sessions` | [`SessionQuery`] as the query | [`SessionPage`] |
+//! | `POST /api/sessions` | [`CreateSession`] | [`SessionView`] |
+//! | `GET /api/sessions/show` | [`OneQuery`] as the query | [`SessionView`] |
+//! | `POST /api/sessions/prompt` | [`PromptSession`] | [`Written`] |
+//! | `POST /api/sessions/steer` | [`SteerSession`] | [`Written`] |
+//! | `POST /api/sessions/cancel` | [`CancelTurn`] | [`Written`] |
+//! | `POST /api/sessions/decide` | [`DecideTool`] | [`Written`] |
+//! | `POST /api/sessions/name` | [`NameSession`] | [`Written`] |
+//! | `POST /api/sessions/label` | [`LabelSession`] | [`Written`] |
+//! | `POST /api/sessions/share` | [`ShareSession`] | [`Written`] |
+//! | `POST /api/sessions/fork` | [`ForkSession`] | [`SessionView`] |
+//! | `POST /api/sessions/suspend` | [`SuspendSession`] | [`Written`] |
+//! | `POST /api/sessions/resume`, `…/archive` | [`OneSession`] | [`Written`] |
+//! | `POST /api/sessions/move` | [`MoveSession`] | [`SessionView`] |
+//! | `GET /api/sessions/search` | [`SearchQuery`] as the query | [`HitView`]s |
+//! | `GET /api/sessions/export` | [`OneQuery`] as the query | lines of JSON |
+//! | `POST /api/sessions/import` | lines of JSON | [`ImportedSession`] |
+//! | `GET /api/sessions/content` | [`ContentQuery`] as the query | the bytes |
+//! | `GET /api/sessions/events` | [`EventsQuery`] as the query | [`SessionEvent`]s as server-sent events, then one [`StreamEnd`] |
 //!
 //! Every failure is an HTTP error status with the body `{"error":{"code","message","mend"}}`: [`ApiError`].
 //! Readers ignore fields they do not know and map unknown enum words to `Unknown`, so either side may be newer.
@@ -45,16 +65,26 @@
 mod client;
 mod error;
 mod events;
+mod follow;
 mod home;
 mod paths;
+mod session_client;
+mod session_events;
 pub mod sse;
 mod types;
 
 pub use client::{Client, ClientError, Deadlines, Events};
 pub use error::{ApiError, ErrorCode};
 pub use events::{EVENT_BYTES_MAX, Event, EventKind, HEARTBEAT, HEARTBEAT_FRAME};
+pub use follow::{Followed, GRACE, SessionFollow};
 pub use home::{NoHome, SOCKET_FILE, home_from_env, socket_path};
 pub use paths::Endpoint;
+pub use session_client::{Export, SessionEvents};
+pub use session_events::{
+    EndReason, EventOutcome, EventPart, EventText, EventToolCall, EventToolResult, EventUsage, Happened,
+    SessionEvent, SessionItem, StreamEnd,
+};
+pub use types::agent::{AgentState, AgentView};
 pub use types::audit::{AuditChain, AuditEntry, AuditQuery, AuditView};
 pub use types::doctor::{Finding, Verdict};
 pub use types::invite::{
@@ -67,4 +97,10 @@ pub use types::model::{
 };
 pub use types::node::{MemoryView, NodeState, NodeView, PathKind, PingRequest, Pong, Role};
 pub use types::route::{PeerRouteView, RouteTarget, RouteView};
+pub use types::session::{
+    Address, CancelTurn, ContentQuery, CreateSession, DecideTool, EventsQuery, ForkSession, HitView,
+    ImportedSession, LabelSession, MoveSession, NameSession, OneQuery, OneSession, PROMPT_BODY_BYTES_MAX,
+    ParentView, PartyView, PromptPart, PromptSession, RightView, SearchQuery, SessionPage, SessionQuery,
+    SessionState, SessionView, ShareSession, ShareView, SteerSession, SuspendSession, UnreachedView, Written,
+};
 pub use types::status::{AnswerCounts, LinkCounts, ScopeStatus, Status, TunnelCounts};

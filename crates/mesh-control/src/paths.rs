@@ -43,6 +43,46 @@ pub enum Endpoint {
     Doctor,
     /// `GET /api/events`
     Events,
+    /// `GET /api/agents`
+    Agents,
+    /// `GET` and `POST /api/sessions`
+    Sessions,
+    /// `GET /api/sessions/show?session=`
+    ShowSession,
+    /// `GET /api/sessions/events?session=&after=`
+    SessionEvents,
+    /// `GET /api/sessions/content?session=&blob=`
+    SessionContent,
+    /// `POST /api/sessions/prompt`
+    Prompt,
+    /// `POST /api/sessions/steer`
+    Steer,
+    /// `POST /api/sessions/cancel`
+    Cancel,
+    /// `POST /api/sessions/decide`
+    Decide,
+    /// `POST /api/sessions/name`
+    NameSession,
+    /// `POST /api/sessions/label`
+    LabelSession,
+    /// `POST /api/sessions/share`
+    ShareSession,
+    /// `POST /api/sessions/fork`
+    ForkSession,
+    /// `POST /api/sessions/suspend`
+    Suspend,
+    /// `POST /api/sessions/resume`
+    Resume,
+    /// `POST /api/sessions/archive`
+    Archive,
+    /// `POST /api/sessions/move`
+    MoveSession,
+    /// `GET /api/sessions/export?session=`
+    ExportSession,
+    /// `POST /api/sessions/import`
+    ImportSession,
+    /// `GET /api/sessions/search?words=`
+    SearchSessions,
 }
 
 impl Endpoint {
@@ -69,6 +109,26 @@ impl Endpoint {
             Self::Audit => "/api/audit",
             Self::Doctor => "/api/doctor",
             Self::Events => "/api/events",
+            Self::Agents => "/api/agents",
+            Self::Sessions => "/api/sessions",
+            Self::ShowSession => "/api/sessions/show",
+            Self::SessionEvents => "/api/sessions/events",
+            Self::SessionContent => "/api/sessions/content",
+            Self::Prompt => "/api/sessions/prompt",
+            Self::Steer => "/api/sessions/steer",
+            Self::Cancel => "/api/sessions/cancel",
+            Self::Decide => "/api/sessions/decide",
+            Self::NameSession => "/api/sessions/name",
+            Self::LabelSession => "/api/sessions/label",
+            Self::ShareSession => "/api/sessions/share",
+            Self::ForkSession => "/api/sessions/fork",
+            Self::Suspend => "/api/sessions/suspend",
+            Self::Resume => "/api/sessions/resume",
+            Self::Archive => "/api/sessions/archive",
+            Self::MoveSession => "/api/sessions/move",
+            Self::ExportSession => "/api/sessions/export",
+            Self::ImportSession => "/api/sessions/import",
+            Self::SearchSessions => "/api/sessions/search",
         }
     }
 }
