@@ -188,6 +188,12 @@ name! {
     /// A prompt, by the id that its caller chose: a prompt that comes twice under one id is one prompt.
     PromptId, InvalidPromptId, "a prompt id", 128
 }
+impl From<Uuid> for PromptId {
+    fn from(uuid: Uuid) -> Self {
+        Self(uuid.to_string())
+    }
+}
+
 name! {
     /// A tool call, by the id that the model gave it; unique within its turn.
     ToolCallId, InvalidToolCallId, "a tool call id", 128

@@ -17,6 +17,7 @@ pub mod log;
 pub mod model;
 pub mod policy;
 pub mod proto;
+pub mod remote;
 pub mod store;
 pub mod tool;
 pub mod tools;

@@ -14,7 +14,7 @@ mod snapshot;
 pub(crate) mod tests;
 
 use std::collections::{BTreeMap, HashMap};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::{Duration, SystemTime};
 
 use mesh_identity::NodeId;
@@ -76,7 +76,20 @@ pub struct NewSession {
 #[derive(Clone)]
 pub struct Sessions {
     inner: Arc<Inner>,
-    _last_handle: Arc<DropGuard>,
+    /// None in those that do not count.
+    _last_handle: Option<Arc<DropGuard>>,
+}
+
+/// A handle that keeps nothing alive.
+#[derive(Clone)]
+pub(crate) struct WeakSessions(Weak<Inner>);
+
+impl WeakSessions {
+    /// The sessions, unless they have ended. They end with the last handle of somebody else, however long this one is held.
+    pub(crate) fn upgrade(&self) -> Option<Sessions> {
+        let inner = self.0.upgrade().filter(|inner| !inner.cancel.is_cancelled())?;
+        Some(Sessions { inner, _last_handle: None })
+    }
 }
 
 struct Inner {
@@ -120,7 +133,7 @@ impl Sessions {
             tasks: TaskTracker::new(),
             cancel: cancel.clone(),
         });
-        let sessions = Self { inner, _last_handle: Arc::new(cancel.drop_guard()) };
+        let sessions = Self { inner, _last_handle: Some(Arc::new(cancel.drop_guard())) };
         sessions.set_agents(agents);
         sessions.go_on().await?;
         Ok(sessions)
@@ -329,6 +342,16 @@ impl Sessions {
         self.inner.cancel.cancel();
         self.inner.tasks.close();
         self.inner.tasks.wait().await;
+    }
+
+    /// A handle that keeps nothing alive.
+    pub(crate) fn downgrade(&self) -> WeakSessions {
+        WeakSessions(Arc::downgrade(&self.inner))
+    }
+
+    /// Resolves when they have ended.
+    pub(crate) fn ended(&self) -> tokio_util::sync::WaitForCancellationFutureOwned {
+        self.inner.cancel.clone().cancelled_owned()
     }
 
     async fn needs(&self, session: SessionId, by: &Party, needs: Right) -> Result<(), CommandError> {

@@ -14,6 +14,7 @@ mod step;
 #[cfg(test)]
 mod tests;
 mod turn;
+pub mod wire;
 
 pub use self::command::{
     Command, LABEL_BYTES_MAX, LABELS_MAX, PARTS_MAX, QUEUE_MAX, Refusal, SHARES_MAX, STEERS_MAX,

@@ -1,0 +1,379 @@
+//! The caller's side of `session/1`.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use mesh_identity::{NodeId, ScopeId};
+use mesh_transport::{ResetCode, SendStream, StreamFault, Transport};
+use tokio::sync::{Mutex, Semaphore};
+use tokio::time::Instant;
+use uuid::Uuid;
+
+use super::follow::RemoteFollowing;
+use super::frame::{Broken, Reader, write, write_content};
+use super::{Config, PROTOCOL};
+use crate::ids::{AgentId, BlobId, EventNumber, PromptId, SessionId, SessionName, TurnNumber};
+use crate::model::Shown;
+use crate::proto::wire::{AgentFacts, Ask, Code, Deed, PartHead, SessionFacts, Tell};
+
+/// Between the first two tries to reach a host; doubled each time, up to the other.
+pub(super) const RETRY_FIRST: Duration = Duration::from_millis(200);
+pub(super) const RETRY_MAX: Duration = Duration::from_secs(5);
+
+/// A call to a host was not done.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum RemoteError {
+    /// The host refused; nothing has changed.
+    #[error("{text}")]
+    Refused {
+        /// Why, for programs.
+        code: Code,
+        /// Why, in the host's words.
+        text: String,
+    },
+    /// The host was not reached within [`Config::grace`], or its answer was lost and the call may not be repeated: it may have
+    /// been done.
+    #[error("node {} was not reached: {why}", node.short())]
+    Lost {
+        /// The host.
+        node: NodeId,
+        /// What failed last.
+        why: String,
+    },
+    /// The node serves no sessions.
+    #[error("node {} serves no sessions", node.short())]
+    NotServed {
+        /// The node.
+        node: NodeId,
+    },
+    /// No node is called so.
+    #[error("there is no node {node} in the mesh")]
+    NoSuchNode {
+        /// As it was written.
+        node: String,
+    },
+    /// No node hosts such an agent.
+    #[error("no node of the mesh has an agent {agent} with what is wanted")]
+    NoSuchAgent {
+        /// As it was written.
+        agent: String,
+    },
+    /// Too many prompts of this session wait for the link already.
+    #[error("too many prompts wait for the link")]
+    TooManyWaiting,
+}
+
+/// A node that hosts sessions, as a peer sees it.
+#[derive(Clone, Debug)]
+pub struct RemoteHost {
+    pub(super) transport: Transport,
+    pub(super) scope: ScopeId,
+    pub(super) node: NodeId,
+    pub(super) config: Arc<Config>,
+}
+
+/// A session of another node. Clones are the same session: their prompts arrive in the order in which they were made.
+#[derive(Clone, Debug)]
+pub struct RemoteSession {
+    host: RemoteHost,
+    id: SessionId,
+    order: Arc<Mutex<()>>,
+    waiting: Arc<Semaphore>,
+}
+
+impl RemoteHost {
+    /// The sessions of a node in a scope.
+    pub fn new(transport: Transport, scope: ScopeId, node: NodeId, config: Config) -> Self {
+        Self { transport, scope, node, config: Arc::new(config) }
+    }
+
+    /// The node.
+    pub fn node(&self) -> NodeId {
+        self.node
+    }
+
+    /// The agents with which sessions can be begun there.
+    ///
+    /// # Errors
+    /// [`RemoteError`].
+    pub async fn agents(&self) -> Result<Vec<AgentFacts>, RemoteError> {
+        match self.ask(&Ask::Agents, &[]).await? {
+            Tell::Agents { agents } => Ok(agents),
+            other => Err(self.unexpected(&other)),
+        }
+    }
+
+    /// Begins a session there. Dropped, it may have been begun.
+    ///
+    /// # Errors
+    /// [`RemoteError`].
+    pub async fn create(
+        &self,
+        agent: AgentId,
+        name: Option<SessionName>,
+        labels: BTreeMap<String, String>,
+    ) -> Result<RemoteSession, RemoteError> {
+        let id = SessionId::from_uuid(Uuid::now_v7());
+        self.done(&Ask::Create { id, agent, name, labels }, &[]).await?;
+        Ok(self.session(id))
+    }
+
+    /// Begins a session there that is another one up to an event; none: its last.
+    ///
+    /// # Errors
+    /// [`RemoteError`].
+    pub async fn fork(
+        &self,
+        parent: SessionId,
+        at: Option<EventNumber>,
+    ) -> Result<RemoteSession, RemoteError> {
+        let id = SessionId::from_uuid(Uuid::now_v7());
+        self.done(&Ask::Fork { parent, at, id }, &[]).await?;
+        Ok(self.session(id))
+    }
+
+    /// The session of this id, whether it is there or not.
+    pub fn session(&self, id: SessionId) -> RemoteSession {
+        let waiting = Arc::new(Semaphore::new(self.config.waiting_max));
+        RemoteSession { host: self.clone(), id, order: Arc::default(), waiting }
+    }
+
+    /// The session of this id, name or beginning of an id.
+    ///
+    /// # Errors
+    /// [`RemoteError`].
+    pub async fn resolve(&self, text: &str) -> Result<RemoteSession, RemoteError> {
+        match self.ask(&Ask::Resolve { text: text.to_owned() }, &[]).await? {
+            Tell::Session { id } => Ok(self.session(id)),
+            other => Err(self.unexpected(&other)),
+        }
+    }
+
+    /// A page of the sessions there that we may watch, the newest first, and where the next one goes on.
+    ///
+    /// # Errors
+    /// [`RemoteError`].
+    pub async fn list(
+        &self,
+        agent: Option<AgentId>,
+        before: Option<SessionId>,
+        limit: u32,
+    ) -> Result<(Vec<SessionFacts>, Option<SessionId>), RemoteError> {
+        match self.ask(&Ask::List { agent, before, limit }, &[]).await? {
+            Tell::Sessions { sessions, next } => Ok((sessions, next)),
+            other => Err(self.unexpected(&other)),
+        }
+    }
+
+    async fn done(&self, ask: &Ask, contents: &[Shown]) -> Result<EventNumber, RemoteError> {
+        match self.ask(ask, contents).await? {
+            Tell::Done { number } => Ok(number),
+            other => Err(self.unexpected(&other)),
+        }
+    }
+
+    /// Asks, again and again while the host is out of reach and repeating is safe.
+    async fn ask(&self, ask: &Ask, contents: &[Shown]) -> Result<Tell, RemoteError> {
+        let until = Instant::now() + self.config.grace;
+        let mut wait = RETRY_FIRST;
+        loop {
+            let failed = match self.ask_once(ask, contents, until).await {
+                Ok(Tell::Refused { code, text }) if code.is_transient() => {
+                    RemoteError::Refused { code, text }
+                }
+                Ok(Tell::Refused { code, text }) => return Err(RemoteError::Refused { code, text }),
+                Ok(tell) => return Ok(tell),
+                Err(Failed { error, was_sent }) if was_sent && !is_repeatable(ask) => return Err(error),
+                Err(Failed { error: error @ RemoteError::NotServed { .. }, .. }) => return Err(error),
+                Err(Failed { error, .. }) => error,
+            };
+            if Instant::now() + wait >= until {
+                return Err(failed);
+            }
+            tokio::time::sleep(wait).await;
+            wait = (wait * 2).min(RETRY_MAX);
+        }
+    }
+
+    async fn ask_once(&self, ask: &Ask, contents: &[Shown], until: Instant) -> Result<Tell, Failed> {
+        let opened = self.open(until).await;
+        let (mut send, mut frames) = opened.map_err(|error| Failed { error, was_sent: false })?;
+        let (first, idle) = (self.config.first_event, self.config.idle);
+        let read = async {
+            let mut within = first;
+            loop {
+                match frames.message(within).await? {
+                    Tell::Beat => within = idle,
+                    tell => return Ok::<_, Broken>(tell),
+                }
+            }
+        };
+        let written = async {
+            write(&mut send, ask, idle).await?;
+            for part in contents {
+                write_content(&mut send, bytes_of(part), idle).await?;
+            }
+            Ok::<_, Broken>(())
+        };
+        tokio::pin!(read, written);
+        // The host may refuse before it has read everything.
+        let told = tokio::select! {
+            biased;
+            told = &mut read => told,
+            written = &mut written => match written {
+                Ok(()) => read.await,
+                Err(broken) => read.await.map_err(|_| broken),
+            },
+        };
+        told.map_err(|broken| Failed { error: self.broken(&broken), was_sent: true })
+    }
+
+    pub(super) async fn open(&self, until: Instant) -> Result<(SendStream, Reader), RemoteError> {
+        let lost = |why| RemoteError::Lost { node: self.node, why };
+        let opening = self.transport.open(&self.scope, &self.node, PROTOCOL);
+        let opened = tokio::time::timeout_at(until, opening).await;
+        let stream = opened.map_err(|_| lost("it did not answer in time".to_owned()))?;
+        let stream = stream.map_err(|error| lost(chain(&error)))?;
+        let (send, recv) = stream.split();
+        Ok((send, Reader::new(recv)))
+    }
+
+    pub(super) fn broken(&self, broken: &Broken) -> RemoteError {
+        let node = self.node;
+        if let Broken::Frame(mesh_transport::FrameError::Io(error)) = broken {
+            let unknown = ResetCode::UNKNOWN_PROTOCOL;
+            let fault = StreamFault::of(error);
+            if matches!(fault, Some(StreamFault::Reset(code) | StreamFault::Stopped(code)) if *code == unknown)
+            {
+                return RemoteError::NotServed { node };
+            }
+        }
+        RemoteError::Lost { node, why: chain(broken) }
+    }
+
+    pub(super) fn unexpected(&self, tell: &Tell) -> RemoteError {
+        let kind =
+            serde_json::to_value(tell).ok().and_then(|tell| Some(tell.get("tell")?.as_str()?.to_owned()));
+        let why = format!("it answered with {}", kind.unwrap_or_default());
+        RemoteError::Lost { node: self.node, why }
+    }
+}
+
+impl RemoteSession {
+    /// Its id.
+    pub fn id(&self) -> SessionId {
+        self.id
+    }
+
+    /// Its host.
+    pub fn host(&self) -> &RemoteHost {
+        &self.host
+    }
+
+    /// Prompts the agent; returns when the prompt stands in the log of its host, with its number. While the host is out of
+    /// reach the prompt waits, for [`Config::grace`], and it runs exactly once. Called again with the same id after an error or
+    /// a dropped future it is the same prompt.
+    ///
+    /// # Errors
+    /// [`RemoteError`].
+    pub async fn prompt(&self, prompt: PromptId, parts: Vec<Shown>) -> Result<EventNumber, RemoteError> {
+        let _waits = self.waiting.try_acquire().map_err(|_| RemoteError::TooManyWaiting)?;
+        let _turn = self.order.lock().await;
+        let ask = Ask::Prompt { session: self.id, prompt, parts: heads(&parts) };
+        self.host.done(&ask, &parts).await
+    }
+
+    /// Says something in the middle of a turn; none: the one under way.
+    ///
+    /// # Errors
+    /// [`RemoteError`].
+    pub async fn steer(
+        &self,
+        turn: Option<TurnNumber>,
+        parts: Vec<Shown>,
+    ) -> Result<EventNumber, RemoteError> {
+        self.host.done(&Ask::Steer { session: self.id, turn, parts: heads(&parts) }, &parts).await
+    }
+
+    /// Does anything else to it.
+    ///
+    /// # Errors
+    /// [`RemoteError`].
+    pub async fn act(&self, what: Deed) -> Result<EventNumber, RemoteError> {
+        self.host.done(&Ask::Do { session: self.id, what }, &[]).await
+    }
+
+    /// Reads it: the events after `after`, then those to come, over as many links as it takes. Must be called within a tokio
+    /// runtime.
+    pub fn follow(&self, after: EventNumber) -> RemoteFollowing {
+        RemoteFollowing::new(self.host.clone(), self.id, after)
+    }
+
+    /// The bytes of a content that an event of it names.
+    ///
+    /// # Errors
+    /// [`RemoteError`].
+    pub async fn content(&self, blob: BlobId) -> Result<Bytes, RemoteError> {
+        let Config { first_event, idle, grace, .. } = *self.host.config;
+        let (mut send, mut frames) = self.host.open(Instant::now() + grace).await?;
+        let read = async {
+            write(&mut send, &Ask::Content { session: self.id, blob }, idle).await?;
+            match frames.message(first_event).await? {
+                Tell::Content { bytes } if bytes <= crate::store::BLOB_BYTES_MAX as u64 => {
+                    Ok(Ok(frames.content(bytes, idle).await?))
+                }
+                Tell::Refused { code, text } => Ok(Err(RemoteError::Refused { code, text })),
+                _ => Err(Broken::Malformed),
+            }
+        };
+        let content = read.await.map_err(|broken| self.host.broken(&broken))??;
+        let is_it = BlobId::of(&content) == blob;
+        is_it.then_some(content).ok_or_else(|| self.host.broken(&Broken::Malformed))
+    }
+}
+
+struct Failed {
+    error: RemoteError,
+    /// The host may have heard it.
+    was_sent: bool,
+}
+
+/// Whether the call, made twice, does what it does once.
+fn is_repeatable(ask: &Ask) -> bool {
+    match ask {
+        Ask::Steer { .. } => false,
+        Ask::Do { what, .. } => !matches!(what, Deed::Cancel { turn: None } | Deed::Decide { .. }),
+        _ => true,
+    }
+}
+
+fn heads(parts: &[Shown]) -> Vec<PartHead> {
+    let head = |part: &Shown| {
+        let bytes = bytes_of(part).len() as u64;
+        match part {
+            Shown::Text(_) => PartHead::Text { bytes },
+            Shown::Image { media_type, .. } => PartHead::Image { media_type: media_type.clone(), bytes },
+        }
+    };
+    parts.iter().map(head).collect()
+}
+
+fn bytes_of(part: &Shown) -> &[u8] {
+    match part {
+        Shown::Text(text) => text.as_bytes(),
+        Shown::Image { bytes, .. } => bytes,
+    }
+}
+
+pub(super) fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        text = format!("{text}: {error}");
+        cause = error.source();
+    }
+    text
+}

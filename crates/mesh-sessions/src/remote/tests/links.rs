@@ -1,0 +1,89 @@
+use super::*;
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_reader_goes_on_over_links_that_fall_without_gap_or_repeat() {
+    let words: String = (0..150).map(|word| format!("w{word} ")).collect();
+    let answer = words.clone();
+    let mut script = Script::new(move |_| said(&answer));
+    script.pause = Duration::from_millis(10);
+    let scene = Scene::new(script).await;
+    let session = scene.session().await;
+    let mut following = session.follow(EventNumber::START);
+    prompt(&session, "one").await;
+    let reading = tokio::spawn(async move { read_on(&mut following, 1).await });
+    for round in 0..4_u64 {
+        tokio::time::sleep(Duration::from_millis(60 + round * 37)).await;
+        scene.break_link();
+    }
+    scene.cut();
+    tokio::time::sleep(Duration::from_millis(500)).await;
+    scene.heal();
+    assert_eq!(streamed(&reading.await.unwrap()), words);
+    scene.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn prompts_wait_for_the_link_and_run_once_in_order() {
+    let scene = Scene::new(Script::echo()).await;
+    let session = scene.session().await;
+    scene.cut();
+    scene.break_link();
+    let waiting: Vec<_> = (0..3)
+        .map(|number| {
+            let session = session.clone();
+            tokio::spawn(async move { prompt(&session, &format!("p{number}")).await })
+        })
+        .collect();
+    tokio::time::sleep(Duration::from_millis(400)).await;
+    scene.heal();
+    for (number, waiting) in waiting.into_iter().enumerate() {
+        let first = waiting.await.unwrap();
+        scene.break_link();
+        assert_eq!(prompt(&session, &format!("p{number}")).await, first, "said again, done once");
+    }
+    assert_eq!(ended(&until_turns(&session, 3).await), 3);
+    let prompted = until_turns(&session, 3).await;
+    let prompted = prompted.iter().filter(|event| matches!(event.body, Body::Prompted { .. }));
+    assert_eq!(prompted.count(), 3);
+    scene.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_reader_outlives_the_crash_of_its_host() {
+    let mut script = Script::new(|_| said(&"word ".repeat(60)));
+    script.pause = Duration::from_millis(5);
+    let mut scene = Scene::new(script).await;
+    let session = scene.session().await;
+    let mut following = session.follow(EventNumber::START);
+    prompt(&session, "one").await;
+    let reading = tokio::spawn(async move { read_on(&mut following, 2).await });
+    for _ in 0..2 {
+        tokio::time::sleep(Duration::from_millis(100)).await;
+        scene.crash_host().await;
+        scene.break_link();
+        scene.start_host().await;
+    }
+    prompt(&session, "two").await;
+    let events = reading.await.unwrap();
+    let starts = events.iter().filter(|event| matches!(event.body, Body::TurnStarted { .. })).count();
+    assert_eq!((starts, ended(&events)), (2, 2), "one end for each turn");
+    scene.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_host_that_stays_away_is_one_error_for_its_reader() {
+    let mut scene = Scene::new(Script::echo()).await;
+    scene.config.grace = Duration::from_millis(800);
+    let session = scene.session().await;
+    let mut following = session.follow(EventNumber::START);
+    following.next().await.unwrap();
+    scene.cut();
+    scene.break_link();
+    let error = following.next().await.unwrap_err();
+    assert!(matches!(error, RemoteError::Lost { .. }), "{error}");
+    assert_eq!(following.next().await.unwrap_err(), error);
+    let lost = session.prompt("one".parse().unwrap(), text("one")).await;
+    assert!(matches!(lost, Err(RemoteError::Lost { .. })), "{lost:?}");
+    scene.heal();
+    scene.end().await;
+}
