@@ -5,8 +5,10 @@
 //! safe, and a [`RemoteFollowing`] goes on over a new link after the last event that it has.
 
 mod call;
+mod chat;
 mod follow;
 mod frame;
+mod nodes;
 mod serve;
 #[cfg(test)]
 mod tests;
@@ -16,7 +18,9 @@ use std::time::Duration;
 use mesh_transport::Protocol;
 
 pub use self::call::{RemoteError, RemoteHost, RemoteSession};
+pub use self::chat::ChatError;
 pub use self::follow::RemoteFollowing;
+pub use self::nodes::{NodeInfo, Nodes, RemoteAgents, SessionAt};
 pub use self::serve::serve;
 
 /// The protocol's name.
