@@ -14,7 +14,7 @@ use super::run::Running;
 use super::{Inner, content, load, now, now_ms};
 use crate::agent::Agent;
 use crate::content::ToolCall;
-use crate::event::{Body, Party, Right};
+use crate::event::{Body, Party};
 use crate::ids::{EventNumber, SessionId, ToolCallId};
 use crate::proto::{Asking, Command, Core, Input, Output, Refusal, Said};
 use crate::store::{Append, StorageError};
@@ -33,8 +33,6 @@ const REOPEN_MAX: Duration = Duration::from_secs(60);
 pub(super) enum Request {
     /// A command. `None` is answered when it is done.
     Command { by: Party, command: Command, reply: oneshot::Sender<Result<EventNumber, CommandError>> },
-    /// What may the party do?
-    Right { by: Party, reply: oneshot::Sender<Result<Option<Right>, CommandError>> },
     /// End in order.
     Shutdown,
 }
@@ -167,7 +165,6 @@ impl Request {
         // Whoever asked may have gone.
         let _ = match self {
             Self::Command { reply, .. } => reply.send(Err(error.clone())).is_ok(),
-            Self::Right { reply, .. } => reply.send(Err(error.clone())).is_ok(),
             Self::Shutdown => false,
         };
     }
@@ -243,9 +240,6 @@ impl Session<'_> {
 
     async fn take(&mut self, request: Request) -> Result<(), CommandError> {
         match request {
-            Request::Right { by, reply } => {
-                let _ = reply.send(Ok(self.core.session().right_of(&by)));
-            }
             Request::Shutdown => {
                 self.next_reply += 1;
                 self.shutdown = Some(self.next_reply);
@@ -275,7 +269,7 @@ impl Session<'_> {
         }
         // One that came in this very moment is to be on the disk before it is said to be.
         self.perform().await?;
-        Ok(self.inner.store.prompt_seen(self.id, prompt).await?)
+        Ok(self.inner.store.prompt_seen(self.id, prompt, by.node).await?)
     }
 
     async fn perform(&mut self) -> Result<(), CommandError> {

@@ -31,7 +31,7 @@ use crate::event::{Body, Party, Right};
 use crate::ids::{AgentId, EventNumber, PromptId, SessionId, SessionName, TurnNumber};
 use crate::model::{ModelClient, Shown};
 use crate::proto::{Command, Now, Refusal};
-use crate::store::{Filter, Listed, ResolveError, StorageError, Store};
+use crate::store::{Filter, Listed, StorageError, Store};
 
 /// How sessions are kept. `Default` suits a node on a workstation.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -188,8 +188,11 @@ impl Sessions {
         id: SessionId,
         by: &Party,
     ) -> Result<(), CommandError> {
-        let last = self.command(parent, by, Command::Watch).await?;
-        let cut = at.unwrap_or(last);
+        self.needs(parent, by, Right::Watch).await?;
+        let cut = match at {
+            Some(at) => at,
+            None => self.inner.store.last(parent).await?,
+        };
         let bodies = vec![Body::Forked { parent, cut, owner: by.clone() }];
         match self.inner.store.fork(parent, cut, id, now_ms(), bodies).await {
             // Comes alive to end the turn that was cut.
@@ -242,6 +245,8 @@ impl Sessions {
         by: &Party,
         command: Command,
     ) -> Result<EventNumber, CommandError> {
+        // Those who may not know of a session do not wake it either.
+        self.needs(session, by, Right::Watch).await?;
         let (reply, answer) = oneshot::channel();
         self.inner.send(session, Request::Command { by: by.clone(), command, reply })?;
         answer.await.map_err(|_| CommandError::Closed)?
@@ -252,9 +257,7 @@ impl Sessions {
     /// # Errors
     /// [`CommandError`].
     pub async fn right(&self, session: SessionId, by: &Party) -> Result<Option<Right>, CommandError> {
-        let (reply, answer) = oneshot::channel();
-        self.inner.send(session, Request::Right { by: by.clone(), reply })?;
-        answer.await.map_err(|_| CommandError::Closed)?
+        Ok(self.inner.store.right_of(session, by).await?)
     }
 
     /// Follows a session: the events after `after`, then those to come, for as long as the party may watch.
@@ -267,7 +270,7 @@ impl Sessions {
         by: &Party,
         after: EventNumber,
     ) -> Result<Following, CommandError> {
-        self.command(session, by, Command::Watch).await?;
+        self.needs(session, by, Right::Watch).await?;
         let follower = self.inner.store.follow(session, after).await.map_err(|error| match error {
             crate::store::ReadError::NoSuchEvent { .. } => CommandError::Refused(Refusal::NoSuchEvent),
             error => error.into(),
@@ -276,7 +279,7 @@ impl Sessions {
     }
 
     /// The sessions that the filter lets through and the party may watch, the newest first, and [`Filter::before`] of the next
-    /// page; none when there is none. A page may be shorter than it could be, even empty.
+    /// page; none when this one is empty.
     ///
     /// # Errors
     /// [`CommandError`].
@@ -285,16 +288,10 @@ impl Sessions {
         by: &Party,
         filter: Filter,
     ) -> Result<(Vec<Listed>, Option<SessionId>), CommandError> {
-        let listed = self.inner.store.list(filter).await?;
+        let seen_by = Some(by.clone());
+        let listed = self.inner.store.list(Filter { seen_by, ..filter }).await?;
         let next = listed.last().map(|last| last.session);
-        let mut seen = Vec::new();
-        for session in listed {
-            let is_own = by.scope.is_none() || session.owner.is(by);
-            if is_own || self.right(session.session, by).await?.is_some() {
-                seen.push(session);
-            }
-        }
-        Ok((seen, next))
+        Ok((listed, next))
     }
 
     /// The session of this id, name or beginning of an id, of those that the party may watch.
@@ -302,22 +299,7 @@ impl Sessions {
     /// # Errors
     /// [`CommandError`].
     pub async fn resolve(&self, by: &Party, text: &str) -> Result<SessionId, CommandError> {
-        let found = match self.inner.store.resolve(text).await {
-            Ok(session) => vec![session],
-            Err(ResolveError::Ambiguous { sessions, .. }) => sessions,
-            Err(error) => return Err(error.into()),
-        };
-        let mut seen = Vec::new();
-        for session in found {
-            if self.right(session, by).await?.is_some() {
-                seen.push(session);
-            }
-        }
-        match seen.as_slice() {
-            [] => Err(Refusal::NoSuchSession.into()),
-            [session] => Ok(*session),
-            _ => Err(ResolveError::Ambiguous { text: text.to_owned(), sessions: seen }.into()),
-        }
+        Ok(self.inner.store.resolve(by, text).await?)
     }
 
     /// Has every session rest in order (models are let go, tools told to end) and waits for it, at most for
@@ -378,8 +360,9 @@ impl Sessions {
             for session in page {
                 // The one that tells them that they are alive needs no answer.
                 let (reply, _) = oneshot::channel();
-                let by = Party::local(self.inner.me);
-                if let Err(error) = self.inner.send(session.session, Request::Right { by, reply }) {
+                let (by, command) = (Party::local(self.inner.me), Command::Watch);
+                let request = Request::Command { by, command, reply };
+                if let Err(error) = self.inner.send(session.session, request) {
                     tracing::warn!(session = %session.session, %error, "unfinished session not resumed");
                 }
             }

@@ -145,8 +145,14 @@ impl Caller {
     async fn content(&mut self, session: SessionId, blob: BlobId) -> Result<(), Broken> {
         let idle = self.config.idle;
         let found = async {
-            self.sessions.command(session, &self.by, Command::Watch).await?;
-            Ok::<_, CommandError>(self.sessions.store().blob(blob).await?)
+            if self.sessions.right(session, &self.by).await?.is_none() {
+                return Err(CommandError::Refused(Refusal::NoSuchSession));
+            }
+            let store = self.sessions.store();
+            match store.names_blob(session, blob).await? {
+                true => Ok(store.blob(blob).await?),
+                false => Ok(None),
+            }
         };
         match found.await {
             Ok(Some(bytes)) => {

@@ -7,12 +7,13 @@ use sqlx::sqlite::SqliteRow;
 use sqlx::{QueryBuilder, Row, Sqlite};
 
 use super::Store;
+use super::effects::right;
 use super::error::{ReadError, StorageError};
 use super::place::number_of;
 use super::read::session_id;
-use crate::event::Party;
+use crate::event::{Party, Right};
 use crate::ids::{AgentId, EventNumber, SessionId, SessionName, TurnNumber};
-use mesh_identity::NodeId;
+use mesh_identity::{NodeId, Role};
 
 /// The most sessions of a page.
 pub const LIST_MAX: u32 = 1000;
@@ -66,6 +67,8 @@ pub struct Filter {
     pub state: Option<State>,
     /// Whether a turn is open or a prompt waits for one; that is so for suspended sessions too.
     pub unfinished: bool,
+    /// Who is to be told of it: only sessions that this party may watch. None for all.
+    pub seen_by: Option<Party>,
     /// Only sessions that came into this store before that one: the last of the page before.
     pub before: Option<SessionId>,
     /// How many at most, up to [`LIST_MAX`]; none for as many.
@@ -161,6 +164,11 @@ impl Store {
         if filter.unfinished {
             query.push(" AND (s.turn IS NOT NULL OR s.waiting > 0)");
         }
+        if let Some(party) = &filter.seen_by {
+            query.push(" AND ");
+            push_level(&mut query, party);
+            query.push(" > 0");
+        }
         if let Some(before) = filter.before {
             query.push(" AND s.row < (SELECT row FROM sessions WHERE session = ");
             query.push_bind(before.as_bytes().to_vec()).push(")");
@@ -182,22 +190,40 @@ impl Store {
         Ok(listed(&row.ok_or(ReadError::NoSuchSession(session))?)?)
     }
 
-    /// The session of this id, of this name, or whose id alone begins so.
+    /// What the party may do with a session, as its log says; none when it is not to know of it, or it is not here.
+    ///
+    /// # Errors
+    /// [`StorageError`].
+    pub async fn right_of(&self, session: SessionId, party: &Party) -> Result<Option<Right>, StorageError> {
+        let mut query = QueryBuilder::<Sqlite>::new("SELECT ");
+        push_level(&mut query, party);
+        query.push(" FROM sessions s WHERE s.hidden = 0 AND s.session = ");
+        query.push_bind(session.as_bytes().to_vec());
+        let row = query.build().fetch_optional(&self.inner.read).await?;
+        let level: Option<i64> = row.map(|row| row.try_get(0)).transpose()?;
+        Ok(level.and_then(right))
+    }
+
+    /// The session of this id, of this name, or whose id alone begins so, of those that the party may watch.
     ///
     /// # Errors
     /// [`ResolveError`].
-    pub async fn resolve(&self, text: &str) -> Result<SessionId, ResolveError> {
+    pub async fn resolve(&self, party: &Party, text: &str) -> Result<SessionId, ResolveError> {
         if let Ok(session) = text.parse::<SessionId>() {
-            let sql = "SELECT 1 FROM sessions WHERE session = ? AND hidden = 0";
-            let row = sqlx::query(sql).bind(session.as_bytes().to_vec());
-            let row = row.fetch_optional(&self.inner.read).await.map_err(StorageError::from)?;
-            return row.map(|_| session).ok_or_else(|| ResolveError::Unknown(text.to_owned()));
+            let right = self.right_of(session, party).await?;
+            return right.map(|_| session).ok_or_else(|| ResolveError::Unknown(text.to_owned()));
         }
         let mut query =
-            QueryBuilder::<Sqlite>::new("SELECT session FROM sessions WHERE hidden = 0 AND (name = ");
+            QueryBuilder::<Sqlite>::new("SELECT s.session FROM sessions s WHERE s.hidden = 0 AND ");
+        push_level(&mut query, party);
+        query.push(" > 0 AND (s.name = ");
         query.push_bind(text.to_owned());
         if let Some((low, high)) = range(text) {
-            query.push(" OR session BETWEEN ").push_bind(low.to_vec()).push(" AND ").push_bind(high.to_vec());
+            query
+                .push(" OR s.session BETWEEN ")
+                .push_bind(low.to_vec())
+                .push(" AND ")
+                .push_bind(high.to_vec());
         }
         query.push(") LIMIT ").push_bind(i64::try_from(AMBIGUOUS_MAX).unwrap_or(1));
         let rows = query.build().fetch_all(&self.inner.read).await.map_err(StorageError::from)?;
@@ -209,6 +235,27 @@ impl Store {
             _ => Err(ResolveError::Ambiguous { text: text.to_owned(), sessions }),
         }
     }
+}
+
+/// What the party may do with the session `s`, as a number of the table of shares; 0 for nothing.
+fn push_level(query: &mut QueryBuilder<Sqlite>, party: &Party) {
+    let Some(scope) = party.scope else {
+        query.push("3");
+        return;
+    };
+    let (node, scope) = (party.node.to_string(), scope.to_string());
+    query.push("CASE WHEN json_extract(s.owner, '$.node') = ").push_bind(node.clone());
+    query.push(" AND json_extract(s.owner, '$.scope') = ").push_bind(scope.clone());
+    query.push(
+        " THEN 3 ELSE (SELECT coalesce(max(h.level), 0) FROM shares h WHERE h.session = s.row AND (h.node = ",
+    );
+    query.push_bind(node);
+    let roles = match party.role {
+        Some(Role::Member) => "'member', 'client'",
+        Some(Role::Client) => "'client'",
+        None => "",
+    };
+    query.push(" OR h.scope = ").push_bind(scope).push(" AND h.role IN (").push(roles).push("))) END");
 }
 
 /// The first and the last id that begins with these digits; none when they are no digits of an id.

@@ -31,6 +31,8 @@ mod crash_tests;
 #[cfg(test)]
 mod model_tests;
 #[cfg(test)]
+mod rights_tests;
+#[cfg(test)]
 mod tests;
 
 use std::path::Path;

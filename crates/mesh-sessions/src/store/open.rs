@@ -101,7 +101,7 @@ pub(super) async fn connect(path: &Path) -> Result<SqliteConnection, OpenError> 
         .auto_vacuum(SqliteAutoVacuum::Incremental)
         .statement_cache_capacity(PREPARED_ROWS_MAX * 2);
     let mut connection = options.connect().await.map_err(|source| storage(path, source))?;
-    match migrator().run_direct(None, &mut connection, false).await {
+    match Migrator::with_migrations(migrations()).run_direct(None, &mut connection, false).await {
         Ok(()) => Ok(connection),
         Err(MigrateError::VersionMissing(version)) => {
             Err(OpenError::Newer { path: path.to_owned(), version })
@@ -142,9 +142,13 @@ pub(super) fn private_file(path: &Path) -> io::Result<()> {
     Ok(())
 }
 
-fn migrator() -> Migrator {
+/// The steps of the schema, oldest first.
+pub(super) fn migrations() -> Vec<Migration> {
     let step = |version, name: &'static str, sql: &'static str| {
         Migration::new(version, name.into(), MigrationType::Simple, SqlStr::from_static(sql), false)
     };
-    Migrator::with_migrations(vec![step(1, "init", include_str!("migrations/0001_init.sql"))])
+    vec![
+        step(1, "init", include_str!("migrations/0001_init.sql")),
+        step(2, "rights", include_str!("migrations/0002_rights.sql")),
+    ]
 }

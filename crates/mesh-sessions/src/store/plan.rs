@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
+use mesh_identity::NodeId;
 use tokio::sync::oneshot;
 
 use super::effects::{blobs, effects, party};
@@ -93,8 +94,11 @@ pub(super) struct Plan {
     pub(super) heads: HashMap<SessionId, Head>,
     pub(super) bytes: usize,
     /// Prompts that it writes.
-    prompts: HashMap<(i64, PromptId), EventNumber>,
+    prompts: HashMap<Prompt, EventNumber>,
 }
+
+/// The row of its session, its id, whose it is.
+type Prompt = (i64, PromptId, NodeId);
 
 /// From where a session's prompts are looked for: a row, and the last number that counts.
 type Lookout = Option<(i64, u64)>;
@@ -265,7 +269,7 @@ impl Plan {
         if size > EVENTS_MAX {
             return Err(AppendError::TooLarge { what: "a session in events", size, bound: EVENTS_MAX });
         }
-        let mut prompts: HashMap<(i64, PromptId), EventNumber> = HashMap::new();
+        let mut prompts: HashMap<Prompt, EventNumber> = HashMap::new();
         for (draft, number) in drafts.iter().zip(head.last + 1..) {
             if head.is_archived {
                 return Err(AppendError::Archived);
@@ -276,14 +280,16 @@ impl Plan {
                     return Err(AppendError::Misplaced("an epoch is greater than those before"));
                 }
                 Body::HandedOver { epoch, .. } => head.epoch = *epoch,
-                Body::Prompted { prompt, .. } => {
-                    let key = (head.row, prompt.clone());
+                Body::Prompted { prompt, by, .. } => {
+                    let key = (head.row, prompt.clone(), by.node);
                     let seen = match self.prompts.get(&key).or_else(|| prompts.get(&key)) {
                         Some(at) => Some(*at),
                         None => match lookout {
-                            Some(lookout) => read::prompt_at(&mut writer.connection, lookout, prompt)
-                                .await
-                                .map_err(StorageError::from)?,
+                            Some(lookout) => {
+                                read::prompt_at(&mut writer.connection, lookout, (prompt, by.node))
+                                    .await
+                                    .map_err(StorageError::from)?
+                            }
                             None => None,
                         },
                     };

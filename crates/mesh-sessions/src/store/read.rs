@@ -1,6 +1,7 @@
 //! Reading events, through the parents of a fork, and never anything but what was written.
 
 use futures_util::TryStreamExt;
+use mesh_identity::NodeId;
 use sqlx::sqlite::SqliteRow;
 use sqlx::{Row, SqliteConnection};
 
@@ -9,7 +10,7 @@ use super::error::{ReadError, StorageError};
 use super::place::{EVENTS_MAX, number_of, place};
 use super::{Job, Store};
 use crate::event::{Body, Event};
-use crate::ids::{EventNumber, PromptId, SessionId};
+use crate::ids::{BlobId, EventNumber, PromptId, SessionId};
 
 /// How much a read returns at most.
 #[derive(Debug, Clone, Copy)]
@@ -90,7 +91,8 @@ impl Store {
         Ok(EventNumber(number_of(row.try_get(0)?)))
     }
 
-    /// Where a prompt of this id stands in the session, or in what it is a fork of.
+    /// Where the prompt of this id of this node stands in the session, or in what it is a fork of, when its turn had begun
+    /// there before the cut.
     ///
     /// # Errors
     /// [`ReadError`].
@@ -98,11 +100,31 @@ impl Store {
         &self,
         session: SessionId,
         prompt: &PromptId,
+        node: NodeId,
     ) -> Result<Option<EventNumber>, ReadError> {
         let mut connection = self.inner.read.acquire().await?;
         let segments = segments(&mut connection, session, 0).await?;
         let row = segments.first().map_or(0, |segment| segment.row);
-        Ok(prompt_at(&mut connection, (row, EVENTS_MAX), prompt).await?)
+        Ok(prompt_at(&mut connection, (row, EVENTS_MAX), (prompt, node)).await?)
+    }
+
+    /// Whether an event of the session names the content, or one of what it is a fork of up to the cut.
+    ///
+    /// # Errors
+    /// [`StorageError`].
+    pub async fn names_blob(&self, session: SessionId, blob: BlobId) -> Result<bool, StorageError> {
+        let sql = concat!(
+            line!("session = ? AND hidden = 0"),
+            "SELECT 1 FROM line JOIN blob_uses u ON u.session = line.row AND u.hash = ? WHERE u.first <= line.upper LIMIT 1"
+        );
+        let found = sqlx::query(sql)
+            .bind(EVENTS_MAX.cast_signed())
+            .bind(session.as_bytes().to_vec())
+            .bind(0_i64)
+            .bind(blob.0.to_vec())
+            .fetch_optional(&self.inner.read)
+            .await?;
+        Ok(found.is_some())
     }
 
     /// Has damage that a reader found remembered for the next opening.
@@ -147,17 +169,20 @@ pub(super) async fn segments(
 pub(super) async fn prompt_at(
     connection: &mut SqliteConnection,
     (row, upper): (i64, u64),
-    prompt: &PromptId,
+    (prompt, node): (&PromptId, NodeId),
 ) -> Result<Option<EventNumber>, sqlx::Error> {
+    // One that waited at the cut was never answered in the fork. The session itself has no cut above it.
     let sql = concat!(
         line!("row = ?"),
-        "SELECT p.number FROM line JOIN prompts p ON p.session = line.row AND p.prompt = ? WHERE p.number <= line.upper LIMIT 1"
+        "SELECT p.number FROM line JOIN prompts p ON p.session = line.row AND p.prompt = ? AND p.node = ? \
+         WHERE p.number <= line.upper AND (line.upper = 34359738367 OR p.started <= line.upper) LIMIT 1"
     );
     let found = sqlx::query(sql)
         .bind(upper.cast_signed())
         .bind(row)
         .bind(0_i64)
         .bind(prompt.as_str())
+        .bind(node.to_string())
         .fetch_optional(connection)
         .await?;
     let number: Option<i64> = found.map(|row| row.try_get(0)).transpose()?;

@@ -271,6 +271,7 @@ impl Salvage {
             Statement::new("DELETE FROM events WHERE place BETWEEN ? AND ?", places.clone()),
             Statement::new("DELETE FROM to_index WHERE place BETWEEN ? AND ?", places),
             Statement::new("DELETE FROM prompts WHERE session = ?", row.clone()),
+            Statement::new("DELETE FROM shares WHERE session = ?", row.clone()),
             Statement::new("DELETE FROM blob_uses WHERE session = ?", row.clone()),
             Statement::new("DELETE FROM sessions WHERE row = ?", row),
         ];

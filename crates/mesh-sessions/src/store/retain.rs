@@ -144,6 +144,7 @@ async fn purge_step(writer: &mut Writer) -> Result<bool, StorageError> {
         writer.ids = None;
         for sql in [
             "DELETE FROM prompts WHERE session = ?",
+            "DELETE FROM shares WHERE session = ?",
             "DELETE FROM blob_uses WHERE session = ?",
             "DELETE FROM sessions WHERE row = ?",
         ] {

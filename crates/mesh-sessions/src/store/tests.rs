@@ -11,7 +11,7 @@ use uuid::Uuid;
 use super::*;
 use crate::content::{Part, Text, Usage};
 use crate::event::Party;
-use crate::ids::{PromptId, TurnNumber};
+use crate::ids::TurnNumber;
 
 pub(super) struct Home {
     pub(super) store: Store,
@@ -173,13 +173,6 @@ async fn a_prompt_is_taken_once_whoever_sends_it_again_and_wherever_it_stands() 
     store.close().await;
     let store = Store::open(&folder.path().join("sessions.db"), Config::default()).await.unwrap();
     assert_eq!(seen(store.append(append(session, vec![prompted("c", "x")])).await), 3);
-    // A fork remembers the prompts up to its cut.
-    store.fork(session, EventNumber(2), id(2), 9, vec![forked(session, 2)]).await.unwrap();
-    assert_eq!(seen(store.append(append(id(2), vec![prompted("a", "x")])).await), 2);
-    let c: PromptId = "c".parse().unwrap();
-    assert_eq!(store.prompt_seen(id(2), &c).await.unwrap(), None);
-    store.append(append(id(2), vec![prompted("c", "x")])).await.unwrap();
-    assert_eq!(store.prompt_seen(id(2), &c).await.unwrap(), Some(EventNumber(4)));
 }
 
 #[tokio::test]
@@ -365,15 +358,15 @@ async fn sessions_are_listed_by_what_their_logs_say_of_them() {
     let over = store.session(one).await.unwrap();
     assert_eq!((over.state, over.waiting), (State::Archived, 0));
 
-    assert_eq!(store.resolve("blue whale").await.unwrap(), one);
-    assert_eq!(store.resolve("1000").await.unwrap(), one);
-    assert_eq!(store.resolve(&two.to_string()).await.unwrap(), two);
-    let several = store.resolve("100").await;
+    assert_eq!(store.resolve(&me(), "blue whale").await.unwrap(), one);
+    assert_eq!(store.resolve(&me(), "1000").await.unwrap(), one);
+    assert_eq!(store.resolve(&me(), &two.to_string()).await.unwrap(), two);
+    let several = store.resolve(&me(), "100").await;
     assert!(
         matches!(&several, Err(ResolveError::Ambiguous { sessions, .. }) if sessions.len() == 2),
         "{several:?}"
     );
-    assert!(matches!(store.resolve("white whale").await, Err(ResolveError::Unknown(_))));
+    assert!(matches!(store.resolve(&me(), "white whale").await, Err(ResolveError::Unknown(_))));
 }
 
 #[tokio::test]
@@ -414,6 +407,7 @@ async fn rows(store: &Store) -> BTreeMap<&'static str, i64> {
         "events",
         "snapshots",
         "prompts",
+        "shares",
         "blobs",
         "blob_bytes",
         "blob_uses",
@@ -557,7 +551,7 @@ async fn an_export_is_imported_elsewhere_as_it_was_and_goes_on() {
     let fork = exported(&here.store, id(2)).await;
     there.store.import(&mut fork.as_slice(), 7).await.unwrap();
     assert_eq!(all(&there.store, id(2)).await, all(&here.store, id(2)).await);
-    let seen = there.store.append(append(id(2), vec![prompted("a", "x")])).await;
+    let seen = there.store.append(append(one, vec![prompted("a", "x")])).await;
     assert!(matches!(seen, Err(AppendError::PromptSeen { at: EventNumber(1_202), .. })), "{seen:?}");
 
     // It goes on here; there it has a fork, a snapshot and a follower, all of which stay.

@@ -253,7 +253,8 @@ async fn sessions_fall_asleep_and_wake_without_losing_a_request() {
         tokio::time::sleep(Duration::from_millis(2)).await;
     }
     sessions.shutdown().await;
-    assert!(matches!(sessions.right(session, &me()).await, Err(CommandError::Closed)));
+    let late = sessions.command(session, &me(), Command::Resume).await;
+    assert!(matches!(late, Err(CommandError::Closed)), "{late:?}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -276,5 +277,35 @@ async fn a_long_session_is_opened_from_its_snapshot() {
     events.iter().for_each(|event| folded.apply(event));
     assert_eq!(folded.context(), loaded.session.context());
     assert_eq!(folded.state(), loaded.session.state());
+    sessions.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_prompt_that_waited_at_the_cut_can_be_said_in_the_fork() {
+    let gate = Arc::new(tokio::sync::Semaphore::new(0));
+    let waits = gate.clone();
+    let mut host = Host::new(Script::new(|call| match call.messages.last() {
+        Some(Message::Tool { .. }) => said("done"),
+        Some(Message::User(parts)) if *parts == text("one") => wants(&[("a", "slow")]),
+        other => said(&format!("{}", other.is_some())),
+    }));
+    host.tools.push(TestTool::new("slow", true, move |_| {
+        let gate = waits.clone();
+        async move {
+            let _ = gate.acquire().await;
+            Ran::done("at last")
+        }
+    }));
+    let sessions = host.start().await;
+    let session = create(&sessions).await;
+    prompt(&sessions, session, "one").await;
+    until(&sessions, session, |events| has_kind(events, "tool_started")).await;
+    let waiting = prompt(&sessions, session, "two").await;
+    let fork = new_id();
+    sessions.fork(session, Some(waiting), fork, &me()).await.unwrap();
+    assert!(prompt(&sessions, fork, "two").await > waiting, "a prompt of its own");
+    assert_eq!(outcomes(&until_turns(&sessions, fork, 2).await)[1], TurnOutcome::Done);
+    gate.add_permits(1);
+    assert_eq!(outcomes(&until_turns(&sessions, session, 2).await), [TurnOutcome::Done, TurnOutcome::Done]);
     sessions.shutdown().await;
 }

@@ -47,6 +47,9 @@ async fn ten_megabytes_and_an_image_cross_the_mesh_whole() {
     let content = session.content(blob.unwrap()).await.unwrap();
     assert!(content.len() == 10 << 20 && content.starts_with("üü".as_bytes()));
     assert_eq!(code(session.content(crate::ids::BlobId::of(b"other")).await), Code::NoSuchContent);
+    // One that knows the name of a content and not the session that names it.
+    let elsewhere = scene.session().await;
+    assert_eq!(code(elsewhere.content(blob.unwrap()).await), Code::NoSuchContent);
     let long = Shown::Text("x".repeat(40 << 20));
     assert_eq!(code(session.prompt("long".parse().unwrap(), vec![long]).await), Code::TooMuch);
     scene.end().await;

@@ -87,3 +87,63 @@ async fn a_host_that_stays_away_is_one_error_for_its_reader() {
     scene.heal();
     scene.end().await;
 }
+
+/// Ids of prompts are each caller's own: both count from 1, and nobody's prompt is taken for the other's.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn two_callers_that_count_alike_are_both_answered() {
+    let scene = Scene::new(Script::echo()).await;
+    let session = scene.session().await;
+    let share = Share { with: ShareWith::Node(scene.mesh[2].id()), right: Right::Prompt };
+    session.act(Deed::Share { shares: vec![share] }).await.unwrap();
+    let other = scene.remote(2).session(session.id());
+    let send = |session: &RemoteSession, who: &'static str| {
+        let session = session.clone();
+        async move {
+            let mut numbers = Vec::new();
+            for count in 1..=5 {
+                let id = count.to_string();
+                numbers
+                    .push(session.prompt(id.parse().unwrap(), text(&format!("{who}{count}"))).await.unwrap());
+            }
+            numbers
+        }
+    };
+    let (mut mine, mut theirs) = (session.follow(EventNumber::START), other.follow(EventNumber::START));
+    let (one, two) = tokio::join!(send(&session, "a"), send(&other, "b"));
+    assert!(one.iter().all(|number| !two.contains(number)), "{one:?} {two:?}");
+    let (mine, theirs) = tokio::join!(read_on(&mut mine, 10), read_on(&mut theirs, 10));
+    assert_eq!(mine, theirs, "both see the same");
+    let answers = streamed(&mine);
+    for count in 1..=5 {
+        for who in ["a", "b"] {
+            assert_eq!(answers.matches(&format!("you said {who}{count}")).count(), 1, "{answers}");
+        }
+    }
+    assert_eq!(tokio::join!(send(&session, "a"), send(&other, "b")), (one, two), "said again, done once");
+    scene.end().await;
+}
+
+/// The link falls while the contents of a prompt are under way, and while a content is fetched.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn ten_megabytes_arrive_once_though_the_link_falls_under_them() {
+    let scene = Scene::new(Script::new(|_| said("seen"))).await;
+    let session = scene.session().await;
+    let image = Shown::Image { media_type: "image/png".to_owned(), bytes: vec![9; 300_000].into() };
+    let parts = vec![Shown::Text("ü".repeat(5 << 20)), image];
+    let sending = tokio::spawn({
+        let (session, parts) = (session.clone(), parts.clone());
+        async move { session.prompt("big".parse().unwrap(), parts).await.unwrap() }
+    });
+    for _ in 0..3 {
+        tokio::time::sleep(Duration::from_millis(7)).await;
+        scene.break_link();
+    }
+    let number = sending.await.unwrap();
+    let again = session.prompt("big".parse().unwrap(), parts.clone()).await.unwrap();
+    assert_eq!(again, number);
+    let events = until_turns(&session, 1).await;
+    let prompted = events.iter().filter(|event| matches!(event.body, Body::Prompted { .. }));
+    assert_eq!(prompted.count(), 1);
+    assert_eq!(scene.host.script.calls.lock().unwrap()[0].messages[1], Message::User(parts));
+    scene.end().await;
+}
