@@ -7,19 +7,7 @@ use super::reader::Document;
 use super::{Config, schema};
 
 /// Tables, what is missing.
-const TABLES: &[(&str, &str)] = &[
-    ("remote_agents", "agents"),
-    ("delegates", "agents"),
-    ("agent", "agents"),
-    ("console", "the console"),
-    ("agent_channel", "the agent channel"),
-];
-
-/// Keys of tables that are acted on otherwise.
-const KEYS: &[(&str, &str, &str)] = &[
-    ("mesh", "auto_fallback", "agents, whose requests it is about"),
-    ("mesh", "stream_reconnect_grace_secs", "streams that reconnect"),
-];
+const TABLES: &[(&str, &str)] = &[("console", "the console"), ("agent_channel", "the agent channel")];
 
 pub(super) fn warn_of_file(document: &Document<'_>) {
     for (path, what) in TABLES {
@@ -30,19 +18,6 @@ pub(super) fn warn_of_file(document: &Document<'_>) {
             document.warn(
                 table.line(),
                 format!("{} is checked and has no effect yet: this version lacks {what}", table.head()),
-            );
-        }
-    }
-    for (path, key, what) in KEYS {
-        let table = document.section(path);
-        if table.has(key) {
-            let line = table.line_of(key);
-            document.warn(
-                line,
-                format!(
-                    "{key} in {} is checked and has no effect yet: this version lacks {what}",
-                    table.head()
-                ),
             );
         }
     }

@@ -3,6 +3,7 @@
 //! [`load`] is the way of the binary; tests and embedders start from [`Config::at`] and set fields.
 
 mod addr;
+mod agent;
 mod error;
 mod expand;
 mod later;

@@ -80,13 +80,21 @@ impl<'a> Document<'a> {
         let schema = schema::table(path).expect("a table of the schema");
         let (above, name) = path.rsplit_once('.').unwrap_or(("", path));
         let parent = if above.is_empty() { Some(&self.root) } else { self.section(above).table };
-        let list = parent.and_then(|table| table.get(name)).and_then(|value| value.get_ref().as_array());
+        self.entries(schema, parent.and_then(|table| table.get(name)))
+    }
+
+    fn entries(
+        &'a self,
+        schema: &'static schema::Table,
+        list: Option<&'a Spanned<DeValue<'a>>>,
+    ) -> Vec<Section<'a>> {
         let entry = |value: &'a Spanned<DeValue<'a>>| Section {
             document: self,
             schema,
             table: value.get_ref().as_table(),
             line: self.line(value.span().start),
         };
+        let list = list.and_then(|value| value.get_ref().as_array());
         list.into_iter().flat_map(|list| list.iter()).map(entry).collect()
     }
 
@@ -170,6 +178,13 @@ impl<'a> Section<'a> {
     /// Whether the file has this table.
     pub(super) fn is_there(&self) -> bool {
         self.table.is_some()
+    }
+
+    /// The tables of a list in this one.
+    pub(super) fn below(&self, name: &str) -> Vec<Section<'a>> {
+        let path = format!("{}.{name}", self.schema.path);
+        let schema = schema::table(&path).expect("a table of the schema");
+        self.document.entries(schema, self.table.and_then(|table| table.get(name)))
     }
 
     pub(super) fn line(&self) -> usize {
@@ -298,6 +313,53 @@ impl<'a> Section<'a> {
 
     pub(super) fn words(&self, key: &'static str) -> Vec<String> {
         self.texts(key).into_iter().map(|text| text.value).collect()
+    }
+
+    /// Strings by names that are the writer's own, expanded.
+    pub(super) fn map(&self, key: &'static str) -> BTreeMap<String, String> {
+        let accepted = "a table of strings";
+        let one = |value: &DeValue<'_>| value.as_str().map(str::to_owned);
+        let mut read = BTreeMap::new();
+        for (name, value, line) in self.named(key, accepted) {
+            match one(value) {
+                Some(text) => read.extend(self.expanded(key, &text, line).map(|text| (name, text.value))),
+                None => self.wrong(key, accepted, format!("one with {}", found(value))),
+            }
+        }
+        read
+    }
+
+    /// Lists of strings by names that are the writer's own; a string stands for a list of one. They are patterns, so
+    /// nothing in them is expanded.
+    pub(super) fn lists(&self, key: &'static str) -> BTreeMap<String, Vec<String>> {
+        let accepted = "a table of lists of strings";
+        let mut read = BTreeMap::new();
+        for (name, value, _) in self.named(key, accepted) {
+            let texts: Option<Vec<String>> = match value {
+                DeValue::String(text) => Some(vec![text.to_string()]),
+                DeValue::Array(list) => {
+                    list.iter().map(|value| value.get_ref().as_str().map(str::to_owned)).collect()
+                }
+                _ => None,
+            };
+            match texts {
+                Some(texts) => drop(read.insert(name, texts)),
+                None => self.wrong(key, accepted, format!("one with {}", found(value))),
+            }
+        }
+        read
+    }
+
+    fn named(&self, key: &'static str, accepted: &str) -> Vec<(String, &'a DeValue<'a>, usize)> {
+        let Some(value) = self.value(key) else { return Vec::new() };
+        let Some(table) = value.as_table() else {
+            self.wrong(key, accepted, found(value));
+            return Vec::new();
+        };
+        let entry = |(name, value): (&'a Spanned<std::borrow::Cow<'a, str>>, &'a Spanned<DeValue<'a>>)| {
+            (name.get_ref().to_string(), value.get_ref(), self.document.line(name.span().start))
+        };
+        table.iter().map(entry).collect()
     }
 
     /// One of a few words.

@@ -443,7 +443,7 @@ fn peers_take_ip4_ip6_dns_and_ids() {
 
 #[test]
 fn what_this_version_lacks_is_named_not_ignored() {
-    let text = "[mesh]\nenabled = false\n[[remote_agents]]\nid = \"a\"\npeer = \"b\"\n[console]\nenabled = false\n[inference]\nsplit = true\n[[providers]]\nname = \"claude\"\nkind = \"anthropic\"\n";
+    let text = "[mesh]\nenabled = false\n[agent_channel]\nstorage_dir = \"/shared\"\n[console]\nenabled = false\n[inference]\nsplit = true\n[[providers]]\nname = \"claude\"\nkind = \"anthropic\"\n";
     let config = read(text, &["--console"]).expect("loads");
     let warnings: Vec<&str> = config
         .warnings
@@ -453,11 +453,10 @@ fn what_this_version_lacks_is_named_not_ignored() {
     assert_eq!(
         warnings,
         [
-            "3: [[remote_agents]] is checked and has no effect yet: this version lacks agents",
+            "3: [agent_channel] is checked and has no effect yet: this version lacks the agent channel",
             "--console is checked and has no effect yet: this version lacks the console",
         ]
     );
-    assert_eq!(config.remote_agents.len(), 1);
     let config = read("[mesh]\nenabled = true\n", &[]).expect("loads");
     assert_eq!(config.warnings, Vec::<String>::new());
 }
@@ -540,6 +539,87 @@ fn the_agent_channel_speaks_the_seeds_words() {
     assert!(
         config.warnings.iter().any(|warning| warning.contains("secret in [agent_channel] is deprecated"))
     );
+}
+
+#[test]
+fn agents_are_read_with_their_rules_and_servers() {
+    let text = "[agent]\nworkspace = \"work\"\n[[agents]]\nid = \"coder\"\nmodel = \"qwen\"\ninstructions = \"Be brief.\"\n\
+        tools = [\"read_file\", \"shell\"]\nopen_to = \"clients\"\ninterrupted = \"ask\"\nturn_tokens = 9\nturn_cost = 0.5\n\
+        [[agents.policy]]\ntools = [\"shell\"]\narguments = { command = \"git *\" }\ncallers = [\"owner\"]\nthen = \"allow\"\n\
+        [[agents.mcp]]\nname = \"files\"\ncommand = \"./server\"\nargs = [\"-v\"]\nenv = { MODE = \"${NAME}\" }\npass_env = [\"TOKEN\"]\n\
+        [[agents]]\nid = \"plain\"\nmodel = \"m\"\nworkspace = \"~/x\"\n\
+        [[delegates]]\nid = \"worker\"\nmodel = \"m\"\npeer = \"gpu\"\ntools = [\"edit\"]\n\
+        [[remote_agents]]\nid = \"far\"\npeer = \"gpu\"\n";
+    let config = read_with(text, &[], &[("TOKEN", "hush-hush")]).expect("loads");
+    let coder = &config.agents[0];
+    assert_eq!((coder.id.as_str(), coder.model.as_str(), coder.open_to), ("coder", "qwen", OpenTo::Clients));
+    assert_eq!(coder.tools, [BuiltIn::ReadFile, BuiltIn::Shell]);
+    assert_eq!(coder.instructions, Instructions::Text("Be brief.".into()));
+    assert_eq!((coder.limits.tokens, coder.limits.cost_micros), (Some(9), Some(500_000)));
+    assert_eq!(coder.workspace, Some(config.home.join("work")));
+    let rule = serde_json::to_value(&coder.policy).expect("JSON");
+    let wanted = serde_json::json!([{
+        "tools": ["shell"], "arguments": {"command": ["git *"]}, "callers": ["owner"], "then": "allow",
+    }]);
+    assert_eq!(rule, wanted);
+    let server = &coder.servers[0];
+    assert_eq!(server.program, config.home.join("./server"));
+    assert_eq!(server.environment, BTreeMap::from([("MODE".to_owned(), "ann".to_owned())]));
+    assert_eq!(server.secrets[0].1.expose(), "hush-hush");
+    assert!(server.confined && coder.confined && !server.trusts_hints);
+    assert_eq!(config.agents[1].workspace, Some("/home/ann/x".into()));
+    let worker = &config.delegates[0];
+    assert_eq!((worker.peer.as_deref(), worker.open_to), (Some("gpu"), OpenTo::Nobody));
+    assert_eq!(config.remote_agents[0].id.as_str(), "far");
+    assert_eq!(config.warnings, Vec::<String>::new());
+    assert!(!format!("{config:?}").contains("hush-hush"));
+}
+
+#[test]
+fn what_is_wrong_with_an_agent_is_told() {
+    let agent = "[[agents]]\nid = \"a\"\nmodel = \"m\"\n";
+    for (line, why) in [
+        (
+            "tools = [\"shel\"]",
+            "4: tools in [[agents]] must be a list of read_file, write_file, edit, list, search, shell, delegate, not one with \"shel\"",
+        ),
+        (
+            "open_to = \"all\"",
+            "4: open_to in [[agents]] must be \"nobody\" or \"members\" or \"clients\", not \"all\"",
+        ),
+        ("temperature = 3", "4: temperature in [[agents]] must be a number from 0 to 2, not that number"),
+        (
+            "instructions = \"x\"\ninstructions_file = \"y\"",
+            "5: [[agents]] takes instructions or instructions_file, not both",
+        ),
+        ("[[agents.policy]]\nthen = \"allow\"", "4: [[agents.policy]] needs tools"),
+        (
+            "[[agents.policy]]\ntools = [\"*\"]\nthen = \"allow\"\ncallers = [\"ann\"]",
+            "7: callers in [[agents.policy]] must be a list of owner, member, client and ids of nodes, not one with \"ann\"",
+        ),
+        (
+            "[[agents.policy]]\ntools = [\"*\"]\nthen = \"ask\"\narguments = { path = 3 }",
+            "7: arguments in [[agents.policy]] must be a table of lists of strings, not one with 3",
+        ),
+        (
+            "[[agents.mcp]]\nname = \"a b\"\ncommand = \"x\"",
+            "5: name in [[agents.mcp]] must be 1 to 32 of the characters A-Z a-z 0-9 _ -, not that text",
+        ),
+        (
+            "[[agents.mcp]]\nname = \"a\"\ncommand = \"x\"\npass_env = [\"GONE\"]",
+            "7: pass_env in [[agents.mcp]]: the variable GONE is not set",
+        ),
+        (
+            "[[delegates]]\nid = \"a\"\nmodel = \"m\"",
+            "5: id \"a\" in [[delegates]] is taken by an agent of [[agents]]",
+        ),
+        (
+            "[[agents]]\nid = \"x@y\"\nmodel = \"m\"",
+            "5: id in [[agents]] must be 1 to 128 characters without @ and /, not that text",
+        ),
+    ] {
+        assert_eq!(faults(&format!("{agent}{line}\n"), &[]), [why], "{line}");
+    }
 }
 
 #[test]

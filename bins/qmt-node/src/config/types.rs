@@ -8,7 +8,10 @@ use mesh_identity::{InviteToken, NodeId, NodeName, Role};
 pub use mesh_inference::backend::{Secret, Share};
 pub use mesh_inference::fetch::Proxies;
 pub use mesh_inference::terms::{Price, Quota};
+use mesh_sessions::ids::AgentId;
 use multiaddr::Multiaddr;
+
+pub use super::agent::*;
 
 /// Port of the gateway when none is asked for.
 pub const GATEWAY_PORT: u16 = 9337;
@@ -44,10 +47,12 @@ pub struct Config {
     pub console: Option<Listener>,
     /// A relay that this node runs for its scopes; none when it was not asked for.
     pub relay: Option<RelayServer>,
+    /// Agents that this node hosts; ids are unique, those of delegates included.
+    pub agents: Vec<AgentEntry>,
     /// Agents at other nodes that are used here by name; ids are unique.
     pub remote_agents: Vec<RemoteAgent>,
-    /// Agents that work for this node's agents; ids are unique.
-    pub delegates: Vec<Delegate>,
+    /// Agents that work for this node's agents.
+    pub delegates: Vec<AgentEntry>,
     /// Database of the sessions. Default: `sessions.db` in the home folder.
     pub sessions_db: PathBuf,
     /// The agent channel; none when it was not asked for.
@@ -74,6 +79,7 @@ impl Config {
             gateway: Gateway::default(),
             console: None,
             relay: None,
+            agents: Vec::new(),
             remote_agents: Vec::new(),
             delegates: Vec::new(),
             sessions_db: home.join("sessions.db"),
@@ -456,8 +462,8 @@ pub struct RelayServer {
 /// An agent at another node, used here by name.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RemoteAgent {
-    /// Its id here.
-    pub id: String,
+    /// Its id, there and here.
+    pub id: AgentId,
     /// Its name for people.
     pub name: Option<String>,
     /// What it is good for.
@@ -466,23 +472,6 @@ pub struct RemoteAgent {
     pub peer: String,
     /// Labels it is known by.
     pub capabilities: Vec<String>,
-}
-
-/// An agent that works for this node's agents.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Delegate {
-    /// Its id.
-    pub id: String,
-    /// Provider of its model.
-    pub provider: Option<String>,
-    /// Its model.
-    pub model: Option<String>,
-    /// What it is good for.
-    pub description: Option<String>,
-    /// The node at which the model is called; none for here.
-    pub peer: Option<String>,
-    /// Tools it may use.
-    pub tools: Vec<String>,
 }
 
 /// The agent channel: HTTPS with mutual TLS.

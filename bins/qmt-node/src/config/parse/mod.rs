@@ -1,6 +1,7 @@
 //! From the file to [`Config`]: each table, its checks and what contradicts it.
 
 mod agents;
+mod channel;
 mod inference;
 mod mesh;
 
@@ -9,7 +10,8 @@ use std::time::Duration;
 
 use mesh_identity::Role;
 
-use self::agents::{agent_channel, agents};
+use self::agents::agents;
+use self::channel::agent_channel;
 pub(super) use self::inference::{MAX_VRAM, SHARES, gigabytes_to_bytes, is_shares, model_name};
 use self::inference::{inference, provider};
 use self::mesh::mesh;
