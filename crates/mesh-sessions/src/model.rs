@@ -11,7 +11,7 @@ use mesh_identity::NodeId;
 
 use crate::content::{ToolCall, Usage};
 use crate::event::Party;
-use crate::ids::ToolCallId;
+use crate::ids::{AgentId, ToolCallId};
 
 /// Where models are asked. `qmt-node` backs it with `mesh-inference`; tests with a script.
 pub trait ModelClient: Send + Sync {
@@ -25,6 +25,8 @@ pub trait ModelClient: Send + Sync {
 /// A question to a model, complete: models remember nothing.
 #[derive(Clone, Debug, PartialEq)]
 pub struct ModelCall {
+    /// The agent that asks: routes are set for agents.
+    pub agent: AgentId,
     /// The model's name; never an address or a key.
     pub model: String,
     /// The node to ask; none for whatever routing prefers.

@@ -56,6 +56,7 @@ impl Question {
             Asking::Summary { .. } => self.transcript().await.map_err(stored)?,
         };
         let question = ModelCall {
+            agent: self.agent.id.clone(),
             model: self.agent.model.clone(),
             peer: self.agent.peer,
             messages,

@@ -30,7 +30,7 @@ use crate::agent::Agent;
 use crate::event::{Body, Party, Right};
 use crate::ids::{AgentId, EventNumber, PromptId, SessionId, SessionName, TurnNumber};
 use crate::model::{ModelClient, Shown};
-use crate::proto::{Command, Now, Refusal};
+use crate::proto::{Command, Now, Refusal, Session};
 use crate::store::{Filter, Listed, StorageError, Store};
 
 /// How sessions are kept. `Default` suits a node on a workstation.
@@ -258,6 +258,16 @@ impl Sessions {
     /// [`CommandError`].
     pub async fn right(&self, session: SessionId, by: &Party) -> Result<Option<Right>, CommandError> {
         Ok(self.inner.store.right_of(session, by).await?)
+    }
+
+    /// How a session stands, in the words of lists and as its log leaves it.
+    ///
+    /// # Errors
+    /// [`CommandError`].
+    pub async fn show(&self, session: SessionId, by: &Party) -> Result<(Listed, Session), CommandError> {
+        self.command(session, by, Command::Watch).await?;
+        let listed = self.inner.store.session(session).await?;
+        Ok((listed, load(&self.inner.store, session).await?.session))
     }
 
     /// Follows a session: the events after `after`, then those to come, for as long as the party may watch.

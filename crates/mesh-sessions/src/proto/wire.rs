@@ -90,6 +90,11 @@ pub enum Ask {
         /// At most so many.
         limit: u32,
     },
+    /// How does a session stand? Answered by [`Tell::Sessions`] with it alone.
+    Show {
+        /// Which session.
+        session: SessionId,
+    },
     /// Read a session from there on. Answered by [`Tell::Event`]s until somebody ends it.
     Attach {
         /// Which session.

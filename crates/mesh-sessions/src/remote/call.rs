@@ -116,7 +116,20 @@ impl RemoteHost {
         name: Option<SessionName>,
         labels: BTreeMap<String, String>,
     ) -> Result<RemoteSession, RemoteError> {
-        let id = SessionId::from_uuid(Uuid::now_v7());
+        self.create_as(SessionId::from_uuid(Uuid::now_v7()), agent, name, labels).await
+    }
+
+    /// [`RemoteHost::create`] with an id of the caller's choice: the same call again is the same session.
+    ///
+    /// # Errors
+    /// [`RemoteError`].
+    pub async fn create_as(
+        &self,
+        id: SessionId,
+        agent: AgentId,
+        name: Option<SessionName>,
+        labels: BTreeMap<String, String>,
+    ) -> Result<RemoteSession, RemoteError> {
         self.done(&Ask::Create { id, agent, name, labels }, &[]).await?;
         Ok(self.session(id))
     }
@@ -130,7 +143,19 @@ impl RemoteHost {
         parent: SessionId,
         at: Option<EventNumber>,
     ) -> Result<RemoteSession, RemoteError> {
-        let id = SessionId::from_uuid(Uuid::now_v7());
+        self.fork_as(SessionId::from_uuid(Uuid::now_v7()), parent, at).await
+    }
+
+    /// [`RemoteHost::fork`] with an id of the caller's choice: the same call again is the same fork.
+    ///
+    /// # Errors
+    /// [`RemoteError`].
+    pub async fn fork_as(
+        &self,
+        id: SessionId,
+        parent: SessionId,
+        at: Option<EventNumber>,
+    ) -> Result<RemoteSession, RemoteError> {
         self.done(&Ask::Fork { parent, at, id }, &[]).await?;
         Ok(self.session(id))
     }
@@ -304,6 +329,17 @@ impl RemoteSession {
     /// [`RemoteError`].
     pub async fn act(&self, what: Deed) -> Result<EventNumber, RemoteError> {
         self.host.done(&Ask::Do { session: self.id, what }, &[]).await
+    }
+
+    /// How it stands.
+    ///
+    /// # Errors
+    /// [`RemoteError`].
+    pub async fn show(&self) -> Result<SessionFacts, RemoteError> {
+        match self.host.ask(&Ask::Show { session: self.id }, &[]).await? {
+            Tell::Sessions { mut sessions, .. } if sessions.len() == 1 => Ok(sessions.remove(0)),
+            other => Err(self.host.unexpected(&other)),
+        }
     }
 
     /// Reads it: the events after `after`, then those to come, over as many links as it takes. Must be called within a tokio

@@ -200,6 +200,7 @@ async fn answer(
             let filter = Filter { agent, before, limit: Some(limit.min(PAGE_MAX)), ..Filter::default() };
             sessions.list(by, filter).await.map(|(listed, next)| page(listed, next))
         }
+        Ask::Show { session } => sessions.show(session, by).await.map(|(listed, _)| page(vec![listed], None)),
         Ask::Attach { .. } | Ask::Content { .. } => return Err(Broken::Malformed),
     })
 }
