@@ -17,6 +17,7 @@ fn main() -> ExitCode {
         Some(first) if first == "__child" => {
             mesh_inference::instance::guard::main(std::env::args_os().skip(2))
         }
+        Some(first) if first == "__tool" => mesh_sessions::tools::guard::main(std::env::args_os().skip(2)),
         Some(first) if first == "__doctor" => exit(doctor()),
         Some(first) if first == "__audit" => exit(audit(std::env::args().nth(2).as_deref())),
         _ => exit(run()),
@@ -195,7 +196,7 @@ impl Stop {
 fn log_to_stderr(format: LogFormat) {
     let filter = tracing_subscriber::EnvFilter::try_from_default_env().unwrap_or_else(|_| {
         tracing_subscriber::EnvFilter::new(
-            "info,iroh=error,iroh_relay=error,noq=error,sqlx=error,libp2p=error",
+            "info,iroh=error,iroh_relay=error,noq=error,sqlx=error,libp2p=error,rmcp=warn",
         )
     });
     let plain = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());

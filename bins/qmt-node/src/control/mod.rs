@@ -2,6 +2,7 @@
 
 mod events;
 mod router;
+mod sessions;
 mod socket;
 
 pub use router::router;

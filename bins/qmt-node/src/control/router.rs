@@ -14,7 +14,8 @@ use serde::{Deserialize, Serialize};
 use super::events::event_stream;
 use crate::node::Node;
 
-/// Longest request body, bytes: the longest request is a join with a token of a few hundred characters.
+/// Longest request body where nothing is said to an agent, bytes: the longest request is a join with a token of a few hundred
+/// characters.
 const BODY_BYTES_MAX: usize = 64 * 1024;
 
 /// The control API of `node`. Whoever serves it decides who may connect: the Unix socket by its file mode.
@@ -43,6 +44,7 @@ pub fn router(node: Node) -> Router {
         .route(Endpoint::Audit.path(), get(audit))
         .route(Endpoint::Doctor.path(), get(doctor))
         .route(Endpoint::Events.path(), get(events))
+        .merge(super::sessions::routes())
         .fallback(no_such_endpoint)
         .method_not_allowed_fallback(method_not_allowed)
         .layer(DefaultBodyLimit::max(BODY_BYTES_MAX))
@@ -110,7 +112,9 @@ async fn method_not_allowed(method: Method, uri: Uri) -> Response {
 }
 
 /// An endpoint that takes a body: what `call` makes of it.
-fn asked<Q, A, F>(call: impl Fn(Node, Q) -> F + Clone + Send + Sync + 'static) -> MethodRouter<Node>
+pub(super) fn asked<Q, A, F>(
+    call: impl Fn(Node, Q) -> F + Clone + Send + Sync + 'static,
+) -> MethodRouter<Node>
 where
     Q: DeserializeOwned + Send + 'static,
     A: Serialize,
@@ -125,7 +129,7 @@ where
 fn read<T: DeserializeOwned>(body: Result<Bytes, BytesRejection>) -> Result<T, ApiError> {
     let body = body.map_err(|error| {
         if error.status() == StatusCode::PAYLOAD_TOO_LARGE {
-            let what = format!("the request's body is longer than {BODY_BYTES_MAX} bytes");
+            let what = "the request's body is longer than this node reads";
             return ApiError::new(ErrorCode::TooLarge, what);
         }
         ApiError::new(ErrorCode::BadRequest, format!("the request's body could not be read: {error}"))
@@ -143,14 +147,14 @@ fn parse<T: DeserializeOwned>(body: &[u8]) -> Result<T, ApiError> {
     })
 }
 
-fn answer<T: Serialize>(result: Result<T, ApiError>) -> Response {
+pub(super) fn answer<T: Serialize>(result: Result<T, ApiError>) -> Response {
     match result {
         Ok(value) => json(StatusCode::OK, &value),
         Err(error) => failure(&error),
     }
 }
 
-fn failure(error: &ApiError) -> Response {
+pub(super) fn failure(error: &ApiError) -> Response {
     let status = StatusCode::from_u16(error.code.http_status()).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
     (status, [(header::CONTENT_TYPE, "application/json")], error.to_body()).into_response()
 }

@@ -1,12 +1,17 @@
-//! The Unix socket of the control API. Whoever may open it owns the node: mode 0600 in a folder of mode 0700.
+//! The Unix socket of the control API. Whoever may open it owns the node: mode 0600 in a folder of mode 0700. What the tools
+//! of agents start runs as the same user, and is told by its ancestors.
 
+use std::ffi::OsStr;
 use std::fs::{self, Permissions};
 use std::io;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 use axum::Router;
-use tokio::net::UnixListener;
+use axum::serve::Listener;
+use sysinfo::{Pid, ProcessRefreshKind, ProcessesToUpdate, System, UpdateKind};
+use tokio::net::unix::SocketAddr;
+use tokio::net::{UnixListener, UnixStream};
 use tokio_util::sync::CancellationToken;
 
 /// A bound control socket; the file is removed when it is dropped.
@@ -32,11 +37,61 @@ impl ControlSocket {
     /// Serves `router` until `stop`; requests under way may finish, event streams end by themselves.
     pub(crate) async fn serve(mut self, router: Router, stop: CancellationToken) {
         let Some(listener) = self.listener.take() else { return };
-        let served = axum::serve(listener, router).with_graceful_shutdown(stop.cancelled_owned());
+        let served = axum::serve(OwnersOnly(listener), router).with_graceful_shutdown(stop.cancelled_owned());
         if let Err(error) = served.await {
             tracing::error!(%error, "the control socket failed");
         }
     }
+}
+
+/// Lets in whom the node's user has started, and closes the door to what a tool of an agent has.
+struct OwnersOnly(UnixListener);
+
+impl Listener for OwnersOnly {
+    type Io = UnixStream;
+    type Addr = SocketAddr;
+
+    async fn accept(&mut self) -> (UnixStream, SocketAddr) {
+        loop {
+            let (stream, addr) = Listener::accept(&mut self.0).await;
+            let pid = stream.peer_cred().ok().and_then(|peer| peer.pid());
+            // Where the system does not tell who calls, the mode of the file is all there is.
+            let Some(pid) = pid.and_then(|pid| u32::try_from(pid).ok()) else { return (stream, addr) };
+            match tokio::task::spawn_blocking(move || is_of_a_tool(Pid::from_u32(pid))).await {
+                Ok(false) => return (stream, addr),
+                _ => tracing::warn!(
+                    pid,
+                    "a program that an agent's tool has started is not let at the control socket"
+                ),
+            }
+        }
+    }
+
+    fn local_addr(&self) -> io::Result<SocketAddr> {
+        self.0.local_addr()
+    }
+}
+
+/// A chain of processes longer than this is nobody's shell.
+const ANCESTORS_MAX: usize = 256;
+
+/// Whether one of the processes that led to this one is the guard of a tool. Everything that a tool starts stays below its
+/// guard for as long as that lives (see `mesh_sessions::tools::guard`). Of a process that is gone nobody knows what it was.
+fn is_of_a_tool(pid: Pid) -> bool {
+    // Where the system shows no processes, the mode of the file is all there is.
+    let Ok(mut system) = System::new() else { return false };
+    let mut next = Some(pid);
+    for _ in 0..ANCESTORS_MAX {
+        let Some(pid) = next.filter(|pid| pid.as_u32() > 1) else { return false };
+        let wanted = ProcessRefreshKind::nothing().with_cmd(UpdateKind::Always);
+        system.refresh_processes_specifics(ProcessesToUpdate::Some(&[pid]), false, wanted);
+        let Some(process) = system.process(pid) else { return true };
+        if process.cmd().get(1).is_some_and(|word| word == OsStr::new("__tool")) {
+            return true;
+        }
+        next = process.parent();
+    }
+    true
 }
 
 impl Drop for ControlSocket {

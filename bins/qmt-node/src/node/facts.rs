@@ -246,6 +246,10 @@ impl Node {
             for (key, value) in disk.iter().chain(&serving) {
                 put(&gossip, key, Audience::Members, value.clone()).await;
             }
+            for (key, role, value) in self.told_agents() {
+                let audience = if role == Role::Member { Audience::Members } else { Audience::Everyone };
+                put(&gossip, key, audience, value).await;
+            }
             put(&gossip, LOAD_KEY, Audience::Everyone, load.clone()).await;
             for (role, share, audience) in [
                 (Role::Member, Share::Members, Audience::Members),

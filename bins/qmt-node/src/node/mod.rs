@@ -1,5 +1,6 @@
 //! The node: every crate of the mesh, wired.
 
+mod agents;
 mod appoint;
 mod audit;
 mod copied;
@@ -55,6 +56,7 @@ use crate::config::Config;
 use crate::store::audit::Entry;
 use crate::store::{ScopeRow, SeenPeer, Store, StoreError};
 
+pub(crate) use agents::followed::Followed;
 pub use audit::audit_without_node;
 pub use doctor::{Diagnosis, diagnose};
 pub use home::HomeError;
@@ -83,6 +85,7 @@ struct Inner {
     external: Vec<SocketAddr>,
     name: NodeName,
     store: Arc<Store>,
+    agents: agents::Agents,
     scopes: Arc<Scopes>,
     transport: Transport,
     gossips: RwLock<BTreeMap<ScopeId, Gossip>>,
@@ -293,11 +296,13 @@ impl Node {
         tracing::debug!(scope = %id.short(), "entered");
     }
 
-    /// Stops everything this node runs: gossip ends, answers under way get their time, models end, and links close with
+    /// Stops everything this node runs: sessions are put to rest, gossip ends, answers under way get their time, models end, and links close with
     /// the word that this node shuts down, so that peers need not wait for it.
     /// Idempotent; returns when no task and no child process of the node is left.
     pub async fn shutdown(&self) {
         let inner = &self.inner;
+        // First, while models and links are there for what they say last.
+        inner.agents.shutdown().await;
         inner.serving.hold();
         inner.stop.cancel();
         let gossips: Vec<Gossip> = {

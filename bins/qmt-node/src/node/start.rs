@@ -16,7 +16,7 @@ use mesh_inference::gateway::{
 };
 use mesh_inference::instance::sweep;
 use mesh_inference::terms::Api;
-use mesh_routing::Router;
+use mesh_routing::{ProviderTarget, Router};
 use mesh_transport::internet::{Bind, Config as InternetConfig, Endpoints, EndpointsError, RelayTrust};
 use mesh_transport::{Config as TransportConfig, Driver, Transport};
 use mesh_tunnel::Tunnels;
@@ -25,6 +25,7 @@ use tokio::sync::{Notify, broadcast};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use super::agents::{Agents, all_entries};
 use super::disk::Disk;
 use super::home::{Home, HomeError};
 use super::lending::Lending;
@@ -65,6 +66,9 @@ pub enum StartError {
     /// The database.
     #[error(transparent)]
     Store(#[from] StoreError),
+    /// The database of the sessions.
+    #[error("the sessions cannot be opened")]
+    Sessions(#[from] mesh_sessions::store::OpenError),
     /// Downloads.
     #[error("{0}")]
     Fetch(String),
@@ -106,6 +110,7 @@ impl Node {
         let _ = tokio::task::spawn_blocking(move || sweep(&swept)).await;
         let (key, lasting) = identity(&config)?;
         let store = Arc::new(Store::open(&config.node_db()).await?);
+        let agents = Agents::open(&config.sessions_db).await?;
         let (scopes, admitted) = Scopes::new(key.clone(), store.clone());
         let remembered = store.kv(PORT_KEY).await?.and_then(|port| port.parse().ok());
         let bind = match config.mesh.internet.bind_port {
@@ -166,6 +171,7 @@ impl Node {
                 lasting,
                 external,
                 store,
+                agents,
                 scopes,
                 transport,
                 gossips: RwLock::default(),
@@ -220,6 +226,7 @@ impl Node {
         tasks.spawn(node.clone().follow_admissions(admitted));
         tasks.spawn(node.clone().follow_appointments(appointments));
         tasks.spawn(node.clone().check_trail());
+        node.set_routing_policies();
         node.fill_relay().await?;
         Box::pin(node.reenter()).await?;
         node.enter_lan();
@@ -227,7 +234,17 @@ impl Node {
         // Not before its meshes are there: an invite that is asked for too early would found another one.
         tasks.spawn(socket.serve(router(node.clone()), node.stopping()));
         tasks.spawn(node.clone().take_up_configuration());
+        tasks.spawn(node.clone().host_sessions());
         Ok(node)
+    }
+
+    /// Agents whose model is at a named node are asked for there.
+    fn set_routing_policies(&self) {
+        self.router().update(|table| {
+            for entry in all_entries(self.config()) {
+                table.set_policy(entry.id.as_str(), entry.peer.clone().map(ProviderTarget::Peer));
+            }
+        });
     }
 
     /// Enters the scopes of the last run again.

@@ -21,6 +21,7 @@ mod pulls;
 mod restarts;
 mod roles;
 mod scenarios;
+mod sessions;
 mod splits;
 mod start;
 mod strangers;

@@ -3,6 +3,7 @@
 pub(crate) mod http;
 pub(crate) mod machine;
 pub(crate) mod process;
+pub(crate) mod script;
 pub(crate) mod stub;
 pub(crate) mod tap;
 

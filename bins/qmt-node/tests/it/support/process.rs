@@ -33,6 +33,19 @@ impl Folder {
         self.0.path().join(".models")
     }
 
+    /// A folder beside the home.
+    pub(crate) fn beside(&self, name: &str) -> PathBuf {
+        let path = self.0.path().join(name);
+        std::fs::create_dir_all(&path).unwrap();
+        path
+    }
+
+    /// Writes the configuration of the node that is started here.
+    pub(crate) fn configure(&self, text: &str) {
+        std::fs::create_dir_all(self.home()).unwrap();
+        std::fs::write(self.home().join("config.toml"), text).unwrap();
+    }
+
     fn log(&self) -> PathBuf {
         self.0.path().join("log")
     }

@@ -1,0 +1,238 @@
+//! Sessions of a node: over its control socket, over the death of the node, and from another node.
+
+use std::io::{Read, Write};
+use std::os::unix::net::UnixStream;
+use std::path::Path;
+
+use mesh_control::{
+    Client, CreateSession, EndReason, EventsQuery, Happened, InviteRequest, JoinRequest, PromptPart,
+    PromptSession, SessionEvent, SessionItem, SessionState,
+};
+use uuid::Uuid;
+
+use crate::support::process::Folder;
+use crate::support::script::{MODEL, Script};
+use crate::support::{PATIENCE, until};
+
+/// A node with one agent that may use the tools.
+fn configure(folder: &Folder, script: &Script, tools: &str) {
+    let project = folder.beside("project");
+    let text = format!(
+        "{}[api]\nport = 0\n[[agents]]\nid = \"coder\"\ndescription = \"writes code\"\nmodel = \"{MODEL}\"\n\
+         workspace = \"{}\"\ntools = [{tools}]\n[[agents.policy]]\ntools = [\"*\"]\nthen = \"allow\"\n",
+        script.as_provider(),
+        project.display(),
+    );
+    folder.configure(&text);
+}
+
+async fn begin(client: &Client, agent: &str) -> String {
+    let new =
+        CreateSession { id: Uuid::now_v7().to_string(), agent: agent.to_owned(), ..CreateSession::default() };
+    let view = client.create_session(&new).await.unwrap();
+    assert_eq!((view.id, view.state), (new.id.clone(), SessionState::Created));
+    assert_eq!(client.create_session(&new).await.unwrap().id, new.id, "the same again is the same session");
+    format!("{}@{}", new.id, view.node)
+}
+
+async fn prompt(client: &Client, session: &str, text: &str) {
+    let parts = vec![PromptPart::Text { text: text.to_owned() }];
+    let prompt = PromptSession { session: session.to_owned(), prompt: text.len().to_string(), parts };
+    client.prompt(&prompt).await.unwrap();
+}
+
+/// The events after a number, up to the end of a turn.
+async fn to_the_end(client: &Client, session: &str, after: u64) -> Vec<SessionEvent> {
+    let query = EventsQuery { session: session.to_owned(), after, past: false };
+    let mut events = client.session_events(&query).await.unwrap();
+    let mut read = Vec::new();
+    loop {
+        let item = tokio::time::timeout(PATIENCE, events.next()).await.expect("no event came").unwrap();
+        match item.expect("the stream has an end") {
+            SessionItem::Event(event) => read.push(event),
+            SessionItem::End(end) => panic!("{end:?} after {read:?}"),
+        }
+        if matches!(read.last().map(SessionEvent::happened), Some(Happened::TurnEnded { .. })) {
+            return read;
+        }
+    }
+}
+
+fn count(events: &[SessionEvent], kind: &str) -> usize {
+    events.iter().filter(|event| event.kind() == kind).count()
+}
+
+fn is_gapless(events: &[SessionEvent], after: u64) -> bool {
+    events.iter().zip(after + 1..).all(|(event, number)| event.number == number)
+}
+
+/// The text of what the tools returned.
+fn results(events: &[SessionEvent]) -> String {
+    let ended = events.iter().filter(|event| event.kind() == "tool_ended");
+    ended.map(|event| event.fields["result"].to_string()).collect()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_turn_goes_on_where_it_was_when_its_node_is_killed_in_the_middle() {
+    let (folder, script) = (Folder::new(), Script::start().await);
+    configure(&folder, &script, "\"edit\"");
+    let file = folder.beside("project").join("hello.txt");
+    std::fs::write(&file, "hello wrold\n").unwrap();
+    let mut node = folder.start(&[]).await;
+    let agents = node.client.agents().await.unwrap();
+    assert_eq!(
+        (agents[0].name.as_str(), agents[0].tools.as_slice()),
+        ("coder", ["edit".to_owned()].as_slice())
+    );
+    let session = begin(&node.client, "coder").await;
+    let query = EventsQuery { session: session.clone(), ..EventsQuery::default() };
+    let mut live = node.client.session_events(&query).await.unwrap();
+    prompt(
+        &node.client,
+        &session,
+        r#"tool edit {"path":"hello.txt","old_string":"wrold","new_string":"world"}"#,
+    )
+    .await;
+    let mut first = Vec::new();
+    while count(&first, "tool_ended") == 0 {
+        match tokio::time::timeout(PATIENCE, live.next()).await.unwrap().unwrap() {
+            Some(SessionItem::Event(event)) => {
+                // The answer after the tool is not to end before the node does.
+                if event.kind() == "tool_started" {
+                    script.hold(true);
+                }
+                first.push(event);
+            }
+            other => panic!("{other:?} after {first:?}"),
+        }
+    }
+    script.wait_begun(2).await;
+    node.kill();
+    assert_eq!(std::fs::read_to_string(&file).unwrap(), "hello world\n");
+    script.hold(false);
+    let mut node = folder.start(&[]).await;
+    let at = first.last().unwrap().number;
+    let rest = to_the_end(&node.client, &session, at).await;
+    assert!(is_gapless(&first, 0) && is_gapless(&rest, at), "{first:?} {rest:?}");
+    let all: Vec<SessionEvent> = first.into_iter().chain(rest).collect();
+    for kind in ["prompted", "turn_started", "tool_started", "tool_ended", "turn_ended"] {
+        assert_eq!(count(&all, kind), 1, "{kind} in {all:?}");
+    }
+    assert!(
+        all.iter()
+            .any(|event| event.fields.get("text").is_some_and(|text| text.to_string().contains("heard: ")))
+    );
+    let past = EventsQuery { session: session.clone(), after: all.last().unwrap().number, past: true };
+    let end = node.client.session_events(&past).await.unwrap().next().await.unwrap();
+    assert!(matches!(end, Some(SessionItem::End(end)) if end.end == EndReason::Past));
+    assert!(node.terminate().await.success());
+    assert_eq!(std::fs::read_to_string(&file).unwrap(), "hello world\n");
+}
+
+/// Run by a shell that a tool started, and by nobody else: asks a control socket, and prints what it says.
+#[test]
+#[ignore = "it is a program of another test"]
+fn asks_the_control_socket() {
+    let Some(socket) = std::env::var_os("ASKED_SOCKET") else { return };
+    let mut stream = UnixStream::connect(&socket).unwrap();
+    stream.write_all(b"GET /api/status HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n").unwrap();
+    let mut answer = String::new();
+    let read = stream.read_to_string(&mut answer);
+    println!(
+        "answered {:?}: {}",
+        read.map_err(|error| error.kind()),
+        answer.lines().next().unwrap_or("nothing")
+    );
+}
+
+fn asking(socket: &Path) -> String {
+    let program = std::env::current_exe().unwrap();
+    format!(
+        "ASKED_SOCKET={} {} --ignored --exact --nocapture sessions::asks_the_control_socket",
+        socket.display(),
+        program.display()
+    )
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_a_tool_starts_reaches_neither_the_nodes_files_nor_its_control_socket() {
+    let (folder, script) = (Folder::new(), Script::start().await);
+    configure(&folder, &script, "\"shell\", \"read_file\"");
+    let program = std::env::current_exe().unwrap();
+    let config = std::fs::read_to_string(folder.home().join("config.toml")).unwrap();
+    let readable = format!("tools = [\"shell\", \"read_file\"]\nread = [\"{}\"]", program.display());
+    folder.configure(&config.replace("tools = [\"shell\", \"read_file\"]", &readable));
+    let node = folder.start(&[]).await;
+    let (key, socket) = (folder.home().join("mesh_identity.key"), folder.home().join("node.sock"));
+    // As the node's user, both are there.
+    assert!(std::fs::read(&key).is_ok());
+    let own = std::process::Command::new("sh").args(["-c", &asking(&socket)]).output().unwrap();
+    assert!(String::from_utf8_lossy(&own.stdout).contains("HTTP/1.1 200"), "{own:?}");
+
+    let session = begin(&node.client, "coder").await;
+    let command =
+        format!("cat {} && echo OPEN; ls {}; {}", key.display(), folder.home().display(), asking(&socket));
+    let arguments = serde_json::json!({ "command": command });
+    prompt(&node.client, &session, &format!("tool shell {arguments}")).await;
+    let said = results(&to_the_end(&node.client, &session, 0).await);
+    assert!(said.contains("answered") && !said.contains("HTTP/1.1"), "{said}");
+    if landlock_is_there() {
+        assert!(said.contains("ermission denied") && !said.contains("OPEN"), "{said}");
+        assert!(!said.contains("node.db"), "{said}");
+    }
+}
+
+/// Elsewhere nothing is confined.
+#[cfg(target_os = "linux")]
+fn landlock_is_there() -> bool {
+    use landlock::{ABI, Access, AccessFs, CompatLevel, Compatible, Ruleset, RulesetAttr};
+    let strict = Ruleset::default().set_compatibility(CompatLevel::HardRequirement);
+    strict.handle_access(AccessFs::from_all(ABI::V1)).and_then(|ruleset| ruleset.create()).is_ok()
+}
+
+#[cfg(not(target_os = "linux"))]
+fn landlock_is_there() -> bool {
+    false
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_session_of_another_node_is_held_like_an_own_one_and_outlives_its_host() {
+    let (there, here, script) = (Folder::new(), Folder::new(), Script::start().await);
+    configure(&there, &script, "\"edit\"");
+    here.configure("[api]\nport = 0\n");
+    let (mut host, node) =
+        tokio::join!(there.start(&["--node-name", "gpu"]), here.start(&["--node-name", "desk"]));
+    let invite = host.client.invite(&InviteRequest::default()).await.unwrap();
+    node.client.join(&JoinRequest { token: invite.token }).await.unwrap();
+    until("the agent is known", || async {
+        let agents = node.client.agents().await.unwrap();
+        agents
+            .iter()
+            .any(|agent| agent.name == "coder" && agent.node_name == "gpu" && !agent.local)
+            .then_some(())
+    })
+    .await;
+    let session = begin(&node.client, "coder@gpu").await;
+    script.hold(true);
+    prompt(&node.client, &session, "hello there").await;
+    let query = EventsQuery { session: session.clone(), ..EventsQuery::default() };
+    let mut live = node.client.session_events(&query).await.unwrap();
+    script.wait_begun(1).await;
+    host.kill();
+    script.hold(false);
+    let _host = there.start(&["--node-name", "gpu"]).await;
+    // The same stream goes on over the death of the host.
+    let mut read = Vec::new();
+    while count(&read, "turn_ended") == 0 {
+        match tokio::time::timeout(PATIENCE * 2, live.next()).await.expect("no event came").unwrap() {
+            Some(SessionItem::Event(event)) => read.push(event),
+            other => panic!("{other:?} after {read:?}"),
+        }
+    }
+    assert!(is_gapless(&read, 0) && count(&read, "prompted") == 1, "{read:?}");
+    let answers: Vec<_> = read.iter().filter(|event| event.kind() == "answered").collect();
+    assert!(answers.len() == 1 && answers[0].fields["text"] == "heard: hello there", "{read:?}");
+    let listed =
+        node.client.sessions(&mesh_control::SessionQuery { all: true, ..Default::default() }).await.unwrap();
+    assert!(listed.sessions.iter().any(|view| session.starts_with(&view.id)), "{listed:?}");
+}
