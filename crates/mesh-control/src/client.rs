@@ -19,7 +19,7 @@ use tokio::net::UnixStream;
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 
-use crate::error::ApiError;
+use crate::error::{ApiError, ErrorCode};
 use crate::events::{EVENT_BYTES_MAX, Event, HEARTBEAT};
 use crate::home::socket_path;
 use crate::paths::{Endpoint, with_query};
@@ -148,6 +148,17 @@ impl ClientError {
             Self::TooLong { .. } => "too_long",
             Self::NotUnderstood { .. } => "not_understood",
             Self::Api(error) => error.code.as_str(),
+        }
+    }
+
+    /// Whether the same request may be answered a little later: the node restarts or is busy, or a link of it is down.
+    pub fn may_pass(&self) -> bool {
+        match self {
+            Self::NoNode { .. } | Self::Connect { .. } | Self::Deadline { .. } | Self::Broken(_) => true,
+            Self::Api(error) => {
+                matches!(error.code, ErrorCode::Unavailable | ErrorCode::NodeUnreachable | ErrorCode::Timeout)
+            }
+            _ => false,
         }
     }
 

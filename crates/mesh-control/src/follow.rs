@@ -5,7 +5,6 @@ use std::time::Duration;
 use tokio::time::{Instant, sleep};
 
 use crate::client::{Client, ClientError};
-use crate::error::ErrorCode;
 use crate::paths::Endpoint;
 use crate::session_client::SessionEvents;
 use crate::session_events::{EndReason, SessionEvent, SessionItem, StreamEnd};
@@ -127,7 +126,7 @@ impl SessionFollow {
 
     /// Takes an error that may pass for a loss; any other is the reader's end, and so is a loss that lasts too long.
     fn lose(&mut self, error: ClientError) -> Result<Option<Followed>, ClientError> {
-        if self.is_patient() && may_pass(&error) { Ok(self.note(error.to_string())) } else { Err(error) }
+        if self.is_patient() && error.may_pass() { Ok(self.note(error.to_string())) } else { Err(error) }
     }
 
     fn is_patient(&self) -> bool {
@@ -150,18 +149,4 @@ impl SessionFollow {
 enum Reason {
     Text(String),
     Error(ClientError),
-}
-
-/// Whether the same question may be answered later: the node restarts, or a link of it is down.
-fn may_pass(error: &ClientError) -> bool {
-    match error {
-        ClientError::NoNode { .. }
-        | ClientError::Connect { .. }
-        | ClientError::Deadline { .. }
-        | ClientError::Broken(_) => true,
-        ClientError::Api(error) => {
-            matches!(error.code, ErrorCode::Unavailable | ErrorCode::NodeUnreachable | ErrorCode::Timeout)
-        }
-        _ => false,
-    }
 }
