@@ -4,12 +4,16 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
 
+use crate::session::args::{DelegateArgs, SessionCommand, Tools};
+
 const AFTER_HELP: &str = "\
 Exit codes:
   0    done
   1    the node refused or something failed; the message says what and, where known, how to mend it
   2    wrong usage
   3    no node is running
+  4    a limit ended the agent's turn
+  5    somebody cancelled the agent's turn
   130  ended by Ctrl-C
 
 With --json a failure goes to standard output as {\"error\":{\"code\",\"message\",\"mend\"}}.
@@ -140,7 +144,20 @@ pub(crate) enum Command {
         #[arg(value_name = "MODEL|NODE")]
         of: Option<String>,
     },
-    /// Talk to a model of the mesh: one answer to PROMPT, or a conversation.
+    /// List the agents that sessions can be held with, here and at peers.
+    Agents,
+    /// Begin, prompt, watch, share, fork and end sessions with agents.
+    ///
+    /// SESSION is an id, the beginning of one, or a name, each with @NODE behind it for a session of another node.
+    Session {
+        #[command(subcommand)]
+        what: SessionCommand,
+    },
+    /// Give an agent a task, show how it is done, and exit by how it ended.
+    Delegate(DelegateArgs),
+    /// Talk to a model of the mesh, or with --agent to an agent: one answer to PROMPT, or a conversation.
+    ///
+    /// A conversation with an agent is a session of its node: it goes on through restarts, and --session goes on with it later.
     ///
     /// Without PROMPT, standard input is the prompt when it is a file or a pipe; at a terminal a conversation begins, in which
     /// Ctrl-C stops an answer and /exit or Ctrl-D ends.
@@ -207,6 +224,15 @@ pub(crate) struct AuditArgs {
 
 #[derive(Debug, Args)]
 pub(crate) struct ChatArgs {
+    /// An agent instead of a model; without @NODE this node's, else the best of its peers'.
+    #[arg(long, short, value_name = "NAME[@NODE]", conflicts_with_all = ["model", "system", "complete", "max_tokens", "temperature"])]
+    pub(crate) agent: Option<String>,
+    /// Go on with this session of an agent: an id, the beginning of one, or a name, each with @NODE behind it.
+    #[arg(long, short, conflicts_with_all = ["model", "system", "complete", "max_tokens", "temperature"])]
+    pub(crate) session: Option<String>,
+    /// What becomes of tools of an agent that need to be allowed.
+    #[arg(long, value_enum, default_value_t)]
+    pub(crate) tools: Tools,
     /// The model: its name or a part of it that no other model has [default: the only one].
     #[arg(long, short)]
     pub(crate) model: Option<String>,

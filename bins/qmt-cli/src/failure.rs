@@ -62,7 +62,6 @@ impl Failure {
         self
     }
 
-    #[cfg(test)]
     pub(crate) fn code(&self) -> &str {
         &self.code
     }

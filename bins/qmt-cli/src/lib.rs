@@ -15,6 +15,7 @@ mod ping;
 mod pull;
 mod routes;
 mod screen;
+mod session;
 mod setup;
 mod table;
 mod units;
@@ -66,7 +67,10 @@ fn run(screen: &Screen, command: Command) -> Result<(), Failure> {
         .enable_all()
         .build()
         .map_err(|error| Failure::new("runtime", format!("the program cannot start its runtime: {error}")))?;
-    runtime.block_on(perform(&Client::for_home(&home), &home, screen, command))
+    let done = runtime.block_on(perform(&Client::for_home(&home), &home, screen, command));
+    // A read of standard input that waits for its next line does not keep the program.
+    runtime.shutdown_background();
+    done
 }
 
 async fn perform(client: &Client, home: &Path, screen: &Screen, command: Command) -> Result<(), Failure> {
@@ -99,6 +103,12 @@ async fn perform(client: &Client, home: &Path, screen: &Screen, command: Command
         Command::Unload { model } => models::unload(client, screen, model).await,
         Command::Drop { model, node } => models::drop(client, screen, model, node).await,
         Command::Routes { of } => routes::show(client, screen, of).await,
+        Command::Agents => session::agents(client, screen).await,
+        Command::Session { what } => session::session(client, screen, what).await,
+        Command::Delegate(args) => session::delegate(client, screen, args).await,
+        Command::Chat(args) if args.agent.is_some() || args.session.is_some() => {
+            session::chat(client, screen, args).await
+        }
         Command::Chat(args) => chat::chat(client, screen, args).await,
         Command::Audit(args) => audit::audit(client, screen, args).await,
         Command::Doctor => doctor::doctor(client, home, screen).await,

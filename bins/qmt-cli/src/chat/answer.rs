@@ -8,7 +8,7 @@ use crate::failure::Failure;
 
 /// Some text of an answer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Piece<'a> {
+pub(crate) enum Piece<'a> {
     /// Of the answer itself.
     Text(&'a str),
     /// Of what a reasoning model thinks before it.

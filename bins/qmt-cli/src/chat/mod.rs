@@ -14,7 +14,10 @@ use crate::failure::Failure;
 use crate::models::until_ready;
 use crate::screen::{Screen, harmless};
 
-use answer::{Answer, Piece};
+pub(crate) use answer::Piece;
+pub(crate) use talk::typed_lines;
+
+use answer::Answer;
 use gateway::{Gateway, Question, Turn};
 
 /// Longest prompt that is read from standard input, bytes: the gateway takes no longer request.
@@ -50,7 +53,7 @@ pub(crate) async fn chat(client: &Client, screen: &Screen, args: ChatArgs) -> Re
 
 /// The words of the command line, with standard input in the place of a `-`, or standard input alone when it is no
 /// terminal; none for a conversation.
-fn prompt(words: &[String]) -> Result<Option<String>, Failure> {
+pub(crate) fn prompt(words: &[String]) -> Result<Option<String>, Failure> {
     if words.is_empty() && io::stdin().is_terminal() {
         return Ok(None);
     }
@@ -66,6 +69,11 @@ fn prompt(words: &[String]) -> Result<Option<String>, Failure> {
         "" => Err(Failure::usage("the prompt is empty")),
         prompt => Ok(Some(prompt.to_owned())),
     }
+}
+
+/// The same for commands that always need some.
+pub(crate) fn words(words: &[String]) -> Result<String, Failure> {
+    prompt(words)?.ok_or_else(|| Failure::usage("something must be said: words, or - for standard input"))
 }
 
 fn stdin() -> Result<String, Failure> {
@@ -160,7 +168,7 @@ fn hint_at_base_model(screen: &Screen, answer: &Answer) {
 }
 
 /// Writes an answer while it comes: nothing with `--json`, and nothing that steers a terminal to one.
-struct Writer<'a> {
+pub(crate) struct Writer<'a> {
     screen: &'a Screen,
     terminal: bool,
     thinking: bool,
@@ -168,11 +176,11 @@ struct Writer<'a> {
 }
 
 impl<'a> Writer<'a> {
-    fn new(screen: &'a Screen) -> Self {
+    pub(crate) fn new(screen: &'a Screen) -> Self {
         Self { screen, terminal: io::stdout().is_terminal(), thinking: false, line_open: false }
     }
 
-    fn write(&mut self, piece: Piece<'_>) -> Result<(), Failure> {
+    pub(crate) fn write(&mut self, piece: Piece<'_>) -> Result<(), Failure> {
         if self.screen.is_json() {
             return Ok(());
         }
@@ -204,7 +212,7 @@ impl<'a> Writer<'a> {
     }
 
     /// Ends the line that the answer left open.
-    fn end(&mut self) -> Result<(), Failure> {
+    pub(crate) fn end(&mut self) -> Result<(), Failure> {
         let reset = if std::mem::take(&mut self.thinking) { "\x1b[0m" } else { "" };
         if std::mem::take(&mut self.line_open) || !reset.is_empty() {
             return self.screen.print(&format!("{reset}\n"));

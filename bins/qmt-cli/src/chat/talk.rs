@@ -81,7 +81,7 @@ async fn turn(
 
 /// The lines of standard input. They come from a thread of its own, which ends with the program: a read of a terminal cannot
 /// be cancelled, and a task of the runtime would keep the program until the next line.
-fn typed_lines() -> mpsc::Receiver<String> {
+pub(crate) fn typed_lines() -> mpsc::Receiver<String> {
     let (sender, lines) = mpsc::channel(LINES_MAX);
     std::thread::spawn(move || {
         for line in io::stdin().lock().lines() {

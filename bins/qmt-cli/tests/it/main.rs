@@ -3,8 +3,10 @@
 mod audit;
 mod chat;
 mod doctor;
+mod host;
 mod mesh;
 mod models;
+mod sessions;
 mod stub;
 mod support;
 mod usage;
