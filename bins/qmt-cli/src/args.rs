@@ -155,6 +155,15 @@ pub(crate) enum Command {
     },
     /// Give an agent a task, show how it is done, and exit by how it ended.
     Delegate(DelegateArgs),
+    /// Be an agent of the Agent Client Protocol on standard input and output, for an editor to use one of the mesh as its own.
+    Acp {
+        /// The agent; without @NODE this node's, else the best of its peers'.
+        #[arg(value_name = "AGENT[@NODE]")]
+        agent: String,
+    },
+    /// Be a server of the Model Context Protocol on standard input and output, for any agent to list nodes, delegate, and use
+    /// sessions.
+    Mcp,
     /// Talk to a model of the mesh, or with --agent to an agent: one answer to PROMPT, or a conversation.
     ///
     /// A conversation with an agent is a session of its node: it goes on through restarts, and --session goes on with it later.

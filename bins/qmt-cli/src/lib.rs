@@ -3,12 +3,14 @@
 //! It holds no state and no mesh logic. Each module is a family of commands: what they ask the node and how the answer is
 //! shown. [`main`] is all that the binary calls; `docs/cli.md` lists commands, exit codes and the shape of errors.
 
+mod acp;
 mod args;
 mod audit;
 mod chat;
 mod doctor;
 mod failure;
 mod invites;
+mod mcp;
 mod models;
 mod nodes;
 mod ping;
@@ -103,6 +105,8 @@ async fn perform(client: &Client, home: &Path, screen: &Screen, command: Command
         Command::Unload { model } => models::unload(client, screen, model).await,
         Command::Drop { model, node } => models::drop(client, screen, model, node).await,
         Command::Routes { of } => routes::show(client, screen, of).await,
+        Command::Acp { agent } => acp::serve(client, agent).await,
+        Command::Mcp => mcp::serve(client).await,
         Command::Agents => session::agents(client, screen).await,
         Command::Session { what } => session::session(client, screen, what).await,
         Command::Delegate(args) => session::delegate(client, screen, args).await,
