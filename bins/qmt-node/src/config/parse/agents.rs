@@ -70,11 +70,9 @@ fn agent(document: &Document<'_>, table: &Section<'_>, folder: Option<&PathBuf>)
     unique_names(document, &table.below("mcp"));
     #[expect(clippy::cast_possible_truncation, reason = "it lies between 0 and 2")]
     let temperature = temperature.map(|bold| bold as f32);
+    // Everything is read, and so checked, before what is missing ends it.
     let entry = AgentEntry {
-        id: id?,
         description: table.word("description").unwrap_or_default(),
-        instructions: instructions?,
-        model: model?,
         peer: table.word("peer"),
         max_tokens: table.u32("max_tokens", 1..=16_777_216),
         temperature,
@@ -89,6 +87,9 @@ fn agent(document: &Document<'_>, table: &Section<'_>, folder: Option<&PathBuf>)
         read: paths(document, table, "read"),
         write: paths(document, table, "write"),
         servers,
+        id: id?,
+        model: model?,
+        instructions: instructions?,
     };
     Some(entry)
 }
