@@ -77,6 +77,8 @@ struct Talk<'a> {
     session: String,
     follow: SessionFollow,
     turn: Option<u32>,
+    /// The terminal shows that a prompt may be typed, and nothing behind it yet.
+    is_inviting: bool,
     tools: Tools,
     /// What was typed and is not sent yet, in order; one at a time is on its way.
     typed: VecDeque<Typed>,
@@ -112,6 +114,7 @@ async fn talk(
         follow: client.follow_session(&address, after),
         session: address,
         turn: None,
+        is_inviting: false,
         tools,
         typed: VecDeque::new(),
         sending: JoinSet::new(),
@@ -191,6 +194,9 @@ impl Talk<'_> {
             Followed::End(end) => return Err(ended(end.end, end.why.as_deref())),
         };
         let happened = event.happened();
+        if matches!(happened, Happened::TurnStarted { .. }) && std::mem::take(&mut self.is_inviting) {
+            self.screen.print("\r\x1b[2K")?;
+        }
         self.teller.tell(self.client, &self.session, &happened).await?;
         match happened {
             Happened::TurnStarted { turn, .. } => self.turn = Some(turn),
@@ -207,6 +213,7 @@ impl Talk<'_> {
     fn invite(&mut self) -> Result<(), Failure> {
         if self.turn.is_none() && io::stdout().is_terminal() {
             self.screen.print("> ")?;
+            self.is_inviting = true;
         }
         Ok(())
     }
@@ -228,6 +235,7 @@ impl Talk<'_> {
     }
 
     fn typed(&mut self, line: &str) -> Result<Then, Failure> {
+        self.is_inviting = false;
         let (word, rest) = line.split_once(' ').unwrap_or((line, ""));
         match word {
             "" => self.invite()?,
