@@ -8,9 +8,10 @@ use crate::session::seen::line;
 /// The most of what a tool said that an editor is shown, in bytes.
 pub(super) const TOOL_BYTES_MAX: usize = 64 * 1024;
 
-/// Whether the model call under way has shown some of its answer.
+/// What the editor was shown.
 #[derive(Debug, Default)]
 pub(super) struct Updates {
+    /// Some of an answer that is not complete: it counts for nothing when the model is asked again.
     has_shown: bool,
 }
 
@@ -19,7 +20,11 @@ impl Updates {
     pub(super) fn of(&mut self, happened: &Happened, said: &str) -> Vec<Value> {
         match happened {
             Happened::Prompted { .. } | Happened::Steered { .. } => vec![chunk("user_message_chunk", said)],
-            Happened::ModelCalled { .. } | Happened::TurnEnded { .. } => {
+            // What was shown cannot be taken back.
+            Happened::ModelCalled { .. } if std::mem::take(&mut self.has_shown) => {
+                vec![chunk("agent_message_chunk", "\n\n(the answer broke off and begins again)\n\n")]
+            }
+            Happened::TurnEnded { .. } => {
                 self.has_shown = false;
                 Vec::new()
             }
@@ -28,11 +33,8 @@ impl Updates {
                 vec![chunk("agent_message_chunk", text)]
             }
             Happened::ReasoningAdded { text, .. } => vec![chunk("agent_thought_chunk", text)],
-            // What was shown cannot be taken back.
-            Happened::ModelFailed { retry_ms: Some(_), .. } if std::mem::take(&mut self.has_shown) => {
-                vec![chunk("agent_message_chunk", "\n\n(the answer broke off and begins again)\n\n")]
-            }
             Happened::Answered { turn, tool_calls, .. } => {
+                self.has_shown = false;
                 tool_calls.iter().map(|call| tool_call(*turn, call)).collect()
             }
             Happened::ToolStarted { turn, call } => vec![json!({
@@ -105,12 +107,15 @@ mod tests {
     #[test]
     fn an_answer_that_begins_again_says_so() {
         let mut updates = Updates::default();
-        let failed = happened(json!({"kind": "model_failed", "turn": 1, "why": "busy", "retry_ms": 5}));
-        assert!(updates.of(&failed, "").is_empty(), "nothing was shown yet");
+        let called = happened(json!({"kind": "model_called", "turn": 1, "attempt": 2}));
+        assert!(updates.of(&called, "").is_empty(), "nothing was shown yet");
         let text = happened(json!({"kind": "text_added", "turn": 1, "text": "El"}));
         assert_eq!(updates.of(&text, ""), [chunk("agent_message_chunk", "El")]);
-        assert!(updates.of(&failed, "")[0].to_string().contains("begins again"));
-        assert!(updates.of(&failed, "").is_empty(), "once");
+        assert!(updates.of(&called, "")[0].to_string().contains("begins again"));
+        assert!(updates.of(&called, "").is_empty(), "once");
+        let answered = happened(json!({"kind": "answered", "turn": 1, "text": "El", "usage": {}}));
+        assert_eq!((updates.of(&text, "").len(), updates.of(&answered, "").len()), (1, 0));
+        assert!(updates.of(&called, "").is_empty(), "a complete answer counts");
     }
 
     #[test]

@@ -71,7 +71,7 @@ pub(super) async fn list(client: &Client, screen: &Screen, args: ListArgs) -> Re
         let name = if node.node_name.is_empty() { &node.node } else { &node.node_name };
         screen.note(&crate::screen::harmless(&format!("{name} did not answer: {}", node.why)));
     }
-    if let Some(next) = &page.next {
+    if let Some(next) = page.next.as_ref().filter(|_| page.sessions.len() >= args.limit as usize) {
         screen.note(&format!("there may be more: --before {next}"));
     }
     screen.show(&page, sessions_table)

@@ -15,7 +15,7 @@ pub(crate) struct Teller<'a> {
     screen: &'a Screen,
     writer: Writer<'a>,
     calls: Calls,
-    /// The model call under way has shown some of its answer.
+    /// Some of an answer was shown that is not complete: it counts for nothing when the model is asked again.
     has_shown: bool,
     /// Prompts that this program sent, which its user has typed already.
     own: Vec<String>,
@@ -59,13 +59,17 @@ impl<'a> Teller<'a> {
             }
             Happened::ModelCalled { .. } => {
                 if std::mem::take(&mut self.has_shown) {
-                    self.writer.end()?;
+                    return self.note("(the answer broke off and begins again)");
                 }
                 Ok(())
             }
             Happened::TextAdded { text, .. } => {
                 self.has_shown = true;
                 self.writer.write(Piece::Text(text))
+            }
+            Happened::Answered { .. } => {
+                self.has_shown = false;
+                self.writer.end()
             }
             Happened::ReasoningAdded { text, .. } => self.writer.write(Piece::Thought(text)),
             Happened::ModelFailed { why, retry_ms, .. } => {

@@ -90,6 +90,18 @@ async fn a_turn_is_seen_once_though_the_connection_breaks_and_the_node_restarts(
 }
 
 #[tokio::test]
+async fn an_answer_that_its_node_begins_again_is_told_as_such() {
+    let mut script = answers(&["El"]);
+    script.truncate(3);
+    script.extend(answers(&["Elbe"]).split_off(1));
+    let host = Host::start(Memory { script, ..Memory::default() });
+    let ran = run(&host, &["delegate", "coder", "x"]).await;
+    assert_eq!((ran.code, ran.out.as_str()), (0, "El\nElbe\n"), "{ran:?}");
+    assert!(ran.err.ends_with("(the answer broke off and begins again)\n"), "{ran:?}");
+    assert_eq!(run(&host, &["delegate", "coder", "x", "--json"]).await.ok_json()["text"], "Elbe");
+}
+
+#[tokio::test]
 async fn a_prompt_that_a_busy_node_did_not_take_is_sent_again_under_its_id() {
     let refusals = vec![refused(503, "unavailable", "the session is busy; try again")];
     let host = Host::start(Memory { script: answers(&["Elbe"]), refusals, ..Memory::default() });
@@ -163,11 +175,13 @@ async fn agents_and_sessions_are_listed_and_shown() {
         ran.out.starts_with("SESSION ") && ran.out.contains("  work?[2J  coder  gpu   waiting  0       "),
         "{ran:?}"
     );
-    assert_eq!(ran.err, format!("there may be more: --before {ID}\n"));
+    assert_eq!(ran.err, "", "the page is not full");
     assert_eq!(
         host.stub.queries("GET /api/sessions"),
         ["agent=coder&state=active&unfinished=true&node=gpu&limit=100"]
     );
+    let ran = run(&host, &["session", "list", "--limit", "1"]).await;
+    assert_eq!(ran.err, format!("there may be more: --before {ID}\n"));
     let ran = run(&host, &["session", "show", "work@gpu"]).await;
     assert!(
         ran.out.contains("label       team=red\n") && ran.out.contains("shared      watch: 12D3lap\n"),
