@@ -35,6 +35,14 @@ impl Drop for Process {
 }
 
 impl Process {
+    /// Fails once it has ended, which nobody needs to wait for then.
+    fn ensure_runs(&mut self, what: &str) -> Result<()> {
+        match self.0.try_wait()? {
+            None => Ok(()),
+            Some(status) => bail!("{what} has ended ({status})"),
+        }
+    }
+
     /// Resident memory in MB (10^6 bytes).
     pub(crate) fn resident_mb(&self) -> Result<f64> {
         let status = fs::read_to_string(format!("/proc/{}/status", self.0.id())).context("no /proc here")?;
@@ -236,7 +244,13 @@ impl RpcServer {
             .stderr(Stdio::null())
             .spawn()
             .with_context(|| format!("cannot start {}", program.display()))?;
-        Ok(Self { _process: Process(child), authority: format!("{address}:{port}") })
+        let mut process = Process(child);
+        // A llama-server that does not find it ends at once. A connection would be taken for its first caller.
+        wait_for("rpc-server", || {
+            process.ensure_runs("rpc-server")?;
+            Ok(TcpListener::bind((address.as_str(), port)).is_err())
+        })?;
+        Ok(Self { _process: process, authority: format!("{address}:{port}") })
     }
 }
 
@@ -275,9 +289,12 @@ impl LlamaServer {
             .stderr(Stdio::null())
             .spawn()
             .context("cannot start llama-server")?;
-        let server = Self { _process: Process(child), authority: format!("127.0.0.1:{port}") };
-        wait_for_long("llama-server", deadline, || Ok(answers(port, "/health")))?;
-        Ok(server)
+        let mut process = Process(child);
+        wait_for_long("llama-server", deadline, || {
+            process.ensure_runs("llama-server")?;
+            Ok(answers(port, "/health"))
+        })?;
+        Ok(Self { _process: process, authority: format!("127.0.0.1:{port}") })
     }
 }
 

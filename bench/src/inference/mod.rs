@@ -44,12 +44,12 @@ pub(crate) enum Part {
     Placement,
     /// Throughput and round trips of tunnels beside those of their links and of TCP.
     Tunnel,
-    /// Streams of answers while nodes, servers and gateways are killed.
-    #[cfg(target_os = "linux")]
-    Chaos,
     /// The next token after a worker was killed.
     #[cfg(target_os = "linux")]
     WorkerLoss,
+    /// Streams of answers while nodes, servers and gateways are killed.
+    #[cfg(target_os = "linux")]
+    Chaos,
 }
 
 impl Part {

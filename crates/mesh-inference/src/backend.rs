@@ -45,6 +45,16 @@ impl Backend {
         matches!(*self.state.borrow(), BackendState::Ready)
     }
 
+    /// Resolves once it was ended on purpose, and never for one that is lost. Cancel safe.
+    pub(crate) fn ended(&self) -> impl Future<Output = ()> + Send + 'static {
+        let mut state = self.state.clone();
+        async move {
+            if state.wait_for(|state| matches!(state, BackendState::Stopped)).await.is_err() {
+                std::future::pending().await
+            }
+        }
+    }
+
     /// Whether it goes on with an answer that another one began: only llama-server is known to.
     pub(crate) fn continues(&self) -> bool {
         self.kind == BackendKind::Local

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
+use futures_util::FutureExt;
 use http::header::{self, HeaderMap, HeaderValue};
 use http::response::Parts;
 use http::uri::Uri;
@@ -17,7 +18,7 @@ use mesh_routing::{Load, Target};
 use mesh_transport::Protocol;
 
 use super::endpoint::Endpoint;
-use super::error::QUOTA_EXCEEDED;
+use super::error::{HOST_LOST, QUOTA_EXCEEDED};
 use super::headers::{MESH_CONTINUES, MESH_ERROR, MESH_LOAD, clean_answer, is_event_stream, upstream};
 use super::model_field::with_model;
 use super::pool::Lease;
@@ -26,11 +27,16 @@ use super::reply::Reply;
 use super::serve::Core;
 use super::ticket::Ticket;
 use super::wire::Wire;
-use crate::backend::Backend;
+use crate::backend::{Backend, BackendKind};
 use crate::terms::UsedUp;
 
 /// HTTP/1.1 between gateways, one request on each stream.
 pub(crate) const PROTOCOL: Protocol = Protocol::new("gateway/1");
+
+/// Why an answer ends whose node was revoked in the middle of it.
+const REVOKED: &str = "its node is not allowed here any more";
+/// Why an answer ends whose backend ends on purpose: its model moves, or is dropped.
+const ENDED: &str = "its backend was ended";
 
 /// When to ask again a peer whose quota is used up, should it not say.
 const QUOTA_RETRY_AFTER: Duration = Duration::from_secs(60);
@@ -90,7 +96,10 @@ pub(crate) enum Miss {
     OverQuota { why: String, retry_after: Duration },
     /// It says so itself: still loading, say.
     NotReady { reason: String, retry_after: Option<Duration> },
-    /// No connection, no answer, or one that broke off before its first byte.
+    /// It had the request, and is gone before the first byte of its answer: another one, or it itself once it is back, may
+    /// do better.
+    Lost(String),
+    /// No connection, no answer in time, or one that is of no use.
     Failed(String),
 }
 
@@ -106,7 +115,7 @@ impl fmt::Display for Miss {
             Self::Full { .. } => f.write_str("full"),
             Self::OverQuota { why, .. } => f.write_str(why),
             Self::NotReady { reason, .. } => write!(f, "not ready ({reason})"),
-            Self::Failed(why) => f.write_str(why),
+            Self::Lost(why) | Self::Failed(why) => f.write_str(why),
         }
     }
 }
@@ -150,28 +159,42 @@ impl Core {
         };
         let mut next = request().map_err(Miss::Failed)?;
         let sent = async {
-            let mut lease = self.connect(forward, backend).await.map_err(|error| chain(&error))?;
+            let mut lease =
+                self.connect(forward, backend).await.map_err(|error| Miss::Failed(chain(&error)))?;
             loop {
                 match self.send(&mut lease.wire, next).await {
                     Ok(answer) => return Ok((answer, lease)),
                     // A kept-alive connection that its far end has closed in this moment says nothing of the backend.
                     Err(NoHead::Closed(_)) if lease.reused => {
-                        lease =
-                            Box::pin(self.pool.fresh(&backend.url)).await.map_err(|error| chain(&error))?;
-                        next = request()?;
+                        let fresh = Box::pin(self.pool.fresh(&backend.url)).await;
+                        lease = fresh.map_err(|error| Miss::Failed(chain(&error)))?;
+                        next = request().map_err(Miss::Failed)?;
                     }
-                    Err(NoHead::Closed(why) | NoHead::Late(why)) => return Err(why),
+                    // What somebody else runs may have been paid for.
+                    Err(NoHead::Closed(why)) if backend.kind == BackendKind::Local => {
+                        return Err(Miss::Lost(why));
+                    }
+                    Err(NoHead::Closed(why) | NoHead::Late(why)) => return Err(Miss::Failed(why)),
                 }
+            }
+        };
+        // A server that was asked to end makes nothing more of its answers, and ends once nobody waits for them.
+        let sent = async {
+            tokio::select! {
+                biased;
+                () = backend.ended() => Err(Miss::Lost(ENDED.to_owned())),
+                sent = sent => sent,
             }
         };
         match sent.await {
             Ok((answer, lease)) => {
                 let maker = Maker::Backend(self.backend_key(backend));
+                let lease = lease.until(backend.ended().map(|()| ENDED).boxed());
                 self.take_over(forward, answer, lease, ticket, (maker, backend.continues())).await
             }
-            Err(why) => {
+            Err(miss) => {
                 ticket.failed();
-                Err(Miss::Failed(why))
+                Err(miss)
             }
         }
     }
@@ -197,14 +220,17 @@ impl Core {
         let sent = async {
             let limit = self.config.connect_timeout;
             let open = tokio::time::timeout(limit, transport.open(scope, node, PROTOCOL)).await;
-            let stream =
-                open.map_err(|_| format!("no stream within {limit:?}"))?.map_err(|error| chain(&error))?;
-            let cut_off = stream.cut_off();
-            let wire = Wire::new(stream).await.map_err(|error| chain(&error))?;
+            let open = open.map_err(|_| Miss::Failed(format!("no stream within {limit:?}")))?;
+            let stream = open.map_err(|error| Miss::Failed(chain(&error)))?;
+            let cut_off = stream.cut_off().map(|()| REVOKED).boxed();
+            let wire = Wire::new(stream).await.map_err(|error| Miss::Failed(chain(&error)))?;
             let mut lease = Lease::once(wire, cut_off);
             let sent = self.send(&mut lease.wire, post(path, headers, forward.body.clone())).await;
-            let answer = sent.map_err(|(NoHead::Closed(why) | NoHead::Late(why))| why)?;
-            Ok((answer, lease))
+            let answer = sent.map_err(|no_head| match no_head {
+                NoHead::Closed(why) => Miss::Lost(why),
+                NoHead::Late(why) => Miss::Failed(why),
+            })?;
+            Ok::<_, Miss>((answer, lease))
         };
         match sent.await {
             Ok((answer, lease)) => {
@@ -214,9 +240,9 @@ impl Core {
                 let continues = answer.headers().contains_key(MESH_CONTINUES);
                 self.take_over(forward, answer, lease, ticket, (Maker::Peer(*node), continues)).await
             }
-            Err(why) => {
+            Err(miss) => {
                 ticket.failed();
-                Err(Miss::Failed(why))
+                Err(miss)
             }
         }
     }
@@ -246,9 +272,10 @@ impl Core {
         mut ticket: Ticket,
         (maker, continues): (Maker, bool),
     ) -> Result<Taken, Miss> {
+        let makes_again = continues || matches!(maker, Maker::Peer(_));
         let (mut head, incoming) = answer.into_parts();
         if let Some(miss) = miss_of(head.status, &head.headers) {
-            if matches!(miss, Miss::Failed(_)) {
+            if matches!(miss, Miss::Failed(_) | Miss::Lost(_)) {
                 ticket.failed();
             }
             return Err(miss);
@@ -262,7 +289,11 @@ impl Core {
             Ok(Ok(())) | Err(_) => {}
             Ok(Err(broken)) => {
                 relay.failed();
-                return Err(Miss::Failed(broken.to_string()));
+                return Err(if makes_again {
+                    Miss::Lost(broken.to_string())
+                } else {
+                    Miss::Failed(broken.to_string())
+                });
             }
         }
         clean_answer(&mut head.headers);
@@ -287,6 +318,9 @@ fn miss_of(status: StatusCode, headers: &HeaderMap) -> Option<Miss> {
             retry_after: retry_after.unwrap_or(QUOTA_RETRY_AFTER),
         }),
         429 => Some(Miss::Full { retry_after }),
+        503 if mesh_error == Some(HOST_LOST) => {
+            Some(Miss::Lost("it lost its own host before the answer began".into()))
+        }
         503 => {
             Some(Miss::NotReady { reason: mesh_error.unwrap_or("it answers 503").to_owned(), retry_after })
         }

@@ -18,6 +18,9 @@ const KNOWN_MODELS_SHOWN: usize = 50;
 
 /// The code of a quota that is used up.
 pub(crate) const QUOTA_EXCEEDED: &str = "quota_exceeded";
+/// Between gateways: somebody had the request and was lost before the first byte of an answer.
+pub(crate) const HOST_LOST: &str = "host_lost";
+const UPSTREAM_FAILED: &str = "upstream_failed";
 
 /// One refusal: HTTP status, OpenAI's `type` and `code`, and what to do.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -90,8 +93,24 @@ impl ApiError {
         let message = format!("No provider of `{model}` answered. Tried: {}.", tried.join("; "));
         Self {
             retry_after: Some(Duration::from_secs(2)),
-            ..Self::new(StatusCode::SERVICE_UNAVAILABLE, "upstream_failed", message)
+            ..Self::new(StatusCode::SERVICE_UNAVAILABLE, UPSTREAM_FAILED, message)
         }
+    }
+
+    /// As [`ApiError::all_failed`], where one of them had the request and was lost before the first byte of its answer.
+    pub(crate) fn host_lost(model: &str, tried: &[String]) -> Self {
+        Self { code: HOST_LOST, ..Self::all_failed(model, tried) }
+    }
+
+    /// Whether the same request may well be answered in a moment.
+    pub(crate) fn is_host_lost(&self) -> bool {
+        self.code == HOST_LOST
+    }
+
+    /// As a caller reads it, to whom it is one failure among others.
+    pub(crate) fn for_caller(self) -> Self {
+        let code = if self.is_host_lost() { UPSTREAM_FAILED } else { self.code };
+        Self { code, ..self }
     }
 
     pub(crate) fn stopping() -> Self {

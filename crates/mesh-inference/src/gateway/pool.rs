@@ -64,19 +64,22 @@ struct Idle {
     since: Instant,
 }
 
+/// Resolves with a reason when a far end is not to be heard any more.
+pub(crate) type CutOff = BoxFuture<'static, &'static str>;
+
 /// A connection out of the pool. Dropping it closes the connection; [`Lease::give_back`] keeps it.
 pub(crate) struct Lease {
     pub(crate) wire: Wire,
     /// Whether it has carried a request before: its far end may have closed it in this moment.
     pub(crate) reused: bool,
-    /// Resolves when a peer may not be heard any more: nothing that it has sent goes further.
-    cut_off: Option<BoxFuture<'static, ()>>,
+    /// Resolves, and says why, when the far end is not to be heard any more: nothing that it has sent goes further.
+    cut_off: Option<CutOff>,
     home: Option<(Pool, Key)>,
 }
 
 impl Lease {
     /// A connection to a peer, for one request alone.
-    pub(crate) fn once(wire: Wire, cut_off: BoxFuture<'static, ()>) -> Self {
+    pub(crate) fn once(wire: Wire, cut_off: CutOff) -> Self {
         Self { wire, reused: false, cut_off: Some(cut_off), home: None }
     }
 
@@ -85,8 +88,13 @@ impl Lease {
         Self { wire, reused: false, cut_off: None, home: None }
     }
 
-    /// Whether the peer was cut off.
-    pub(crate) fn poll_cut_off(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+    /// The same connection, to be cut off when this says so.
+    pub(crate) fn until(self, cut_off: CutOff) -> Self {
+        Self { cut_off: Some(cut_off), ..self }
+    }
+
+    /// Why the far end was cut off, once it was.
+    pub(crate) fn poll_cut_off(&mut self, cx: &mut Context<'_>) -> Poll<&'static str> {
         match &mut self.cut_off {
             Some(cut_off) => cut_off.poll_unpin(cx),
             None => Poll::Pending,

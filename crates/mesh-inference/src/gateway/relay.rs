@@ -18,8 +18,6 @@ use super::ticket::Ticket;
 const DONE: &[u8] = b"data: [DONE]";
 /// Enough of a stream's end to recognise [`DONE`] and the blank line behind it.
 const TAIL_BYTES: usize = DONE.len() + 4;
-/// Why an answer ends whose node was revoked in the middle of it.
-const CUT_OFF: &str = "its node is not allowed here any more";
 
 /// How a stream of events says that it failed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -178,9 +176,9 @@ impl Relay {
             let Some(lease) = &mut self.lease else {
                 return Poll::Ready(None);
             };
-            if lease.poll_cut_off(cx).is_ready() {
+            if let Poll::Ready(why) = lease.poll_cut_off(cx) {
                 self.lease = None;
-                return Poll::Ready(Some(Err(CUT_OFF.to_owned())));
+                return Poll::Ready(Some(Err(why.to_owned())));
             }
             match lease.wire.poll_body(&mut self.incoming, cx) {
                 Poll::Ready(Some(Ok(frame))) => {
@@ -195,9 +193,8 @@ impl Relay {
                 }
                 Poll::Ready(Some(Err(error))) => {
                     // A cut closes the link as well, and which of the two is seen first is chance.
-                    let is_cut_off = lease.poll_cut_off(cx).is_ready();
-                    let why = if is_cut_off {
-                        CUT_OFF.to_owned()
+                    let why = if let Poll::Ready(why) = lease.poll_cut_off(cx) {
+                        why.to_owned()
                     } else if error.is_incomplete_message() || error.is_closed() {
                         "the backend went away".to_owned()
                     } else {

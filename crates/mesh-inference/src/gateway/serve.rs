@@ -4,7 +4,7 @@ use std::hash::{BuildHasher, RandomState};
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use http::header::{self, HeaderValue};
@@ -37,6 +37,8 @@ use crate::backend::{Backend, BackendState, Backends, Share};
 const PARSE_HERE_MAX: usize = 512 * 1024;
 /// Targets tried for one request. More would keep the caller waiting for what will not come.
 const ATTEMPTS_MAX: usize = 4;
+/// Hosts that one request may be lost with before the first byte of its answer: it may be what ends them.
+const LOSSES_MAX: u32 = 3;
 /// When to ask again, where nobody says it better.
 const RETRY_AFTER: Duration = Duration::from_secs(2);
 
@@ -206,7 +208,10 @@ impl Core {
             last,
             on_behalf_of: caller.on_behalf_of(),
         };
-        let tried = self.try_all(&forward, &targets, &local).await;
+        let mut tried = self.try_all(&forward, &targets, &local).await;
+        if !matches!(caller, Caller::Peer(_)) {
+            tried = self.again(&forward, caller, tried).await;
+        }
         if let (Some(conversation), Ok(taken)) = (conversation, &tried) {
             self.sticky.note(conversation, taken.maker);
         }
@@ -228,6 +233,36 @@ impl Core {
         let asked =
             Asked { endpoint, headers: head.headers, id: id.clone(), body, model, maker: Some(maker), own };
         Ok(self.survivor(answer, asked, relay).await)
+    }
+
+    /// Asks again for what its host was lost with before the first byte of an answer: others, or the same one once it is back.
+    async fn again(
+        &self,
+        forward: &Forward<'_>,
+        caller: &Caller,
+        mut tried: Result<Taken, ApiError>,
+    ) -> Result<Taken, ApiError> {
+        let (mut losses, mut rounds) = (0, 0);
+        let deadline = Instant::now() + self.config.continue_timeout;
+        while let Err(error) = tried {
+            // Once it is lost there is something to wait for, whatever is in the way meanwhile.
+            losses += u32::from(error.is_host_lost());
+            let is_over = losses == 0 || losses >= LOSSES_MAX || Instant::now() >= deadline;
+            if is_over || self.is_dropped(&forward.model) {
+                return Err(error.for_caller());
+            }
+            // At once where others are left.
+            if rounds > 0 {
+                self.until_something_changes(&forward.model).await;
+            }
+            rounds += 1;
+            let local = self.local(caller, &forward.model);
+            tried = match self.targets(caller, &forward.model, &local) {
+                Ok(targets) => self.try_all(forward, &targets, &local).await,
+                Err(error) => Err(error),
+            };
+        }
+        tried
     }
 
     /// A peer's gateway hears how much there is to do, refused or not, with its own request counted in.
@@ -390,6 +425,7 @@ struct Misses {
     tried: Vec<String>,
     full: bool,
     failed: bool,
+    lost: bool,
     over_quota: Option<String>,
     not_ready: Option<String>,
     retry_after: Option<Duration>,
@@ -412,14 +448,16 @@ impl Misses {
                 self.not_ready.get_or_insert(reason);
                 self.retry_after = self.retry_after.max(retry_after);
             }
+            Miss::Lost(_) => self.lost = true,
             Miss::Failed(_) => self.failed = true,
         }
     }
 
-    /// Full counts first, since it passes soonest; then a quota, which passes surely; then what is still coming up; then failure.
+    /// A lost host counts first, since the request may go again at once. Full counts next, since it passes soonest; then a quota, which passes surely; then what is still coming up; then failure.
     fn into_error(self, model: &str) -> ApiError {
         let retry_after = self.retry_after.unwrap_or(RETRY_AFTER);
         match self.not_ready {
+            _ if self.lost => ApiError::host_lost(model, &self.tried),
             _ if self.over_quota.is_some() && !self.full => {
                 ApiError::over_quota(model, self.over_quota.as_deref().unwrap_or_default(), retry_after)
             }

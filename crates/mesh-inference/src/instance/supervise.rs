@@ -186,8 +186,12 @@ impl Supervisor {
             outcome = guarded.wait() => outcome,
             outcome = self.watch(port, key, &child, &own) => outcome,
         };
-        if !matches!(outcome, Outcome::Stopped) {
-            // Nobody is sent there from now on, though it may take a moment to end.
+        // Nobody is sent there from now on, though it may take a moment to end.
+        if matches!(outcome, Outcome::Stopped) {
+            // Who hears an answer from there hears no more of it: the server makes nothing of it any more, and ends once
+            // nobody waits.
+            own.send_replace(BackendState::Stopped);
+        } else {
             self.publish(Some(&own), self.loading(Instant::now(), None));
         }
         if let (Outcome::Hung, Some(child)) = (&outcome, child.get()) {

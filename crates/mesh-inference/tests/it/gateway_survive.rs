@@ -109,11 +109,6 @@ async fn at_every_cut(comes_back: bool) {
             let body = own.iter().fold(case.body.to_owned(), |body, (from, to)| body.replace(from, to));
             caller.send(&post(case.path, &body)).await;
             let answer = caller.answer().await;
-            if comes_back && answer.status == 503 {
-                // Its only host died before the first byte, so the caller was told to ask again.
-                assert_eq!(answer.code(), "upstream_failed");
-                continue;
-            }
             assert!(answer.status == 200 && answer.complete, "cut at {at}: {answer:?}");
             assert_eq!(Heard::of(&answer.text()), case.heard, "cut at {at}: {}", answer.text());
         }
@@ -217,6 +212,76 @@ async fn the_answer_waits_for_a_relaunch() {
     assert!(backends.replace(id, two));
     assert_eq!(Heard::of(&caller.answer().await.text()), heard(&TOKENS.concat(), "", "stop", None));
     gateway.shutdown().await;
+}
+
+/// A server that stops in the middle of its answer and does not close, as one that was asked to end.
+async fn ending(head: bool) -> Stub {
+    Stub::start(move |seen| {
+        let answer = Request::of(seen).answer();
+        Act::RawThenHang(if head { answer[..answer.len() / 2].to_vec() } else { Vec::new() })
+    })
+    .await
+}
+
+#[tokio::test]
+async fn an_answer_does_not_wait_for_a_server_that_was_asked_to_end() {
+    for (streams, body) in [(true, CHAT.to_owned()), (false, CHAT.replace("\"stream\":true,", ""))] {
+        let mut first = ending(streams).await;
+        let (state, one) = backend("m", first.addr);
+        let backends = Backends::new();
+        let id = backends.insert(one);
+        let gateway = Gateway::start(config(), backends.clone(), Arc::new(NoPeers), None).await.unwrap();
+        let mut caller = Caller::to(gateway.local_addr()).await;
+        caller.send(&post("/v1/chat/completions", &body)).await;
+        if streams {
+            caller.until(TOKENS[0]).await;
+        } else {
+            until("it is asked", async || first.count() == 1).await;
+        }
+        let second = Stub::start(well).await;
+        let (_state, two) = backend("m", second.addr);
+        backends.insert(two);
+        state.send_replace(BackendState::Stopped);
+        let answer = caller.answer().await;
+        assert_eq!((answer.status, second.count()), (200, 1), "{}", answer.text());
+        if streams {
+            assert_eq!(Heard::of(&answer.text()), heard(&TOKENS.concat(), "", "stop", None));
+        }
+        // It ends only once nobody waits for it.
+        first.wait_left(1).await;
+        backends.remove(id);
+        gateway.shutdown().await;
+    }
+}
+
+#[tokio::test]
+async fn a_request_waits_for_its_host_that_is_lost_before_the_first_byte() {
+    let first = Stub::start(|_| Act::RawThenClose(Vec::new())).await;
+    let (state, one) = backend("m", first.addr);
+    let backends = Backends::new();
+    let id = backends.insert(one);
+    let gateway = Gateway::start(config(), backends.clone(), Arc::new(NoPeers), None).await.unwrap();
+    let mut caller = Caller::to(gateway.local_addr()).await;
+    let body = CHAT.replace("\"stream\":true,", "");
+    caller.send(&post("/v1/chat/completions", &body)).await;
+    until("it is asked", async || first.count() > 0).await;
+    state.send_replace(BackendState::Loading(Loading::default()));
+    let second = Stub::start(well).await;
+    let (_state, two) = backend("m", second.addr);
+    assert!(backends.replace(id, two));
+    let answer = caller.answer().await;
+    assert_eq!((answer.status, second.count()), (200, 1), "{}", answer.text());
+    gateway.shutdown().await;
+}
+
+#[tokio::test]
+async fn a_request_that_ends_each_of_its_hosts_is_not_asked_for_ever() {
+    let dying = Stub::start(|_| Act::RawThenClose(Vec::new())).await;
+    let (_state, only) = backend("m", dying.addr);
+    let front = Front::start(vec![only]).await;
+    let answer = front.chat(CHAT).await;
+    assert_eq!((answer.status, answer.code().as_str(), dying.count()), (503, "upstream_failed", 3));
+    front.gateway.shutdown().await;
 }
 
 #[tokio::test]

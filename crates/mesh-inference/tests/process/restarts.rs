@@ -210,9 +210,16 @@ pub(crate) fn a_server_that_ignores_sigterm_is_killed() {
     let home = tempfile::tempdir().unwrap();
     let launch = launch(home.path(), "stubborn");
     run(async {
-        let instance = Instance::start(launch, config(home.path()), Backends::new());
+        let backends = Backends::new();
+        let instance = Instance::start(launch, config(home.path()), backends.clone());
         let (_, child) = started(&instance).await;
-        instance.stop().await;
+        let mut state = backends.get("fake")[0].state.clone();
+        let while_it_lives = async {
+            // Those who wait for its answers learn at once that none comes any more.
+            state.wait_for(|state| *state == BackendState::Stopped).await.unwrap();
+            assert!(child.is_alive());
+        };
+        tokio::join!(instance.stop(), while_it_lives);
         assert!(!child.is_alive());
     });
 }

@@ -333,12 +333,12 @@ impl Core {
     }
 
     /// Whether nobody is to be waited for.
-    fn is_dropped(&self, model: &str) -> bool {
+    pub(in crate::gateway) fn is_dropped(&self, model: &str) -> bool {
         self.going_on_here(model).is_empty() && self.routes.is_dropped(model)
     }
 
     /// Waits a moment, less when a backend of the model comes up meanwhile.
-    async fn until_something_changes(&self, model: &str) {
+    pub(in crate::gateway) async fn until_something_changes(&self, model: &str) {
         let mut list = self.backends.watch();
         let mut states: Vec<_> =
             self.going_on_here(model).iter().map(|backend| backend.state.clone()).collect();
