@@ -21,6 +21,9 @@ const PROMPT: &str = "Name the three longest rivers of the world.";
 const TOKENS: usize = 200;
 /// From the first token to the kill.
 const KILLED_AFTER: Duration = Duration::from_millis(1_500);
+/// What the host's log says of a split that begins, and of a model that is loaded.
+const HOSTED: &str = "hosts a model with the memory of others";
+const READY: &str = "a model is ready";
 /// Longest wait for anything in an answer; the host may take its whole time to be back.
 const SILENCE: Duration = Duration::from_secs(120);
 
@@ -74,9 +77,10 @@ impl WorkerLosses<'_> {
         let configure = |number: usize| configs[number].clone();
         let setup = Setup { program: self.node, nodes: 2, hosts: Vec::new(), configure: &configure };
         let mut fleet = Fleet::start(setup).await?;
-        let mut losses = Vec::new();
+        let (mut losses, mut hosted) = (Vec::new(), 0);
         for _ in 0..self.rounds {
-            until_split(&fleet, &name).await?;
+            until_split(&fleet, &name, hosted).await?;
+            hosted = fleet.node(HOST).log().matches(HOSTED).count();
             losses.push(lose(&mut fleet, &name).await?);
             fleet.restart(WORKER, &configs[WORKER]).await?;
         }
@@ -84,12 +88,17 @@ impl WorkerLosses<'_> {
     }
 }
 
-async fn until_split(fleet: &Fleet, model: &str) -> Result<()> {
+/// Waits until the model runs over both once more than `before` times. That a node claims a split is not enough: what ran
+/// alone may still be on its way out, and answers.
+async fn until_split(fleet: &Fleet, model: &str, before: usize) -> Result<()> {
     let begin = Instant::now();
     loop {
+        let log = fleet.node(HOST).log();
+        let is_hosted = log.matches(HOSTED).count() > before && log.rfind(HOSTED) < log.rfind(READY);
         let models = fleet.node(HOST).client().models().await?;
         let view = models.iter().find(|view| view.name == model);
-        if view.is_some_and(|view| ready(view).any(|provider| provider.workers.len() > 1)) {
+        let is_split = view.is_some_and(|view| ready(view).any(|provider| provider.workers.len() > 1));
+        if is_hosted && is_split {
             return Ok(());
         }
         ensure!(begin.elapsed() < PATIENCE, "{model} is not split: {models:?}");
@@ -152,7 +161,7 @@ async fn prefill(gateway: SocketAddr, body: &Value) -> Result<Duration> {
 
 /// What the last start of llama-server took, from its node's log: `took=1.3s` or `took=803.1ms`.
 fn last_start(log: &str) -> Result<Duration> {
-    let line = log.lines().rfind(|line| line.contains("a model is ready")).context("no start in the log")?;
+    let line = log.lines().rfind(|line| line.contains(READY)).context("no start in the log")?;
     let took =
         line.split_whitespace().find_map(|word| word.strip_prefix("took=")).context("no time in the log")?;
     let (digits, scale) = match took.strip_suffix("ms") {
