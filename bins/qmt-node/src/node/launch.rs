@@ -96,7 +96,8 @@ impl Node {
     fn alone_bytes(&self, prepared: &Prepared) -> u64 {
         let wishes = Wishes { split: false, ..self.standing_wishes() };
         let me = self.own_machine(&prepared.model);
-        plan(&prepared.model.name, &prepared.needs, &me, &[], &wishes).taken_by_host()
+        // Whether it fits is the ledger's to say: what ran meanwhile may have taken the room.
+        plan(&prepared.model.name, &prepared.needs, &me, &[], &wishes).needed_alone()
     }
 
     fn llama_server(&self, runtime: &Runtime, prepared: &Prepared, arguments: Arguments) -> Launch {

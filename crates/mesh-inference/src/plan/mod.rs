@@ -222,6 +222,12 @@ impl Plan {
         needs::sum(lent.map(|share| share.needed))
     }
 
+    /// What the host takes when it runs the model alone, in bytes with headroom, whether it fits there now or not.
+    pub fn needed_alone(&self) -> u64 {
+        let alone = self.alternatives.iter().find(|alternative| alternative.way == Way::Solo);
+        needs::sum(alone.into_iter().flat_map(|alone| &alone.shares).map(|share| share.needed))
+    }
+
     /// What the host takes beside what it lends itself, in bytes with headroom: all of it when it runs the model alone, nothing
     /// when another machine does.
     pub fn taken_by_host(&self) -> u64 {

@@ -20,6 +20,15 @@ fn layers(split: &Split) -> Vec<(NodeId, usize, bool)> {
 }
 
 #[test]
+fn what_it_takes_alone_is_told_where_it_does_not_fit() {
+    let fits = planned(&host(16 * GB), &[], &Wishes::default());
+    let fits_not = planned(&host(GB), &[], &Wishes::default());
+    assert!(fits_not.chosen().is_none());
+    assert_eq!(fits_not.needed_alone(), fits.taken_by_host());
+    assert!(fits_not.needed_alone() > 8 * GB);
+}
+
+#[test]
 fn what_fits_here_runs_here_alone() {
     let plan = planned(&host(16 * GB), &[machine(1, 64 * GB), lender(2, 64 * GB)], &Wishes::default());
     let chosen = plan.chosen().unwrap();
