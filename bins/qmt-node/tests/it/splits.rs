@@ -3,7 +3,7 @@
 
 use std::os::unix::fs::PermissionsExt;
 
-use mesh_control::{DropRequest, ModelState, PlanRequest};
+use mesh_control::{DropRequest, LoadRequest, ModelState, PlanRequest};
 use mesh_inference::gguf::tiny::TinyModel;
 
 use crate::support::machine::{Machine, TOKENS};
@@ -26,6 +26,10 @@ fn of_another_build(machine: &mut Machine) {
         std::fs::write(folder.join(program), script).unwrap();
         std::fs::set_permissions(folder.join(program), std::fs::Permissions::from_mode(0o755)).unwrap();
     }
+}
+
+fn large(seed: u64) -> TinyModel {
+    TinyModel { layers: 12, seed, ..TinyModel::default() }
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -51,6 +55,23 @@ async fn a_worker_with_another_build_is_refused_and_both_are_named() {
         assert!(text.contains(named), "{text}");
     }
     assert!(b.rpc_servers().is_empty() && a.llama_servers().is_empty());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn another_file_of_the_name_at_the_worker_is_sent_with_a_warning() {
+    let (Some(a), Some(b)) = (Machine::new("a").await, Machine::new("b").await) else { return };
+    let (mut a, mut b) = (a.with("large", large(1)), b.with("large", large(2)));
+    a.start(&["--model", "large", "--split"]).await;
+    a.ready_at("large", &["a"]).await;
+    let alone = a.answers("large").await;
+    b.start(&["--max-vram", "1"]).await;
+    b.join(&a).await;
+    a.hosts_over(2).await;
+    a.ready_at("large", &["a"]).await;
+    assert_eq!(a.answers("large").await, alone, "the host's weights, not those of the worker's disk");
+    let warned = a.folder.written();
+    let line = warned.lines().find(|line| line.contains("the worker's file is another one than the host's"));
+    assert!(line.is_some_and(|line| line.contains("WARN") && line.contains("large.gguf")), "{warned}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -104,4 +125,26 @@ async fn a_model_without_room_at_its_node_is_taken_up_by_a_joiner() {
     a.ready_at("two", &["b"]).await;
     assert_eq!(a.answers("two").await.len(), TOKENS);
     assert_eq!((a.llama_servers().len(), b.llama_servers().len()), (1, 1));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_taken_up_is_left_to_others_for_what_nobody_serves() {
+    let (Some(a), Some(b)) = (Machine::new("a").await, Machine::new("b").await) else { return };
+    let (mut a, mut b) = (a, b.with_model("one", 1).with_model("two", 2));
+    a.start(&["--model", "one", "--model", "two"]).await;
+    b.start(&[]).await;
+    b.join(&a).await;
+    a.ready_at("one", &["b"]).await;
+    let first = b.process().served_model("one");
+    // The file comes to the node whose owner asked for it.
+    a.folder.add_model("one", 1);
+    a.client().load(&LoadRequest { model: "one".into(), ..LoadRequest::default() }).await.unwrap();
+    a.ready_at("two", &["b"]).await;
+    first.gone().await;
+    a.ready_at("one", &["a"]).await;
+    assert!(b.lines_with("Assigned to serve two (needed by the mesh, already on disk), instead of one") > 0);
+    assert_eq!(b.lines_with("Assigned to serve"), 2, "{}", b.folder.written());
+    for model in ["one", "two"] {
+        assert_eq!(a.answers(model).await.len(), TOKENS);
+    }
 }

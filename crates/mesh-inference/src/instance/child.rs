@@ -19,6 +19,11 @@ use super::record::{self, Record};
 /// What the guard needs beyond the child's own deadline to see the end and say so.
 const GUARD_MARGIN: Duration = Duration::from_secs(5);
 
+/// Tunables of the GNU C library; elsewhere it is a name like any other.
+const TUNABLES: &str = "GLIBC_TUNABLES";
+/// `malloc` asks for huge pages by `madvise` (glibc 2.35 and later; older ones say nothing and do nothing).
+const HUGE_PAGES: &str = "glibc.malloc.hugetlb=1";
+
 /// A child behind its guard. Dropping it closes the pipe, by which the guard ends the child.
 #[derive(Debug)]
 pub(crate) struct Guarded {
@@ -39,6 +44,8 @@ pub(crate) struct Start<'a> {
     pub(crate) program: &'a Path,
     pub(crate) arguments: Vec<OsString>,
     pub(crate) key: &'a str,
+    /// Whether what it allocates should lie in huge pages, where the system has them for whoever asks.
+    pub(crate) in_huge_pages: bool,
     pub(crate) log: File,
     pub(crate) stop_deadline: Duration,
 }
@@ -49,7 +56,12 @@ impl Guarded {
         std::fs::create_dir_all(&folder)?;
         let record = folder.join(format!("{}.json", uuid::Uuid::now_v7().simple()));
         let node = ProcessId::own().ok_or_else(|| io::Error::other("this process cannot see itself"))?;
-        let mut guard = Command::new(&start.guard.program)
+        let mut command = Command::new(&start.guard.program);
+        // What the user has set for all programs stays.
+        if start.in_huge_pages && std::env::var_os(TUNABLES).is_none() {
+            command.env(TUNABLES, HUGE_PAGES);
+        }
+        let mut guard = command
             .args(guard_arguments(start.guard, record.as_os_str(), &node, start.stop_deadline))
             .arg(start.program)
             .args(start.arguments)

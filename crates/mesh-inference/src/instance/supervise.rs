@@ -162,6 +162,7 @@ impl Supervisor {
                 program: &self.launch.program,
                 arguments: self.launch.arguments.to_list(self.name(), port),
                 key: key.expose(),
+                in_huge_pages: false,
                 log: log_file,
                 stop_deadline: self.config.stop_deadline,
             })

@@ -267,6 +267,12 @@ pub(crate) fn a_stolen_port_of_an_rpc_server_is_passed_over() {
         let server = server.unwrap();
         assert_ne!(server.addr(), thief.local_addr().unwrap());
         assert!(server.process().is_alive());
+        #[cfg(target_os = "linux")]
+        if std::env::var_os("GLIBC_TUNABLES").is_none() {
+            let environment = std::fs::read(format!("/proc/{}/environ", server.process().pid)).unwrap();
+            let asks = |variable: &[u8]| variable == b"GLIBC_TUNABLES=glibc.malloc.hugetlb=1";
+            assert!(environment.split(|byte| *byte == 0).any(asks), "weights lie in huge pages");
+        }
         server.stop().await;
     });
 }

@@ -92,7 +92,7 @@ impl Machine {
 
     pub(crate) async fn ask(&self, model: &str) -> (u16, String) {
         let body = serde_json::json!({
-            "model": model, "max_tokens": TOKENS, "messages": [{ "role": "user", "content": "say something" }],
+            "model": model, "max_tokens": TOKENS, "temperature": 0, "messages": [{ "role": "user", "content": "say something" }],
         });
         let answer = http::post(gateway(self.client()).await, "/v1/chat/completions", body.to_string()).await;
         let text = answer.json()["choices"][0]["message"]["content"].as_str().unwrap_or_default().to_owned();
