@@ -118,15 +118,18 @@ impl Entrance {
     /// Says once that the peer's file is another one.
     fn compare(&self, common: &HashSet<WeightId>, peers_file: &str, remote: &Remote) {
         let own_file = self.how.weights.as_ref().map(|weights| weights.file()).unwrap_or_default();
-        if common.is_empty() && !self.warned.swap(true, Relaxed) {
+        let (common, own) = (common.len(), self.known.ids.len());
+        // Models of one family have some weights in common, such as those that are all one.
+        if common * 2 < own && !self.warned.swap(true, Relaxed) {
             tracing::warn!(
                 peer = %remote.peer.short(),
                 own_file,
                 peers_file,
-                "the worker's file is another one than the host's: all weights are sent over the network"
+                sent = own - common,
+                of = own,
+                "the worker's file is another one than the host's: weights are sent over the network"
             );
         } else {
-            let (common, own) = (common.len(), self.known.ids.len());
             tracing::debug!(peer = %remote.peer.short(), common, own, peers_file, "weights in common");
         }
     }
