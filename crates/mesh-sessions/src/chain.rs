@@ -98,7 +98,7 @@ struct SignedHop {
 }
 
 /// A chain as it travels. What it says counts once it is verified.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SignedChain {
     /// Delegations in other scopes before the first hop, as its node says.
     before: u8,
@@ -231,13 +231,18 @@ impl SignedChain {
         Ok(())
     }
 
+    /// Of a chain that was verified before it was written down.
+    pub(crate) fn believed(self, scope: ScopeId) -> Option<Chain> {
+        (!self.hops.is_empty()).then_some(Chain { scope, signed: self })
+    }
+
     fn depth(&self) -> usize {
         usize::from(self.before) + self.hops.len()
     }
 
     /// The encoding, at most [`CHAIN_BYTES_MAX`] bytes.
     pub fn encode(&self) -> Vec<u8> {
-        encoding(&(VERSION, self))
+        encoding(&(VERSION, self.before, &self.hops))
     }
 
     /// Reads what [`SignedChain::encode`] wrote; nothing of it is believed yet.
@@ -248,7 +253,9 @@ impl SignedChain {
         if bytes.len() > CHAIN_BYTES_MAX {
             return Err(InvalidChain);
         }
-        let (version, chain): (u8, Self) = postcard::from_bytes(bytes).map_err(|_| InvalidChain)?;
+        let (version, before, hops): (u8, u8, Vec<SignedHop>) =
+            postcard::from_bytes(bytes).map_err(|_| InvalidChain)?;
+        let chain = Self { before, hops };
         let is_sound = version == VERSION && chain.hops.len() <= DEPTH_MAX && chain.encode() == bytes;
         is_sound.then_some(chain).ok_or(InvalidChain)
     }
@@ -282,7 +289,26 @@ impl FromStr for SignedChain {
     }
 }
 
+/// In JSON as in headers.
+impl Serialize for SignedChain {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
+impl<'de> Deserialize<'de> for SignedChain {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let text = <std::borrow::Cow<'_, str>>::deserialize(deserializer)?;
+        text.parse().map_err(serde::de::Error::custom)
+    }
+}
+
 impl Chain {
+    /// As it travels, and the scope that it is signed for.
+    pub fn signed(&self) -> (&ScopeId, &SignedChain) {
+        (&self.scope, &self.signed)
+    }
+
     /// The next delegation, signed by the node that this chain leads to. Into another scope a chain of one hop begins that
     /// keeps the depth.
     ///

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use mesh_identity::{NodeId, Role, ScopeId};
 use serde::{Deserialize, Serialize};
 
+use crate::chain::SignedChain;
 use crate::content::{Part, Text, ToolCall, ToolResult, Usage};
 use crate::ids::{AgentId, EventNumber, PromptId, SessionId, SessionName, ToolCallId, TurnNumber};
 use crate::model::FinishReason;
@@ -73,6 +74,13 @@ pub enum Body {
         cut: EventNumber,
         /// Who may do everything with it.
         owner: Party,
+    },
+    /// The session was begun for another agent, whose turn waits for what comes of it. Right behind the first event.
+    Delegated {
+        /// The scope that the delegations are signed for.
+        scope: ScopeId,
+        /// Who delegated to whom, as its host has verified it.
+        chain: SignedChain,
     },
     /// The session is called so from now on.
     Named {

@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
 
+use mesh_identity::UnixTime;
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::{AbortHandle, JoinSet};
 use tokio_util::sync::CancellationToken;
@@ -11,7 +12,7 @@ use tokio_util::sync::CancellationToken;
 use super::ask::Question;
 use super::error::CommandError;
 use super::run::Running;
-use super::{Inner, content, load, now, now_ms};
+use super::{Inner, content, load, lock, now, now_ms};
 use crate::agent::Agent;
 use crate::content::ToolCall;
 use crate::event::{Body, Party};
@@ -106,7 +107,14 @@ impl Live {
         let loaded = load(&self.inner.store, self.id).await?;
         let written = loaded.session.last();
         let agent = loaded.session.agent().and_then(|agent| self.inner.agent(agent));
-        let playbook = agent.as_ref().map(Agent::playbook);
+        let mut playbook = agent.as_ref().map(Agent::playbook);
+        if let Some(chain) = loaded.session.chain() {
+            if let Some(playbook) = &mut playbook {
+                let limits = std::mem::take(&mut playbook.limits);
+                playbook.limits = limits.within(chain.budget(), UnixTime::now());
+            }
+            lock(&self.inner.chains).insert(self.id, chain);
+        }
         let core = Core::open(self.id, self.inner.me, loaded.session, playbook, now());
         let (hear, heard) = mpsc::channel(HEARD_MAX);
         let session = Session {

@@ -27,6 +27,7 @@ pub use self::follow::Following;
 use self::live::{Live, REQUESTS_MAX, Request};
 use self::snapshot::load;
 use crate::agent::Agent;
+use crate::chain::Chain;
 use crate::event::{Body, Party, Right};
 use crate::ids::{AgentId, EventNumber, PromptId, SessionId, SessionName, TurnNumber};
 use crate::model::{ModelClient, Shown};
@@ -69,6 +70,8 @@ pub struct NewSession {
     pub name: Option<SessionName>,
     /// Its labels.
     pub labels: BTreeMap<String, String>,
+    /// The delegations that lead to it, verified; none when a person begins it. Its turns spend no more than they allow.
+    pub chain: Option<Chain>,
 }
 
 /// The sessions of a node. Clones are handles to the same ones; when the last is dropped everything ends at once, as in a
@@ -99,6 +102,8 @@ struct Inner {
     agents: Mutex<BTreeMap<AgentId, Arc<Agent>>>,
     config: Config,
     live: Mutex<Alive>,
+    /// Of those sessions that are alive and were delegated.
+    chains: Mutex<HashMap<SessionId, Chain>>,
     tasks: TaskTracker,
     cancel: CancellationToken,
 }
@@ -130,6 +135,7 @@ impl Sessions {
             agents: Mutex::default(),
             config,
             live: Mutex::default(),
+            chains: Mutex::default(),
             tasks: TaskTracker::new(),
             cancel: cancel.clone(),
         });
@@ -150,6 +156,11 @@ impl Sessions {
         lock(&self.inner.agents).values().filter(|agent| agent.is_open_to(by)).cloned().collect()
     }
 
+    /// The delegations that led to a session that is alive; none when a person began it.
+    pub fn chain(&self, session: &SessionId) -> Option<Chain> {
+        lock(&self.inner.chains).get(session).cloned()
+    }
+
     /// The store below.
     pub fn store(&self) -> &Store {
         &self.inner.store
@@ -165,6 +176,10 @@ impl Sessions {
         let agent = agent.ok_or(CommandError::NoSuchAgent(new.agent))?;
         Command::Label { labels: new.labels.clone() }.check()?;
         let mut bodies = vec![Body::Created { agent: agent.id.clone(), owner: by.clone() }];
+        bodies.extend(new.chain.as_ref().map(|chain| {
+            let (scope, signed) = chain.signed();
+            Body::Delegated { scope: *scope, chain: signed.clone() }
+        }));
         bodies.extend(new.name.map(|name| Body::Named { name: Some(name) }));
         if !new.labels.is_empty() {
             bodies.push(Body::Labelled { labels: new.labels });
@@ -336,6 +351,11 @@ impl Sessions {
         self.inner.tasks.wait().await;
     }
 
+    /// The node whose sessions they are.
+    pub(crate) fn me(&self) -> NodeId {
+        self.inner.me
+    }
+
     /// A handle that keeps nothing alive.
     pub(crate) fn downgrade(&self) -> WeakSessions {
         WeakSessions(Arc::downgrade(&self.inner))
@@ -431,6 +451,7 @@ impl Inner {
         let may_go = requests.is_empty();
         if may_go {
             live.sessions.remove(&session);
+            lock(&self.chains).remove(&session);
         }
         may_go
     }

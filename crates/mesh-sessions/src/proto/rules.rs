@@ -2,6 +2,9 @@
 
 use std::time::Duration;
 
+use mesh_identity::UnixTime;
+
+use crate::chain::Budget;
 use crate::content::ToolCall;
 use crate::event::Party;
 
@@ -76,6 +79,23 @@ pub struct Limits {
     pub decision: Duration,
     /// Calls of tools that run at once (8).
     pub tools_max: usize,
+}
+
+impl Limits {
+    /// These, and not more than a budget allows at this time.
+    pub(crate) fn within(mut self, budget: &Budget, now: UnixTime) -> Self {
+        let smaller = |own: Option<u64>, other: Option<u64>| match (own, other) {
+            (Some(own), Some(other)) => Some(own.min(other)),
+            (own, other) => own.or(other),
+        };
+        self.tokens = smaller(self.tokens, budget.tokens);
+        self.cost_micros = smaller(self.cost_micros, budget.cost_micros);
+        if let Some(until) = budget.until.time() {
+            let left = Duration::from_secs(until.0.saturating_sub(now.0));
+            self.time = Some(self.time.map_or(left, |own| own.min(left)));
+        }
+        self
+    }
 }
 
 impl Default for Limits {

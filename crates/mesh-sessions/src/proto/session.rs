@@ -2,11 +2,12 @@
 
 use std::collections::{BTreeMap, VecDeque};
 
-use mesh_identity::{NodeId, Role};
+use mesh_identity::{NodeId, Role, ScopeId};
 use serde::{Deserialize, Serialize};
 
 use super::context::{Context, Said};
 use super::turn::Turn;
+use crate::chain::{Chain, SignedChain};
 use crate::content::{Part, Text};
 use crate::event::{Body, Event, Party, Right, Share, ShareWith};
 use crate::ids::{AgentId, EventNumber, PromptId, SessionName, TurnNumber};
@@ -23,6 +24,9 @@ pub struct Session {
     last: EventNumber,
     epoch: u64,
     host: Option<NodeId>,
+    /// The delegations that led here.
+    #[serde(default)]
+    delegated: Option<(ScopeId, SignedChain)>,
     rest: Rest,
     /// Whether nobody has prompted it since it was created or forked, and which of the two.
     fresh: Option<Fresh>,
@@ -149,6 +153,12 @@ impl Session {
         self.host.as_ref()
     }
 
+    /// The delegations that led to it; none when a person began it.
+    pub fn chain(&self) -> Option<Chain> {
+        let (scope, signed) = self.delegated.clone()?;
+        signed.believed(scope)
+    }
+
     /// Whether it goes on.
     pub fn rest(&self) -> &Rest {
         &self.rest
@@ -223,6 +233,9 @@ impl Session {
                 self.fresh = Some(Fresh::Created);
             }
             Body::Forked { owner, .. } => self.fork(owner),
+            Body::Delegated { scope, chain } if event.number == EventNumber(2) => {
+                self.delegated = Some((*scope, chain.clone()));
+            }
             Body::Named { name } => self.name.clone_from(name),
             Body::Labelled { labels } => self.labels.clone_from(labels),
             Body::Shared { shares } => self.shares.clone_from(shares),
@@ -259,7 +272,7 @@ impl Session {
     /// Everything before was the parent's; from here on it is somebody else's session.
     fn fork(&mut self, owner: &Party) {
         self.owner = Some(owner.clone());
-        (self.name, self.shares) = (None, Vec::new());
+        (self.name, self.shares, self.delegated) = (None, Vec::new(), None);
         self.labels.clear();
         (self.epoch, self.host, self.rest) = (0, None, Rest::None);
         self.queue.clear();

@@ -7,6 +7,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
+use crate::chain::SignedChain;
 use crate::event::{Event, Share};
 use crate::ids::{AgentId, BlobId, EventNumber, PromptId, SessionId, SessionName, ToolCallId, TurnNumber};
 
@@ -37,6 +38,9 @@ pub enum Ask {
         /// Its labels.
         #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
         labels: BTreeMap<String, String>,
+        /// The delegations that lead to it, the last one the caller's to this agent; none when a person begins it.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        chain: Option<SignedChain>,
     },
     /// Begin a session that is another one up to an event (none: its last).
     Fork {

@@ -14,6 +14,7 @@ use uuid::Uuid;
 use super::follow::RemoteFollowing;
 use super::frame::{Broken, Reader, write, write_content};
 use super::{Config, PROTOCOL};
+use crate::chain::SignedChain;
 use crate::ids::{AgentId, BlobId, EventNumber, PromptId, SessionId, SessionName, TurnNumber};
 use crate::model::Shown;
 use crate::proto::wire::{AgentFacts, Ask, Code, Deed, PartHead, SessionFacts, Tell};
@@ -130,7 +131,23 @@ impl RemoteHost {
         name: Option<SessionName>,
         labels: BTreeMap<String, String>,
     ) -> Result<RemoteSession, RemoteError> {
-        self.done(&Ask::Create { id, agent, name, labels }, &[]).await?;
+        self.done(&Ask::Create { id, agent, name, labels, chain: None }, &[]).await?;
+        Ok(self.session(id))
+    }
+
+    /// Begins a session for a turn of this node that waits for what comes of it; the last delegation of the chain is to the
+    /// agent there. The same call again is the same session.
+    ///
+    /// # Errors
+    /// [`RemoteError`].
+    pub async fn delegate(
+        &self,
+        id: SessionId,
+        agent: AgentId,
+        labels: BTreeMap<String, String>,
+        chain: SignedChain,
+    ) -> Result<RemoteSession, RemoteError> {
+        self.done(&Ask::Create { id, agent, name: None, labels, chain: Some(chain) }, &[]).await?;
         Ok(self.session(id))
     }
 

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use mesh_identity::UnixTime;
 use mesh_transport::{Peer, ResetCode, SendStream, Stream, Transport, handler_fn};
 use tokio::io::AsyncWriteExt;
 use tokio::sync::Semaphore;
@@ -9,9 +10,10 @@ use tokio::time::Instant;
 
 use super::frame::{Broken, Reader, parse, write, write_content};
 use super::{Config, PROTOCOL};
+use crate::chain::{Chain, ChainError, SignedChain};
 use crate::event::{Party, Right};
 use crate::host::{CommandError, NewSession, Sessions};
-use crate::ids::{BlobId, EventNumber, SessionId};
+use crate::ids::{AgentId, BlobId, EventNumber, SessionId};
 use crate::model::Shown;
 use crate::proto::wire::{
     AgentFacts, Ask, Beat, CONTENTS_BYTES_MAX, Code, Deed, PartHead, SessionFacts, Tell,
@@ -178,8 +180,16 @@ async fn answer(
     let made = |()| Tell::Done { number: EventNumber::START };
     Ok(match ask {
         Ask::Agents => Ok(Tell::Agents { agents: agents(sessions, by) }),
-        Ask::Create { id, agent, name, labels } => {
-            sessions.create(id, by, NewSession { agent, name, labels }).await.map(made)
+        Ask::Create { id, agent, name, labels, chain } => {
+            match chain.map(|chain| believed(sessions, by, &agent, chain)) {
+                Some(Err(error)) => {
+                    return Ok(Ok(Tell::Refused { code: Code::NotAllowed, text: error.to_string() }));
+                }
+                chain => {
+                    let chain = chain.and_then(Result::ok);
+                    sessions.create(id, by, NewSession { agent, name, labels, chain }).await.map(made)
+                }
+            }
         }
         Ask::Fork { parent, at, id } => sessions.fork(parent, at, id, by).await.map(made),
         Ask::Prompt { session, prompt, parts } => {
@@ -203,6 +213,18 @@ async fn answer(
         Ask::Show { session } => sessions.show(session, by).await.map(|(listed, _)| page(vec![listed], None)),
         Ask::Attach { .. } | Ask::Content { .. } => return Err(Broken::Malformed),
     })
+}
+
+/// The delegations that a peer says have led to its call.
+fn believed(
+    sessions: &Sessions,
+    by: &Party,
+    agent: &AgentId,
+    chain: SignedChain,
+) -> Result<Chain, ChainError> {
+    let scope = by.scope.ok_or(ChainError::Misdirected)?;
+    let chain = chain.verify(&scope, &by.node, &sessions.me(), UnixTime::now())?;
+    if chain.at().agent == *agent { Ok(chain) } else { Err(ChainError::Misdirected) }
 }
 
 /// What follows a prompt, when its caller may prompt at all.

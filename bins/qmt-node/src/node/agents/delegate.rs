@@ -1,48 +1,28 @@
-//! Tasks that agents of this node give to others.
+//! Tasks that agents of this node give to others, here and at peers.
 
-use std::collections::{BTreeMap, HashMap};
-use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::collections::BTreeMap;
+use std::sync::{Arc, Weak};
 
 use futures_util::future::BoxFuture;
-use mesh_identity::{ScopeId, UnixTime};
+use mesh_identity::{NodeId, ScopeId};
+use mesh_sessions::agent::Agent;
 use mesh_sessions::chain::{AgentAt, Chain, ChainError, Hop, SignedChain};
 use mesh_sessions::content::Text;
-use mesh_sessions::event::{Body, Party, Right, Share, ShareWith, TurnOutcome};
-use mesh_sessions::host::{CommandError, NewSession, Sessions};
+use mesh_sessions::event::{Body, Event, Right, Share, ShareWith, TurnOutcome};
+use mesh_sessions::host::{CommandError, Following, NewSession};
 use mesh_sessions::ids::{AgentId, EventNumber, PromptId, SessionId};
 use mesh_sessions::model::Shown;
-use mesh_sessions::proto::Command;
+use mesh_sessions::proto::wire::Deed;
+use mesh_sessions::remote::RemoteFollowing;
 use mesh_sessions::tools::{Candidate, Delegator, Order, Roster};
 
+use super::super::scopes::Scope;
 use super::super::{Inner, Node};
+use super::held::Held;
+use super::roster::PeerAgent;
 
-/// Sessions whose delegation is remembered: far more than turns that wait at a time.
-const CHAINS_MAX: usize = 4096;
 /// The label of a session that was begun for another one.
 const FOR_LABEL: &str = "delegated-by";
-
-/// The delegations that led to sessions of this node.
-#[derive(Default)]
-pub(super) struct Chains(Mutex<HashMap<SessionId, Chain>>);
-
-impl Chains {
-    fn of(&self, session: &SessionId) -> Option<Chain> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).get(session).cloned()
-    }
-
-    fn remember(&self, session: SessionId, chain: Chain) -> Result<(), String> {
-        let mut chains = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if chains.len() >= CHAINS_MAX {
-            return Err("too many delegated tasks are under way".to_owned());
-        }
-        chains.insert(session, chain);
-        Ok(())
-    }
-
-    fn forget(&self, session: &SessionId) {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).remove(session);
-    }
-}
 
 /// The mesh as the tool `delegate` of an agent sees it. It does not keep the node alive.
 #[derive(Clone)]
@@ -70,13 +50,15 @@ impl Mesh {
 impl Roster for Mesh {
     fn candidates(&self) -> Vec<Candidate> {
         let Some(node) = self.node() else { return Vec::new() };
-        node.own_candidates(self.agent.as_ref())
+        let mut candidates = node.own_candidates(self.agent.as_ref());
+        candidates.extend(node.peer_candidates());
+        candidates
     }
 }
 
 impl Delegator for Mesh {
     fn chain(&self, session: &SessionId) -> Option<Chain> {
-        self.node()?.inner.agents.chains.of(session)
+        self.node()?.running_sessions()?.chain(session)
     }
 
     fn delegate(&self, order: Order) -> BoxFuture<'static, Result<String, String>> {
@@ -85,7 +67,7 @@ impl Delegator for Mesh {
             let (Some(node), Some(agent)) = (node, agent) else {
                 return Err("the node is shutting down".to_owned());
             };
-            node.delegate_here(agent, order).await
+            node.delegate(agent, order).await
         })
     }
 }
@@ -95,7 +77,7 @@ impl Node {
     fn own_candidates(&self, asking: Option<&AgentId>) -> Vec<Candidate> {
         let Some(sessions) = self.running_sessions() else { return Vec::new() };
         let labels = &self.config().mesh.labels;
-        let candidate = |agent: Arc<mesh_sessions::agent::Agent>| Candidate {
+        let candidate = |agent: Arc<Agent>| Candidate {
             at: AgentAt { node: self.id(), agent: agent.id.clone() },
             node_name: None,
             description: agent.description.clone(),
@@ -107,135 +89,202 @@ impl Node {
         agents.filter(|agent| Some(&agent.id) != asking).map(candidate).collect()
     }
 
-    async fn delegate_here(&self, agent: AgentId, order: Order) -> Result<String, String> {
-        let sessions = self.sessions().await.map_err(|error| error.message)?;
-        // The same call is the same session, so that an order that comes twice is one.
-        let id = session_of(&order);
-        let chain = self.next_hop(agent, &order).map_err(|error| error.to_string())?;
-        self.inner.agents.chains.remember(id, chain)?;
-        let under_way =
-            UnderWay { node: self.clone(), sessions: sessions.clone(), session: id, is_over: false };
-        let answer = carry_out(&sessions, &self.owner(), id, &order).await;
-        under_way.end(&answer).await;
+    /// Agents of peers: those that are told of, and those that the configuration names, in its words.
+    fn peer_candidates(&self) -> Vec<Candidate> {
+        let candidate = |agent: PeerAgent| Candidate {
+            at: AgentAt { node: agent.node, agent: agent.id },
+            node_name: Some(if agent.node_name.is_empty() {
+                agent.node.to_string()
+            } else {
+                agent.node_name
+            }),
+            description: agent.description,
+            model: agent.model,
+            labels: agent.labels,
+            is_busy: agent.is_busy,
+        };
+        let mut candidates: Vec<Candidate> = self.peer_agents().into_iter().map(candidate).collect();
+        for named in &self.config().remote_agents {
+            let Ok((_, node)) = self.resolve_node(&named.peer, None) else { continue };
+            let at = AgentAt { node, agent: named.id.clone() };
+            let known = candidates.iter().position(|candidate| candidate.at == at);
+            let index = known.unwrap_or_else(|| {
+                candidates.push(Candidate {
+                    at,
+                    node_name: Some(named.peer.clone()),
+                    description: String::new(),
+                    model: None,
+                    labels: Vec::new(),
+                    is_busy: false,
+                });
+                candidates.len() - 1
+            });
+            let candidate = &mut candidates[index];
+            if let Some(description) = named.description.as_ref().or(named.name.as_ref()) {
+                candidate.description.clone_from(description);
+            }
+            let new = named.capabilities.iter().filter(|label| !candidate.labels.contains(label));
+            let new: Vec<String> = new.cloned().collect();
+            candidate.labels.extend(new);
+        }
+        candidates
+    }
+
+    async fn delegate(&self, agent: AgentId, order: Order) -> Result<String, String> {
+        // Ids of calls are unique in a turn alone, so they name no session.
+        let id = SessionId::from_uuid(uuid::Uuid::now_v7());
+        let held = self.begin(agent, id, &order).await?;
+        let under_way = UnderWay { node: self.clone(), held: Some(held) };
+        let answer = under_way.carry_out(&order).await;
+        under_way.end(answer.is_err()).await;
         answer
     }
 
+    /// Begins the session in which the task is done, with what led to it.
+    async fn begin(&self, agent: AgentId, id: SessionId, order: &Order) -> Result<Held, String> {
+        let to = order.to.at.clone();
+        let labels = BTreeMap::from([(FOR_LABEL.to_owned(), order.session.to_string())]);
+        if to.node != self.id() {
+            let scope = self.scope_of(&to.node).ok_or("the agent's node has left the mesh")?;
+            let chain = self.next_hop(&scope, agent, order).map_err(|error| error.to_string())?;
+            let begun = self.remote_host(scope, to.node).delegate(id, to.agent, labels, chain).await;
+            return Ok(Held::There(self.keep_remote(begun.map_err(|error| error.to_string())?)));
+        }
+        let told = |error: CommandError| error.to_string();
+        let (sessions, by) = (self.sessions().await.map_err(|error| error.message)?, self.owner());
+        // In the scope in which it may go on.
+        let scope = self.scopes().list().first().map_or(ScopeId::lan(None), Scope::id);
+        let chain = self
+            .next_hop(&scope, agent, order)
+            .and_then(|signed| signed.verify(&scope, &self.id(), &self.id(), mesh_identity::UnixTime::now()));
+        let chain = Some(chain.map_err(|error| error.to_string())?);
+        let new = NewSession { agent: to.agent, name: None, labels, chain };
+        sessions.create(id, &by, new).await.map_err(told)?;
+        // Whose task it is may do no more by another agent than by the first: it speaks, and the policy is asked about it.
+        if order.on_behalf_of.scope.is_some() {
+            let shares = vec![Share { with: ShareWith::Node(order.on_behalf_of.node), right: Right::Prompt }];
+            let shared = sessions.command(id, &by, mesh_sessions::proto::Command::Share { shares }).await;
+            shared.map_err(told)?;
+        }
+        Ok(Held::Here { sessions, by, id })
+    }
+
+    fn scope_of(&self, node: &NodeId) -> Option<ScopeId> {
+        let scopes = self.scopes().list();
+        let has = |scope: &&Scope| {
+            self.gossip(&scope.id()).is_some_and(|gossip| gossip.members().get(node).is_some())
+        };
+        scopes.iter().find(has).map(Scope::id)
+    }
+
     /// The chain with this delegation.
-    fn next_hop(&self, agent: AgentId, order: &Order) -> Result<Chain, ChainError> {
-        let scope = self.scopes().list().first().map_or(ScopeId::lan(None), super::super::scopes::Scope::id);
+    fn next_hop(&self, scope: &ScopeId, agent: AgentId, order: &Order) -> Result<SignedChain, ChainError> {
         let from = AgentAt { node: self.id(), agent };
         let hop = Hop { from, session: order.session, to: order.to.at.clone(), budget: order.budget };
-        let signed = match &order.chain {
-            Some(chain) => chain.extend(self.key(), &scope, hop)?,
-            None => SignedChain::begin(self.key(), &scope, hop)?,
-        };
-        signed.verify(&scope, &self.id(), &self.id(), UnixTime::now())
+        match &order.chain {
+            Some(chain) => chain.extend(self.key(), scope, hop),
+            None => SignedChain::begin(self.key(), scope, hop),
+        }
     }
 }
 
 /// A task that is under way: dropped before its end, the other turn is ended too.
 struct UnderWay {
     node: Node,
-    sessions: Sessions,
-    session: SessionId,
-    is_over: bool,
+    /// None once it is over.
+    held: Option<Held>,
 }
 
 impl UnderWay {
-    async fn end(mut self, answer: &Result<String, String>) {
-        self.is_over = true;
-        if answer.is_err() {
-            self.cancel().await;
+    /// Has the agent do the task, and waits for its answer.
+    async fn carry_out(&self, order: &Order) -> Result<String, String> {
+        let Some(held) = &self.held else { return Err("it is over".to_owned()) };
+        let prompt: PromptId = "task".parse().map_err(|_| "no prompt id".to_owned())?;
+        let parts = vec![Shown::Text(order.task.clone())];
+        let mut following = match held {
+            Held::Here { sessions, by, id } => {
+                let told = |error: CommandError| error.to_string();
+                let following = sessions.follow(*id, by, EventNumber::START).await.map_err(told)?;
+                sessions.prompt(*id, &order.on_behalf_of, prompt, parts).await.map_err(told)?;
+                Heard::Here(following)
+            }
+            Held::There(session) => {
+                session.prompt(prompt, parts).await.map_err(|error| error.to_string())?;
+                Heard::There(session.follow(EventNumber::START))
+            }
+        };
+        let mut answer = Text::Inline(String::new());
+        loop {
+            let event = tokio::select! {
+                event = following.next() => event?,
+                () = order.cancel.cancelled() => return Err("cancelled".to_owned()),
+            };
+            match &event.body {
+                Body::TextAdded { text, .. } => (order.printed)(text),
+                Body::ToolAsked { why, .. } => {
+                    let id = held.id();
+                    (order.printed)(&format!("\n[session {id} waits for a decision: {why}]\n"));
+                }
+                Body::Answered { text, .. } => answer = text.clone(),
+                Body::TurnEnded { outcome: TurnOutcome::Done, .. } => return said(held, answer).await,
+                Body::TurnEnded { outcome, .. } => {
+                    return Err(format!("the task ended before it was done: {}", ended(outcome)));
+                }
+                _ => {}
+            }
         }
     }
 
-    async fn cancel(&self) {
-        let cancelled =
-            self.sessions.command(self.session, &self.node.owner(), Command::Cancel { turn: None }).await;
-        if let Err(error) = cancelled {
-            tracing::debug!(session = %self.session, %error, "a delegated turn was not ended");
+    async fn end(mut self, has_failed: bool) {
+        if let Some(held) = self.held.take().filter(|_| has_failed) {
+            let _ = held.act(Deed::Cancel { turn: None }).await;
         }
     }
 }
 
 impl Drop for UnderWay {
     fn drop(&mut self) {
-        self.node.inner.agents.chains.forget(&self.session);
-        if !self.is_over {
-            let (sessions, by, session) = (self.sessions.clone(), self.node.owner(), self.session);
-            self.node.inner.tasks.spawn(async move {
-                let _ = sessions.command(session, &by, Command::Cancel { turn: None }).await;
-            });
+        if let Some(held) = self.held.take() {
+            // Nobody is left to hear that it did not work.
+            self.node.inner.tasks.spawn(async move { drop(held.act(Deed::Cancel { turn: None }).await) });
         }
     }
 }
 
-/// Has the agent do the task in a session of its own, and waits for its answer.
-async fn carry_out(
-    sessions: &Sessions,
-    owner: &Party,
-    id: SessionId,
-    order: &Order,
-) -> Result<String, String> {
-    let told = |error: CommandError| error.to_string();
-    let labels = BTreeMap::from([(FOR_LABEL.to_owned(), order.session.to_string())]);
-    let new = NewSession { agent: order.to.at.agent.clone(), name: None, labels };
-    sessions.create(id, owner, new).await.map_err(told)?;
-    // Whose task it is may do no more by another agent than by the first: it speaks, and the policy is asked about it.
-    if order.on_behalf_of.scope.is_some() {
-        let shares = vec![Share { with: ShareWith::Node(order.on_behalf_of.node), right: Right::Prompt }];
-        sessions.command(id, owner, Command::Share { shares }).await.map_err(told)?;
-    }
-    let prompt: PromptId = "task".parse().map_err(|_| "no prompt id".to_owned())?;
-    let mut following = sessions.follow(id, owner, EventNumber::START).await.map_err(told)?;
-    sessions
-        .prompt(id, &order.on_behalf_of, prompt, vec![Shown::Text(order.task.clone())])
-        .await
-        .map_err(told)?;
-    let mut answer = Text::Inline(String::new());
-    loop {
-        let event = tokio::select! {
-            event = following.next() => event.map_err(told)?,
-            () = order.cancel.cancelled() => return Err("cancelled".to_owned()),
-        };
-        match &event.body {
-            Body::TextAdded { text, .. } => (order.printed)(text),
-            Body::ToolAsked { why, .. } => {
-                (order.printed)(&format!("\n[session {id} waits for a decision: {why}]\n"));
-            }
-            Body::Answered { text, .. } => answer = text.clone(),
-            Body::TurnEnded { outcome: TurnOutcome::Done, .. } => return said(sessions, &answer).await,
-            Body::TurnEnded { outcome, .. } => {
-                return Err(format!("the task ended before it was done: {}", ended(outcome)));
-            }
-            _ => {}
+enum Heard {
+    Here(Following),
+    There(RemoteFollowing),
+}
+
+impl Heard {
+    async fn next(&mut self) -> Result<Arc<Event>, String> {
+        match self {
+            Self::Here(following) => following.next().await.map_err(|error| error.to_string()),
+            Self::There(following) => following.next().await.map(Arc::new).map_err(|error| error.to_string()),
         }
     }
 }
 
-async fn said(sessions: &Sessions, text: &Text) -> Result<String, String> {
-    match text {
-        Text::Inline(text) => Ok(text.clone()),
-        Text::Blob { blob, .. } => {
-            let bytes = sessions.store().blob(*blob).await.map_err(|error| error.to_string())?;
-            Ok(String::from_utf8_lossy(&bytes.unwrap_or_default()).into_owned())
+async fn said(held: &Held, text: Text) -> Result<String, String> {
+    let blob = match text {
+        Text::Inline(text) => return Ok(text),
+        Text::Blob { blob, .. } => blob,
+    };
+    let bytes = match held {
+        Held::Here { sessions, .. } => {
+            let bytes = sessions.store().blob(blob).await.map_err(|error| error.to_string())?;
+            bytes.unwrap_or_default()
         }
-    }
+        Held::There(session) => session.content(blob).await.map_err(|error| error.to_string())?,
+    };
+    Ok(String::from_utf8_lossy(&bytes).into_owned())
 }
 
 fn ended(outcome: &TurnOutcome) -> String {
     match outcome {
         TurnOutcome::Cancelled { .. } => "it was cancelled".to_owned(),
-        TurnOutcome::LimitReached { limit } => format!("it reached its limit of {limit:?}").to_lowercase(),
+        TurnOutcome::LimitReached { limit } => format!("its limit of {limit:?} was reached"),
         TurnOutcome::Failed { why } => why.clone(),
         other => format!("{other:?}"),
     }
-}
-
-fn session_of(order: &Order) -> SessionId {
-    let mut hash = blake3::Hasher::new();
-    hash.update(order.session.as_bytes()).update(order.call.as_str().as_bytes());
-    let mut bytes = [0; 16];
-    bytes.copy_from_slice(&hash.finalize().as_bytes()[..16]);
-    SessionId::from_uuid(uuid::Builder::from_custom_bytes(bytes).into_uuid())
 }

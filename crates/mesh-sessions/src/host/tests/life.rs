@@ -210,7 +210,8 @@ async fn who_has_no_right_learns_nothing_and_watches_no_longer_than_allowed() {
     assert!(is_hidden(&sessions.resolve(&guest, "secret").await.unwrap_err()));
     assert!(is_hidden(&sessions.follow(new_id(), &guest, EventNumber::START).await.unwrap_err()));
     assert_eq!(sessions.list(&guest, Filter::default()).await.unwrap().0, []);
-    let new = NewSession { agent: "coder".parse().unwrap(), name: None, labels: BTreeMap::new() };
+    let new =
+        NewSession { agent: "coder".parse().unwrap(), name: None, labels: BTreeMap::new(), chain: None };
     let refused = sessions.create(new_id(), &guest, new).await;
     assert!(matches!(refused, Err(CommandError::NoSuchAgent(_))), "not open to clients");
 

@@ -192,7 +192,8 @@ pub(crate) fn new_id() -> SessionId {
 
 pub(crate) async fn create(sessions: &Sessions) -> SessionId {
     let id = new_id();
-    let new = NewSession { agent: "coder".parse().unwrap(), name: None, labels: BTreeMap::new() };
+    let new =
+        NewSession { agent: "coder".parse().unwrap(), name: None, labels: BTreeMap::new(), chain: None };
     sessions.create(id, &me(), new).await.unwrap();
     id
 }
