@@ -34,7 +34,7 @@ use crate::types::model::{
     DropRequest, Dropped, LoadRequest, ModelView, PlanRequest, PlanView, PullRequest, PullView,
 };
 use crate::types::node::{NodeView, PingRequest, Pong};
-use crate::types::route::{PeerRouteView, RouteView};
+use crate::types::route::{AgentRouteView, PeerRouteView, RouteView, SetAgentRoute};
 use crate::types::status::Status;
 
 /// Longest answer that the client reads, bytes; the same bound as for one event, since a snapshot is the longest of both.
@@ -307,6 +307,16 @@ impl Client {
     pub async fn routes_for_peer(&self, node: &str) -> Result<Vec<PeerRouteView>, ClientError> {
         let uri = with_query(Endpoint::Routes.path(), "node", node);
         self.get(Endpoint::Routes, &uri, self.deadlines.answer).await
+    }
+
+    /// Whose models the node's agents ask.
+    pub async fn agent_routes(&self) -> Result<Vec<AgentRouteView>, ClientError> {
+        self.get(Endpoint::AgentRoutes, Endpoint::AgentRoutes.path(), self.deadlines.answer).await
+    }
+
+    /// Has an agent ask another node's model from now on.
+    pub async fn set_agent_route(&self, route: &SetAgentRoute) -> Result<AgentRouteView, ClientError> {
+        self.post(Endpoint::AgentRoutes, route, self.deadlines.answer).await
     }
 
     /// The audit trail, as far as it fits the query: who let whom in, when, and what a revocation ended.

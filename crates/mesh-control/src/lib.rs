@@ -96,7 +96,7 @@ pub use types::model::{
     ProviderView, PullRequest, PullState, PullView,
 };
 pub use types::node::{MemoryView, NodeState, NodeView, PathKind, PingRequest, Pong, Role};
-pub use types::route::{PeerRouteView, RouteTarget, RouteView};
+pub use types::route::{AgentRouteView, PeerRouteView, RouteTarget, RouteView, SetAgentRoute};
 pub use types::session::{
     Address, CancelTurn, ContentQuery, CreateSession, DecideTool, EventsQuery, ForkSession, HitView,
     ImportedSession, LabelSession, MoveSession, NameSession, OneQuery, OneSession, PROMPT_BODY_BYTES_MAX,

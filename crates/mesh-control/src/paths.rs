@@ -37,6 +37,8 @@ pub enum Endpoint {
     Plan,
     /// `GET /api/routes?model=`, and `GET /api/routes?node=`
     Routes,
+    /// `GET` and `POST /api/routes/agents`
+    AgentRoutes,
     /// `GET /api/audit`
     Audit,
     /// `GET /api/doctor`
@@ -106,6 +108,7 @@ impl Endpoint {
             Self::Pulls => "/api/models/pulls",
             Self::Plan => "/api/models/plan",
             Self::Routes => "/api/routes",
+            Self::AgentRoutes => "/api/routes/agents",
             Self::Audit => "/api/audit",
             Self::Doctor => "/api/doctor",
             Self::Events => "/api/events",

@@ -16,7 +16,7 @@ use mesh_inference::gateway::{
 };
 use mesh_inference::instance::sweep;
 use mesh_inference::terms::Api;
-use mesh_routing::{ProviderTarget, Router};
+use mesh_routing::Router;
 use mesh_transport::internet::{Bind, Config as InternetConfig, Endpoints, EndpointsError, RelayTrust};
 use mesh_transport::{Config as TransportConfig, Driver, Transport};
 use mesh_tunnel::Tunnels;
@@ -25,7 +25,7 @@ use tokio::sync::{Notify, broadcast};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use super::agents::{Agents, all_entries};
+use super::agents::Agents;
 use super::disk::Disk;
 use super::home::{Home, HomeError};
 use super::lending::Lending;
@@ -226,7 +226,7 @@ impl Node {
         tasks.spawn(node.clone().follow_admissions(admitted));
         tasks.spawn(node.clone().follow_appointments(appointments));
         tasks.spawn(node.clone().check_trail());
-        node.set_routing_policies();
+        node.set_routing_policies().await?;
         node.fill_relay().await?;
         Box::pin(node.reenter()).await?;
         node.enter_lan();
@@ -236,15 +236,6 @@ impl Node {
         tasks.spawn(node.clone().take_up_configuration());
         tasks.spawn(node.clone().host_sessions());
         Ok(node)
-    }
-
-    /// Agents whose model is at a named node are asked for there.
-    fn set_routing_policies(&self) {
-        self.router().update(|table| {
-            for entry in all_entries(self.config()) {
-                table.set_policy(entry.id.as_str(), entry.peer.clone().map(ProviderTarget::Peer));
-            }
-        });
     }
 
     /// Enters the scopes of the last run again.

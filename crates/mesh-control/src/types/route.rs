@@ -88,3 +88,31 @@ pub enum RouteTarget {
     #[serde(other)]
     Unknown,
 }
+
+/// Whose model an agent of the node asks.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AgentRouteView {
+    /// The agent.
+    pub agent: String,
+    /// Its model.
+    #[serde(default)]
+    pub model: String,
+    /// `any` (this node first, then peers), `local` (this node alone), or a node as it was written.
+    pub to: String,
+    /// Id of the node that this means now; none for `any`, and for a name that no one node has.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub node: Option<String>,
+    /// Whether it was set at runtime; else the configuration says so.
+    #[serde(default)]
+    pub set: bool,
+}
+
+/// Body of `POST /api/routes/agents`. It holds from the agent's next model call on, over restarts too.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SetAgentRoute {
+    /// The agent.
+    pub agent: String,
+    /// `any`, `local`, or a node: its name, its id or a unique prefix of it; none for what the configuration says.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub to: Option<String>,
+}
