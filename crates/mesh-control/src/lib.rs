@@ -25,6 +25,8 @@
 //! | `POST /api/models/plan` | [`PlanRequest`] | [`PlanView`] |
 //! | `GET /api/routes?model=` | - | [`RouteView`]s |
 //! | `GET /api/routes?node=` | - | [`PeerRouteView`]s |
+//! | `GET /api/routes/agents` | - | [`AgentRouteView`]s |
+//! | `POST /api/routes/agents` | [`SetAgentRoute`] | [`AgentRouteView`] |
 //! | `GET /api/audit` | [`AuditQuery`] as the query | [`AuditView`] |
 //! | `GET /api/doctor` | - | [`Finding`]s |
 //! | `GET /api/events` | - | [`Event`]s as server-sent events, a snapshot first |

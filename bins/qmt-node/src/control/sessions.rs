@@ -13,7 +13,7 @@ use futures_util::{Stream, TryStreamExt};
 use http::{HeaderMap, StatusCode, header};
 use mesh_control::{
     ApiError, ContentQuery, EndReason, Endpoint, ErrorCode, EventsQuery, HEARTBEAT, HEARTBEAT_FRAME,
-    OneQuery, OneSession, PROMPT_BODY_BYTES_MAX, SearchQuery, SessionQuery, StreamEnd,
+    MoveSession, OneQuery, OneSession, PROMPT_BODY_BYTES_MAX, SearchQuery, SessionQuery, StreamEnd,
 };
 use mesh_sessions::ids::EventNumber;
 use mesh_sessions::proto::wire::Deed;
@@ -39,6 +39,10 @@ pub(super) fn routes() -> Router<Node> {
             Endpoint::Sessions.path(),
             get(list).merge(asked(|node, body| async move { node.create_session(body).await })),
         )
+        .route(
+            Endpoint::AgentRoutes.path(),
+            get(agent_routes).merge(asked(|node, body| async move { node.set_agent_route(body).await })),
+        )
         .route(Endpoint::ShowSession.path(), get(show))
         .route(Endpoint::SessionEvents.path(), get(events))
         .route(Endpoint::SessionContent.path(), get(content))
@@ -63,6 +67,14 @@ pub(super) fn routes() -> Router<Node> {
             Endpoint::Archive.path(),
             asked(|node, body: OneSession| async move { node.act(&body.session, Deed::Archive).await }),
         )
+        .route(
+            Endpoint::MoveSession.path(),
+            asked(|_, _: MoveSession| async {
+                let what = "a session is not handed from node to node by this version";
+                let error = ApiError::new(ErrorCode::NotImplemented, what);
+                Err::<(), _>(error.with_mend("fork it, or export it here and import it there"))
+            }),
+        )
         .route(Endpoint::ExportSession.path(), get(export))
         .route(Endpoint::SearchSessions.path(), get(search))
         .merge(prompts)
@@ -71,6 +83,10 @@ pub(super) fn routes() -> Router<Node> {
 
 async fn agents(State(node): State<Node>) -> Response {
     answer(node.agent_views().await)
+}
+
+async fn agent_routes(State(node): State<Node>) -> Response {
+    answer(node.agent_routes().await)
 }
 
 async fn list(State(node): State<Node>, Query(query): Query<SessionQuery>) -> Response {

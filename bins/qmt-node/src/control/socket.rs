@@ -76,22 +76,52 @@ impl Listener for OwnersOnly {
 const ANCESTORS_MAX: usize = 256;
 
 /// Whether one of the processes that led to this one is the guard of a tool. Everything that a tool starts stays below its
-/// guard for as long as that lives (see `mesh_sessions::tools::guard`). Of a process that is gone nobody knows what it was.
+/// guard for as long as that lives (see `mesh_sessions::tools::guard`). What a process was that is gone nobody knows; a
+/// process that is there and not shown is another user's, and no guard.
 fn is_of_a_tool(pid: Pid) -> bool {
-    // Where the system shows no processes, the mode of the file is all there is.
-    let Ok(mut system) = System::new() else { return false };
-    let mut next = Some(pid);
+    let Ok(mut child) = Seen::look(pid) else { return false };
+    let mut at = pid;
     for _ in 0..ANCESTORS_MAX {
-        let Some(pid) = next.filter(|pid| pid.as_u32() > 1) else { return false };
-        let wanted = ProcessRefreshKind::nothing().with_cmd(UpdateKind::Always);
-        system.refresh_processes_specifics(ProcessesToUpdate::Some(&[pid]), false, wanted);
-        let Some(process) = system.process(pid) else { return true };
-        if process.cmd().get(1).is_some_and(|word| word == OsStr::new("__tool")) {
-            return true;
+        let parent = match child {
+            None | Some(Seen { is_guard: true, .. }) => return true,
+            Some(Seen { parent, .. }) => parent.filter(|pid| pid.as_u32() > 1),
+        };
+        let Some(parent) = parent else { return false };
+        let Ok(above) = Seen::look(parent) else { return false };
+        if above.is_some() {
+            (child, at) = (above, parent);
+            continue;
         }
-        next = process.parent();
+        // It may have ended in between: then its child has another parent by now.
+        match Seen::look(at) {
+            Ok(Some(again)) if again.parent == Some(parent) => return false,
+            Ok(again) => child = again,
+            Err(_) => return false,
+        }
     }
     true
+}
+
+/// A process that is there.
+struct Seen {
+    parent: Option<Pid>,
+    is_guard: bool,
+}
+
+impl Seen {
+    /// None when it is gone, or is not shown.
+    ///
+    /// # Errors
+    /// The system shows no processes: the mode of the file is all there is.
+    fn look(pid: Pid) -> Result<Option<Self>, sysinfo::Error> {
+        let mut system = System::new()?;
+        let wanted = ProcessRefreshKind::nothing().with_cmd(UpdateKind::Always);
+        system.refresh_processes_specifics(ProcessesToUpdate::Some(&[pid]), false, wanted);
+        Ok(system.process(pid).map(|process| Self {
+            parent: process.parent(),
+            is_guard: process.cmd().get(1).is_some_and(|word| word == OsStr::new("__tool")),
+        }))
+    }
 }
 
 impl Drop for ControlSocket {

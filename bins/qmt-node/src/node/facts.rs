@@ -191,7 +191,7 @@ impl Node {
 
     /// The name by which requests find a member: its grant's, and in the scope of uninvited peers, where everybody writes its
     /// own grant, the configuration's or the id.
-    fn routed_name(&self, scope: &ScopeId, member: &Member) -> NodeName {
+    pub(crate) fn routed_name(&self, scope: &ScopeId, member: &Member) -> NodeName {
         match self.scopes().get(scope).and_then(|scope| scope.uninvited) {
             Some(uninvited) => {
                 let id = member.id.to_string();

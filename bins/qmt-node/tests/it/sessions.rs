@@ -6,7 +6,7 @@ use std::path::Path;
 
 use mesh_control::{
     Client, CreateSession, EndReason, EventsQuery, Happened, InviteRequest, JoinRequest, PromptPart,
-    PromptSession, SessionEvent, SessionItem, SessionState,
+    PromptSession, SessionEvent, SessionItem, SessionQuery, SessionState, SetAgentRoute,
 };
 use uuid::Uuid;
 
@@ -16,9 +16,13 @@ use crate::support::{PATIENCE, until};
 
 /// A node with one agent that may use the tools.
 fn configure(folder: &Folder, script: &Script, tools: &str) {
+    configure_agent(folder, script, "coder", tools);
+}
+
+fn configure_agent(folder: &Folder, script: &Script, agent: &str, tools: &str) {
     let project = folder.beside("project");
     let text = format!(
-        "{}[api]\nport = 0\n[[agents]]\nid = \"coder\"\ndescription = \"writes code\"\nmodel = \"{MODEL}\"\n\
+        "{}[api]\nport = 0\n[[agents]]\nid = \"{agent}\"\ndescription = \"writes code\"\nmodel = \"{MODEL}\"\n\
          workspace = \"{}\"\ntools = [{tools}]\n[[agents.policy]]\ntools = [\"*\"]\nthen = \"allow\"\n",
         script.as_provider(),
         project.display(),
@@ -87,6 +91,8 @@ async fn a_turn_goes_on_where_it_was_when_its_node_is_killed_in_the_middle() {
     let session = begin(&node.client, "coder").await;
     let query = EventsQuery { session: session.clone(), ..EventsQuery::default() };
     let mut live = node.client.session_events(&query).await.unwrap();
+    // The answer after the tool is not to end before the node does.
+    script.hold_from(2);
     prompt(
         &node.client,
         &session,
@@ -96,20 +102,14 @@ async fn a_turn_goes_on_where_it_was_when_its_node_is_killed_in_the_middle() {
     let mut first = Vec::new();
     while count(&first, "tool_ended") == 0 {
         match tokio::time::timeout(PATIENCE, live.next()).await.unwrap().unwrap() {
-            Some(SessionItem::Event(event)) => {
-                // The answer after the tool is not to end before the node does.
-                if event.kind() == "tool_started" {
-                    script.hold(true);
-                }
-                first.push(event);
-            }
+            Some(SessionItem::Event(event)) => first.push(event),
             other => panic!("{other:?} after {first:?}"),
         }
     }
     script.wait_begun(2).await;
     node.kill();
     assert_eq!(std::fs::read_to_string(&file).unwrap(), "hello world\n");
-    script.hold(false);
+    script.release();
     let mut node = folder.start(&[]).await;
     let at = first.last().unwrap().number;
     let rest = to_the_end(&node.client, &session, at).await;
@@ -135,7 +135,8 @@ async fn a_turn_goes_on_where_it_was_when_its_node_is_killed_in_the_middle() {
 fn asks_the_control_socket() {
     let Some(socket) = std::env::var_os("ASKED_SOCKET") else { return };
     let mut stream = UnixStream::connect(&socket).unwrap();
-    stream.write_all(b"GET /api/status HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n").unwrap();
+    // Who is turned away may not even get this far.
+    let _ = stream.write_all(b"GET /api/status HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n");
     let mut answer = String::new();
     let read = stream.read_to_string(&mut answer);
     println!(
@@ -213,13 +214,13 @@ async fn a_session_of_another_node_is_held_like_an_own_one_and_outlives_its_host
     })
     .await;
     let session = begin(&node.client, "coder@gpu").await;
-    script.hold(true);
+    script.hold_from(1);
     prompt(&node.client, &session, "hello there").await;
     let query = EventsQuery { session: session.clone(), ..EventsQuery::default() };
     let mut live = node.client.session_events(&query).await.unwrap();
     script.wait_begun(1).await;
     host.kill();
-    script.hold(false);
+    script.release();
     let _host = there.start(&["--node-name", "gpu"]).await;
     // The same stream goes on over the death of the host.
     let mut read = Vec::new();
@@ -232,7 +233,52 @@ async fn a_session_of_another_node_is_held_like_an_own_one_and_outlives_its_host
     assert!(is_gapless(&read, 0) && count(&read, "prompted") == 1, "{read:?}");
     let answers: Vec<_> = read.iter().filter(|event| event.kind() == "answered").collect();
     assert!(answers.len() == 1 && answers[0].fields["text"] == "heard: hello there", "{read:?}");
-    let listed =
-        node.client.sessions(&mesh_control::SessionQuery { all: true, ..Default::default() }).await.unwrap();
+    let listed = node.client.sessions(&SessionQuery { all: true, ..SessionQuery::default() }).await.unwrap();
     assert!(listed.sessions.iter().any(|view| session.starts_with(&view.id)), "{listed:?}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_task_goes_to_an_agent_of_another_node_and_does_not_come_back() {
+    let (there, here, script) = (Folder::new(), Folder::new(), Script::start().await);
+    configure_agent(&there, &script, "worker", "\"delegate\"");
+    configure_agent(&here, &script, "lead", "\"delegate\"");
+    let (gpu, desk) =
+        tokio::join!(there.start(&["--node-name", "gpu"]), here.start(&["--node-name", "desk"]));
+    let invite = gpu.client.invite(&InviteRequest::default()).await.unwrap();
+    desk.client.join(&JoinRequest { token: invite.token }).await.unwrap();
+    for (node, agent) in [(&desk, "worker"), (&gpu, "lead")] {
+        until(&format!("{agent} is known"), || async {
+            let agents = node.client.agents().await.unwrap();
+            agents.iter().any(|known| known.name == agent && !known.local).then_some(())
+        })
+        .await;
+    }
+    let session = begin(&desk.client, "lead").await;
+    prompt(&desk.client, &session, r#"tool delegate {"agent":"worker@gpu","task":"hello"}"#).await;
+    let first = to_the_end(&desk.client, &session, 0).await;
+    assert!(results(&first).contains("heard: hello"), "{first:?}");
+    // The model was told who can be asked.
+    let asked = serde_json::to_string(&script.asked()).unwrap();
+    assert!(asked.contains("worker@gpu"), "{asked}");
+    let begun = gpu.client.sessions(&SessionQuery::default()).await.unwrap().sessions;
+    assert!(begun.len() == 1 && begun[0].labels.contains_key("delegated-by"), "{begun:?}");
+    let log = to_the_end(&gpu.client, &begun[0].id, 0).await;
+    assert_eq!(log[1].kind(), "delegated");
+
+    // Who waits for the answer is not asked in turn.
+    let back = r#"tool delegate {"agent":"lead@desk","task":"hello"}"#;
+    let task = serde_json::json!({ "agent": "worker", "task": back });
+    prompt(&desk.client, &session, &format!("tool delegate {task}")).await;
+    let second = to_the_end(&desk.client, &session, first.last().unwrap().number).await;
+    assert!(results(&second).contains("waits for the answer to this very task"), "{second:?}");
+
+    let route = SetAgentRoute { agent: "lead".into(), to: Some("gpu".into()) };
+    let set = desk.client.set_agent_route(&route).await.unwrap();
+    let node = gpu.client.status().await.unwrap().node_id;
+    assert_eq!((set.to.as_str(), set.node.as_ref(), set.set), ("gpu", Some(&node), true));
+    prompt(&desk.client, &session, "over there").await;
+    let third = to_the_end(&desk.client, &session, second.last().unwrap().number).await;
+    assert!(count(&third, "answered") == 1, "{third:?}");
+    let reset = desk.client.set_agent_route(&SetAgentRoute { to: None, ..route }).await.unwrap();
+    assert_eq!((reset.to.as_str(), reset.set), ("any", false));
 }

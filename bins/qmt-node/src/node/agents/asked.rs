@@ -172,7 +172,7 @@ impl Node {
     ) -> Result<Held, ApiError> {
         let (sessions, by) = (self.sessions().await?, self.owner());
         let unknown = !sessions.agents(&by).iter().any(|own| own.id == agent);
-        let created = sessions.create(id, &by, NewSession { agent, name, labels }).await;
+        let created = sessions.create(id, &by, NewSession { agent, name, labels, chain: None }).await;
         created.map_err(|error| match unknown {
             true => refused(&error).with_mend("`qmt-cli agents` lists those that there are"),
             false => refused(&error),

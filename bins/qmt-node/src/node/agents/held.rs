@@ -64,8 +64,12 @@ impl Node {
         match self.host_of(node) {
             Ok(None) => self.hold_here(what).await,
             Ok(Some(host)) => {
-                let session = host.resolve(what).await.map_err(|error| refused_there(&error))?;
-                Ok(Held::There(self.inner.agents.known.keep(session)))
+                let session = match what.parse() {
+                    // An id needs nobody to say which it is: what is asked of it waits for its host.
+                    Ok(id) => host.session(id),
+                    Err(_) => host.resolve(what).await.map_err(|error| refused_there(&error))?,
+                };
+                Ok(Held::There(self.keep_remote(session)))
             }
             // A name may have an @ in it.
             Err(error) => self.hold_here(text).await.map_err(|_| error),
@@ -112,19 +116,21 @@ impl Node {
         RemoteConfig { grace: self.config().mesh.stream_grace, ..RemoteConfig::default() }
     }
 
-    /// A session of a peer, remembered.
+    /// A session of a peer, remembered. One that is called by its id alone may not be there at all.
     pub(super) fn keep_remote(&self, session: RemoteSession) -> RemoteSession {
         self.inner.agents.known.keep(session)
     }
 
-    /// What the grant of a node calls it.
+    /// What people call a node, never what a stranger calls itself; empty when it is not known.
     pub(crate) fn name_of(&self, node: &NodeId) -> String {
         if *node == self.id() {
             return self.name().to_string();
         }
-        let scopes = self.scopes().list();
-        let names = scopes.iter().map(|scope: &Scope| self.member_name(&scope.id(), node));
-        names.into_iter().find(|name| !name.is_empty()).unwrap_or_default()
+        let name = |scope: &Scope| {
+            let members = self.gossip(&scope.id())?.members();
+            Some(self.routed_name(&scope.id(), members.get(node)?).to_string())
+        };
+        self.scopes().list().iter().find_map(name).unwrap_or_default()
     }
 }
 

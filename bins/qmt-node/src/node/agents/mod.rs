@@ -7,7 +7,9 @@ mod delegate;
 pub(crate) mod followed;
 pub(crate) mod held;
 mod model;
+mod nodes;
 pub(crate) mod roster;
+mod routes;
 
 use std::ffi::OsString;
 use std::path::Path;
@@ -26,7 +28,7 @@ use tokio_util::sync::CancellationToken;
 use super::Node;
 use crate::config::{AgentEntry, Config};
 use build::{Built, Parts, SERVERS_AGAIN};
-use delegate::{Chains, Mesh};
+use delegate::Mesh;
 use held::Known;
 use model::Models;
 
@@ -41,7 +43,6 @@ pub(crate) struct Agents {
     closing: CancellationToken,
     /// They do, and their store is closed.
     closed: CancellationToken,
-    chains: Chains,
     known: Known,
 }
 
@@ -64,7 +65,6 @@ impl Agents {
             state: watch::Sender::new(State::Starting),
             closing: CancellationToken::new(),
             closed: CancellationToken::new(),
-            chains: Chains::default(),
             known: Known::default(),
         })
     }
@@ -178,6 +178,6 @@ impl Node {
 }
 
 /// The agents of a configuration, delegates included.
-pub(crate) fn all_entries(config: &Config) -> impl Iterator<Item = &AgentEntry> {
+fn all_entries(config: &Config) -> impl Iterator<Item = &AgentEntry> {
     config.agents.iter().chain(&config.delegates)
 }

@@ -20,6 +20,9 @@ use super::super::scopes::{Scope, Scopes};
 /// How often it is looked whether a model is there again.
 const LOOK: Duration = Duration::from_millis(250);
 
+/// How often a model that is coming is asked again.
+const ASK_AGAIN: Duration = Duration::from_secs(1);
+
 /// The models that agents of this node ask. Cheap to clone.
 #[derive(Clone)]
 pub(super) struct Models(Arc<Asked>);
@@ -61,26 +64,19 @@ impl ModelClient for Models {
 
 impl Asked {
     async fn ask(&self, call: ModelCall) -> Result<ModelAnswer, ModelError> {
-        let policy = self.router.snapshot().policy(call.agent.as_str());
-        let peer = match (&policy.provider_target, call.peer) {
-            (ProviderTarget::Any, peer) => peer,
-            (ProviderTarget::Local, _) => Some(self.me),
-            (ProviderTarget::Peer(name), _) => match policy.resolved_provider_node_id {
-                Some(node) => Some(node),
-                None if self.may_fall_back => None,
-                None => return Err(ModelError::Unavailable(format!("no one node is called {name}"))),
-            },
-        };
+        let peer = self.target(&call).await?;
         self.wait_for(&call.model, peer).await;
         let asked = to_call(call, peer, self.me);
         let model = asked.model.clone();
-        let answer = match (self.chat.call(asked.clone()).await, peer) {
-            (Err(first), Some(node)) if self.may_fall_back && node != self.me && is_elsewhere(&first) => {
-                tracing::debug!(model, peer = %node.short(), error = %first, "others are asked");
-                let others = self.chat.call(Call { peer: None, ..asked }).await;
-                others.map_err(|error| both(node, &first, error))
+        let until = Instant::now() + self.grace;
+        let answer = loop {
+            match self.try_to_ask(&asked, peer).await {
+                // It was asked for, so it comes: it is being loaded, or its node is on its way back.
+                Err(ChatError::Busy { .. }) if self.is_coming(&model, peer) && Instant::now() < until => {
+                    tokio::time::sleep(ASK_AGAIN).await;
+                }
+                answer => break answer,
             }
-            (answer, _) => answer,
         };
         let answer = answer.map_err(to_error)?;
         self.seen().insert(model);
@@ -88,16 +84,53 @@ impl Asked {
         Ok(ModelAnswer { peer: answer.peer, pieces: pieces.boxed() })
     }
 
-    /// After a start, or when its node has gone for a moment, a model is not known for a while. Whoever asks then is not told
-    /// that there is no such model before that time is over.
-    async fn wait_for(&self, model: &str, peer: Option<NodeId>) {
-        let since = if self.seen().contains(model) { Instant::now() } else { self.started };
-        while !self.is_known(model, peer) && since.elapsed() < self.grace {
+    async fn try_to_ask(&self, asked: &Call, peer: Option<NodeId>) -> Result<chat::Answer, ChatError> {
+        let first = match (self.chat.call(asked.clone()).await, peer) {
+            (Err(first), Some(node)) if self.may_fall_back && node != self.me && is_elsewhere(&first) => {
+                tracing::debug!(model = asked.model, peer = %node.short(), error = %first, "others are asked");
+                (node, first)
+            }
+            (answer, _) => return answer,
+        };
+        let others = self.chat.call(Call { peer: None, ..asked.clone() }).await;
+        others.map_err(|error| both(first.0, &first.1, error))
+    }
+
+    /// The node whose model is to be asked; none for whatever routing prefers. After a start names are not known for a while.
+    async fn target(&self, call: &ModelCall) -> Result<Option<NodeId>, ModelError> {
+        loop {
+            let policy = self.router.snapshot().policy(call.agent.as_str());
+            let name = match policy.provider_target {
+                ProviderTarget::Any => return Ok(call.peer),
+                ProviderTarget::Local => return Ok(Some(self.me)),
+                ProviderTarget::Peer(name) => name,
+            };
+            if policy.resolved_provider_node_id.is_some() || self.may_fall_back {
+                return Ok(policy.resolved_provider_node_id);
+            }
+            if self.started.elapsed() >= self.grace {
+                return Err(ModelError::Unavailable(format!("no one node is called {name}")));
+            }
             tokio::time::sleep(LOOK).await;
         }
     }
 
-    fn is_known(&self, model: &str, peer: Option<NodeId>) -> bool {
+    /// After a start, or when its node has gone for a moment, a model is not known for a while. Whoever asks then is not told
+    /// that there is no such model before that time is over.
+    async fn wait_for(&self, model: &str, peer: Option<NodeId>) {
+        let since = if self.seen().contains(model) { Instant::now() } else { self.started };
+        let is_known = |peer| !matches!(self.route(model, peer), Err(NoRoute::UnknownModel { .. }));
+        let may_be_asked = || is_known(peer) || (self.may_fall_back && is_known(None));
+        while !may_be_asked() && since.elapsed() < self.grace {
+            tokio::time::sleep(LOOK).await;
+        }
+    }
+
+    fn is_coming(&self, model: &str, peer: Option<NodeId>) -> bool {
+        matches!(self.route(model, peer), Err(NoRoute::NotReady { .. }))
+    }
+
+    fn route(&self, model: &str, peer: Option<NodeId>) -> Result<(), NoRoute> {
         let scopes: Vec<ScopeId> = self.scopes.list().iter().map(Scope::id).collect();
         let provider = match peer {
             None => Provider::Any,
@@ -105,7 +138,7 @@ impl Asked {
             Some(node) => Provider::Node(node),
         };
         let query = Query { provider, ..Query::new(model, scopes) };
-        !matches!(self.router.route(&query, 0, Instant::now()), Err(NoRoute::UnknownModel { .. }))
+        self.router.route(&query, 0, Instant::now()).map(drop)
     }
 
     fn seen(&self) -> std::sync::MutexGuard<'_, BTreeSet<String>> {

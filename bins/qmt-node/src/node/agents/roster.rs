@@ -91,7 +91,7 @@ impl Node {
                         PeerAgent {
                             scope: scope.id(),
                             node: member.id,
-                            node_name: member.name.to_string(),
+                            node_name: self.routed_name(&scope.id(), member).to_string(),
                             id: told.id,
                             description: told.description,
                             model: told.model,

@@ -24,7 +24,7 @@ use super::PATIENCE;
 pub(crate) const MODEL: &str = "scripted";
 
 /// An OpenAI-compatible server. A prompt `tool NAME ARGUMENTS` has it ask for that tool, everything else it repeats after
-/// `heard: `. While it is held it begins answers and does not end them.
+/// `heard: `.
 pub(crate) struct Script {
     pub(crate) addr: SocketAddr,
     shared: Arc<Shared>,
@@ -32,7 +32,8 @@ pub(crate) struct Script {
 }
 
 struct Shared {
-    is_held: watch::Sender<bool>,
+    /// Which answers are held: from this number on.
+    held_from: watch::Sender<usize>,
     asked: Mutex<Vec<Value>>,
     begun: watch::Sender<usize>,
 }
@@ -42,7 +43,7 @@ impl Script {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let addr = listener.local_addr().unwrap();
         let shared = Arc::new(Shared {
-            is_held: watch::Sender::new(false),
+            held_from: watch::Sender::new(usize::MAX),
             asked: Mutex::default(),
             begun: watch::Sender::new(0),
         });
@@ -58,8 +59,14 @@ impl Script {
         )
     }
 
-    pub(crate) fn hold(&self, is_held: bool) {
-        self.shared.is_held.send_replace(is_held);
+    /// Begins answers from this number on, the first is 1, and does not end them.
+    pub(crate) fn hold_from(&self, number: usize) {
+        self.shared.held_from.send_replace(number);
+    }
+
+    /// Ends all answers.
+    pub(crate) fn release(&self) {
+        self.hold_from(usize::MAX);
     }
 
     /// What it was asked.
@@ -102,13 +109,17 @@ async fn answer(shared: Arc<Shared>, request: Request<Incoming>) -> Result<Respo
     let body = request.into_body().collect().await?.to_bytes();
     let asked: Value = serde_json::from_slice(&body).unwrap_or_default();
     let pieces = pieces(&asked);
-    shared.asked.lock().unwrap().push(asked);
+    let answer = {
+        let mut all = shared.asked.lock().unwrap();
+        all.push(asked);
+        all.len()
+    };
     let pieces = stream::iter(pieces.into_iter().enumerate()).then(move |(number, piece)| {
         let shared = shared.clone();
         async move {
             if number == 1 {
                 shared.begun.send_modify(|begun| *begun += 1);
-                let _ = shared.is_held.subscribe().wait_for(|is_held| !is_held).await;
+                let _ = shared.held_from.subscribe().wait_for(|held_from| answer < *held_from).await;
             }
             Ok(Frame::data(piece))
         }
