@@ -7,7 +7,9 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use crate::support::{Host, PATIENCE, stop_both};
 
 /// Calls that a client may make. Whoever adds one says here that its handler keeps to what is shared with clients.
-const FOR_EVERYONE: [&str; 4] = ["gateway/1", "gossip/2", "ping/1", "renew/1"];
+/// `session/1` shows a client the agents that are open to clients and the sessions that are shared with it, and its prompts get no
+/// tools but those that their owner names for clients.
+const FOR_EVERYONE: [&str; 5] = ["gateway/1", "gossip/2", "ping/1", "renew/1", "session/1"];
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_client_reaches_no_protocol_that_is_for_members() {
