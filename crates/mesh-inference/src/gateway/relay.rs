@@ -129,6 +129,14 @@ impl Relay {
         Self { for_gateway: true, ..self }
     }
 
+    /// Notes whole events that go to the caller next: with the last one the answer is there, though its connection has not
+    /// ended.
+    pub(crate) fn note_passed(&mut self, events: &[u8]) {
+        if events.trim_ascii_end().ends_with(DONE) {
+            self.ticket.complete();
+        }
+    }
+
     /// Notes what went to the caller before [`Relay::poll_next`] took over.
     pub(crate) fn note_sent(&mut self, piece: &[u8]) {
         self.tail.push(piece);
@@ -145,6 +153,9 @@ impl Relay {
         match std::task::ready!(self.poll_upstream(cx)) {
             Some(Ok(piece)) => {
                 self.tail.push(&piece);
+                if self.form.is_some() && self.tail.is_done() {
+                    self.ticket.complete();
+                }
                 Poll::Ready(Some(Ok(piece)))
             }
             None => Poll::Ready(None),

@@ -14,7 +14,7 @@ pub(crate) struct Ticket {
     started: Instant,
     first_byte: Option<Duration>,
     told: bool,
-    _entered: Option<Entered<u64>>,
+    entered: Option<Entered<u64>>,
 }
 
 impl Ticket {
@@ -25,7 +25,7 @@ impl Ticket {
         entered: Option<Entered<u64>>,
     ) -> Self {
         let in_flight = routes.begin(target, model);
-        Self { in_flight, started: Instant::now(), first_byte: None, told: false, _entered: entered }
+        Self { in_flight, started: Instant::now(), first_byte: None, told: false, entered }
     }
 
     /// The target's own word on its load.
@@ -39,9 +39,12 @@ impl Ticket {
         self.first_byte.get_or_insert_with(|| self.started.elapsed());
     }
 
-    /// The whole answer went through.
+    /// The whole answer went through: it counts no more, though its connection may not have ended. Whoever hears the end
+    /// asks for the next answer at once.
     pub(crate) fn complete(&mut self) {
         self.tell(true);
+        self.in_flight = None;
+        self.entered = None;
     }
 
     /// The target, or the way to it, failed.

@@ -182,7 +182,10 @@ impl Passing {
             return Poll::Ready(match ready!(self.relay.poll_piece(cx)) {
                 Some(Ok(piece)) => match self.kept.held.pass(piece) {
                     Ok(whole) if whole.is_empty() => continue,
-                    Ok(whole) if self.kept.note(&whole) => Step::Pass(whole),
+                    Ok(whole) if self.kept.note(&whole) => {
+                        self.relay.note_passed(&whole);
+                        Step::Pass(whole)
+                    }
                     Ok(whole) => {
                         let half = self.kept.held.take();
                         Step::Unkept(if half.is_empty() {
