@@ -1,6 +1,7 @@
 //! The trust layer of the QMT mesh: who a node is, what a scope is, and who let whom into it.
 //!
-//! It opens no socket, spawns nothing, and reads no clock but in [`UnixTime::now`]; only [`key_file`] touches the disk. How
+//! It opens no socket, spawns nothing, and reads no clock but in [`UnixTime::now`]; only [`key_file`] and the folder of a CA
+//! touch the disk. How
 //! the signed forms travel, and where redemptions and revocations are stored, is for the crates above it.
 //!
 //! The way of a node into a scope: someone with [`Authority`] issues an [`InviteToken`]; the joiner verifies it offline,
@@ -25,6 +26,7 @@ mod addr;
 mod admission;
 mod authority;
 mod base58;
+pub mod ca;
 mod chain;
 mod error;
 #[cfg(test)]
