@@ -4,6 +4,7 @@
 
 mod addr;
 mod agent;
+mod channel;
 mod error;
 mod expand;
 mod later;

@@ -136,7 +136,10 @@ pub const TABLES: &[Table] = &[
             "node_name",
             "tls",
             "agent_channel_port",
+            "bind",
+            "host",
             "storage_dir",
+            "ca_dir",
             "heartbeat_interval_ms",
             "stale_threshold_ms",
             "role",
@@ -145,6 +148,7 @@ pub const TABLES: &[Table] = &[
     ),
     one("agent_channel.tls", &["ca_path", "cert_path", "key_path"]),
     one("agent_channel.discovery", &["mode", "seed_host", "seed_port"]),
+    list("agent_channel.discovery.peers", &["name", "host", "port"]),
 ];
 
 /// The table at a dotted path.

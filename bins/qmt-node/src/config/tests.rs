@@ -197,6 +197,38 @@ fn every_fault_names_key_line_and_what_would_be_right() {
             "[agent_channel.discovery]\nmode = \"seed\"\n",
             "2: mode = \"seed\" in [agent_channel.discovery] needs seed_host",
         ),
+        (
+            "[agent_channel.discovery]\nseed_host = \"ct110.mesh\"\n",
+            "2: seed_host in [agent_channel.discovery] is asked only with mode = \"seed\"",
+        ),
+        (
+            "[agent_channel.discovery]\nmode = \"seed\"\nseed_host = \"https://ct110.mesh:3000\"\n",
+            "3: seed_host in [agent_channel.discovery] must be an IP address or a host name without scheme and port, not \"https://ct110.mesh:3000\"",
+        ),
+        (
+            "[agent_channel]\nnode_name = \"ct 110\"\n",
+            "2: node_name in [agent_channel] must be 1 to 63 of the characters A-Z a-z 0-9 . _ -, as in the node's certificate, not \"ct 110\"",
+        ),
+        (
+            "[agent_channel]\nbind = \"localhost\"\n",
+            "2: bind in [agent_channel] must be an IP address, not \"localhost\"",
+        ),
+        (
+            "[agent_channel]\nheartbeat_interval_ms = 90000\n",
+            "2: stale_threshold_ms in [agent_channel] is 90000 and must be longer than heartbeat_interval_ms, which is 90000",
+        ),
+        (
+            "[agent_channel.tls]\ncert_path = \"a\"\n",
+            "1: [agent_channel.tls] needs both cert_path and key_path, or neither",
+        ),
+        (
+            "[agent_channel]\nnode_name = \"a\"\n[[agent_channel.discovery.peers]]\nname = \"a\"\nhost = \"h\"\n",
+            "4: [[agent_channel.discovery.peers]] a is this node itself",
+        ),
+        (
+            "[[agent_channel.discovery.peers]]\nname = \"a\"\nport = 1\n",
+            "1: [[agent_channel.discovery.peers]] needs host",
+        ),
         ("[relay]\ntls_cert = \"a\"\n", "1: [relay] needs both tls_cert and tls_key, or neither"),
         ("[mesh\n", "1: "),
         ("[mesh]\nenabled = true\nenabled = false\n", "3: duplicate key"),
@@ -533,12 +565,38 @@ fn the_agent_channel_speaks_the_seeds_words() {
         [agent_channel.discovery]\nmode = \"seed\"\nseed_host = \"ct110.mesh\"\n";
     let config = read(text, &[]).expect("loads");
     let channel = config.agent_channel.expect("on");
-    assert_eq!(channel.cert_path, Path::new("/rivet-shared/rivet-ca/issued/ct110.crt"));
-    assert_eq!(channel.ca_path, Path::new("/rivet-shared/rivet-ca/intermediate/ca-chain.pem"));
+    assert_eq!(channel.tls.cert_path, Path::new("/rivet-shared/rivet-ca/issued/ct110.crt"));
+    assert_eq!(channel.tls.ca_path, Path::new("/rivet-shared/rivet-ca/intermediate/ca-chain.pem"));
+    assert!(!channel.tls.asked, "the paths of tls = true are no wish of anybody's");
+    assert_eq!(channel.listener, Listener { addr: "0.0.0.0:3000".parse().expect("address"), asked: true });
+    assert_eq!(channel.ca_dir, config.home.join("ca"));
+    assert_eq!((channel.heartbeat.as_secs(), channel.stale.as_secs()), (30, 90));
     assert_eq!(channel.discovery, ChannelDiscovery::Seed { host: "ct110.mesh".into(), port: 3000 });
     assert!(
         config.warnings.iter().any(|warning| warning.contains("secret in [agent_channel] is deprecated"))
     );
+}
+
+#[test]
+fn the_agent_channel_takes_paths_peers_and_addresses() {
+    let text = "[agent_channel]\nenabled = true\nnode_name = \"ct111\"\nbind = \"127.0.0.1\"\nhost = \"[fd00::7]\"\n\
+        ca_dir = \"ca\"\nrole = \"client\"\nheartbeat_interval_ms = 500\nstale_threshold_ms = 1500\n\
+        [agent_channel.tls]\nca_path = \"~/chain.pem\"\n\
+        [agent_channel.discovery]\nmode = \"mdns\"\n\
+        [[agent_channel.discovery.peers]]\nname = \"ct112\"\nhost = \"10.0.0.2\"\n\
+        [[agent_channel.discovery.peers]]\nname = \"ct113\"\nhost = \"ct113.mesh\"\nport = 3100\n";
+    let config = read(text, &[]).expect("loads");
+    let channel = config.agent_channel.expect("on");
+    assert_eq!(channel.listener, Listener { addr: "127.0.0.1:3000".parse().expect("address"), asked: false });
+    assert_eq!(channel.host.as_deref(), Some("fd00::7"));
+    assert!(channel.tls.asked && channel.tls.ca_path.ends_with("chain.pem"), "{:?}", channel.tls);
+    assert_eq!(channel.tls.key_path, channel.ca_dir.join("issued/ct111.key"));
+    assert_eq!(channel.role, Some(mesh_identity::Role::Client));
+    assert_eq!((channel.heartbeat.as_millis(), channel.stale.as_millis()), (500, 1500));
+    assert_eq!(channel.discovery, ChannelDiscovery::Mdns);
+    let peers: Vec<String> =
+        channel.peers.iter().map(|peer| format!("{} {} {}", peer.name, peer.host, peer.port)).collect();
+    assert_eq!(peers, ["ct112 10.0.0.2 3000", "ct113 ct113.mesh 3100"]);
 }
 
 #[test]

@@ -12,13 +12,12 @@ use mesh_sessions::ids::AgentId;
 use multiaddr::Multiaddr;
 
 pub use super::agent::*;
+pub use super::channel::*;
 
 /// Port of the gateway when none is asked for.
 pub const GATEWAY_PORT: u16 = 9337;
 /// Port of the console when none is asked for.
 pub const CONSOLE_PORT: u16 = 3131;
-/// Port of the agent channel when none is asked for.
-pub const AGENT_CHANNEL_PORT: u16 = 3000;
 
 /// Everything that a node is asked to do.
 #[derive(Debug, Clone)]
@@ -472,49 +471,6 @@ pub struct RemoteAgent {
     pub peer: String,
     /// Labels it is known by.
     pub capabilities: Vec<String>,
-}
-
-/// The agent channel: HTTPS with mutual TLS.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct AgentChannel {
-    /// The name in the node's certificate.
-    pub node_name: String,
-    /// Chain of the CA, PEM.
-    pub ca_path: PathBuf,
-    /// The node's certificate, PEM.
-    pub cert_path: PathBuf,
-    /// The certificate's key, PEM.
-    pub key_path: PathBuf,
-    /// Its port. Default 3000.
-    pub port: u16,
-    /// Whether the port was asked for.
-    pub port_asked: bool,
-    /// Folder with `mesh.json`.
-    pub storage_dir: PathBuf,
-    /// How often the node says that it lives. Default 30 s.
-    pub heartbeat: Duration,
-    /// Silence after which a node counts as stale. Default 90 s.
-    pub stale: Duration,
-    /// How other nodes are found.
-    pub discovery: ChannelDiscovery,
-    /// Role of callers whose certificate names no grant; none refuses them.
-    pub role: Option<Role>,
-}
-
-/// How the agent channel finds other nodes.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum ChannelDiscovery {
-    /// By the registry alone.
-    Static,
-    /// By asking this node, again and again.
-    Seed {
-        /// Its host.
-        host: String,
-        /// Its port.
-        port: u16,
-    },
-    /// By mDNS.
-    Mdns,
 }
 
 /// How log lines are written.

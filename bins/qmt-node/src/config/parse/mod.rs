@@ -35,7 +35,7 @@ pub(super) fn apply(document: &Document<'_>, config: &mut Config) {
     let log = document.section("log");
     config.log_format =
         log.choice("format", &[("text", LogFormat::Text), ("json", LogFormat::Json)]).unwrap_or_default();
-    config.agent_channel = agent_channel(document, config.node_name.as_str());
+    config.agent_channel = agent_channel(document, &config.home, &config.node_name);
 }
 
 impl Section<'_> {

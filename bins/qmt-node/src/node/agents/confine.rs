@@ -29,7 +29,7 @@ impl Hidden {
             files.push(name.into());
         }
         files.extend(config.relay.iter().filter_map(|relay| Some(relay.tls.as_ref()?.1.clone())));
-        files.extend(config.agent_channel.iter().map(|channel| channel.key_path.clone()));
+        files.extend(config.agent_channel.iter().map(|channel| channel.tls.key_path.clone()));
         let work = real(&config.home.join(WORK_FOLDER));
         Self { files: files.iter().map(|file| real(file)).collect(), work }
     }
