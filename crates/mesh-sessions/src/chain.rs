@@ -165,6 +165,15 @@ impl SignedChain {
         Self { before: 0, hops: Vec::new() }.with(key, scope, hop)
     }
 
+    /// A delegation that came from where nothing is signed, as the node that received it writes it down: `before` delegations
+    /// led to the one who asks. Its hop is from and to that node.
+    ///
+    /// # Errors
+    /// [`ChainError::TooDeep`]; [`ChainError::Loop`] and [`ChainError::Broken`] as of [`SignedChain::begin`].
+    pub fn received(key: &NodeKey, scope: &ScopeId, before: u8, hop: Hop) -> Result<Self, ChainError> {
+        Self { before, hops: Vec::new() }.with(key, scope, hop)
+    }
+
     fn with(mut self, key: &NodeKey, scope: &ScopeId, hop: Hop) -> Result<Self, ChainError> {
         if hop.from.node != key.node_id() {
             return Err(ChainError::Broken);

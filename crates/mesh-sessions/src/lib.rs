@@ -9,6 +9,7 @@
 
 pub mod agent;
 pub mod chain;
+pub mod channel;
 pub mod content;
 pub mod event;
 pub mod host;
