@@ -12,4 +12,7 @@ pub mod control;
 mod node;
 pub mod store;
 
-pub use node::{Diagnosis, HomeError, Node, RelayStartError, StartError, audit_without_node, diagnose};
+pub use node::{
+    ChannelError, Diagnosis, FilesError, HomeError, Node, RelayStartError, StartError, audit_without_node,
+    diagnose,
+};

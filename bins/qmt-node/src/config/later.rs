@@ -7,7 +7,7 @@ use super::reader::Document;
 use super::{Config, schema};
 
 /// Tables, what is missing.
-const TABLES: &[(&str, &str)] = &[("console", "the console"), ("agent_channel", "the agent channel")];
+const TABLES: &[(&str, &str)] = &[("console", "the console")];
 
 pub(super) fn warn_of_file(document: &Document<'_>) {
     for (path, what) in TABLES {

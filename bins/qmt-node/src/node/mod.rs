@@ -3,6 +3,7 @@
 mod agents;
 mod appoint;
 mod audit;
+mod channel;
 mod copied;
 mod disk;
 mod doctor;
@@ -58,6 +59,7 @@ use crate::store::{ScopeRow, SeenPeer, Store, StoreError};
 
 pub(crate) use agents::followed::Followed;
 pub use audit::audit_without_node;
+pub use channel::{ChannelError, FilesError};
 pub use doctor::{Diagnosis, diagnose};
 pub use home::HomeError;
 pub use relay::RelayStartError;
@@ -86,6 +88,7 @@ struct Inner {
     name: NodeName,
     store: Arc<Store>,
     agents: agents::Agents,
+    channel: channel::Channel,
     scopes: Arc<Scopes>,
     transport: Transport,
     gossips: RwLock<BTreeMap<ScopeId, Gossip>>,
@@ -301,6 +304,8 @@ impl Node {
     /// Idempotent; returns when no task and no child process of the node is left.
     pub async fn shutdown(&self) {
         let inner = &self.inner;
+        // No more callers, and the answers to those that are there get their time.
+        inner.channel.shutdown().await;
         // First, while models and links are there for what they say last.
         inner.agents.shutdown().await;
         inner.serving.hold();

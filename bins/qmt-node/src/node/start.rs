@@ -81,6 +81,9 @@ pub enum StartError {
     /// The relay.
     #[error("the relay of [relay] cannot start")]
     Relay(#[from] RelayStartError),
+    /// The agent channel.
+    #[error("the agent channel cannot start")]
+    Channel(#[from] super::channel::ChannelError),
     /// The LAN transport.
     #[error("the LAN transport cannot start")]
     Lan(#[from] mesh_transport::lan::BindError),
@@ -172,6 +175,7 @@ impl Node {
                 external,
                 store,
                 agents,
+                channel: super::channel::Channel::default(),
                 scopes,
                 transport,
                 gossips: RwLock::default(),
@@ -230,6 +234,7 @@ impl Node {
         node.fill_relay().await?;
         Box::pin(node.reenter()).await?;
         node.enter_lan();
+        Box::pin(node.start_channel()).await?;
         tasks.spawn(node.clone().keep_grants());
         // Not before its meshes are there: an invite that is asked for too early would found another one.
         tasks.spawn(socket.serve(router(node.clone()), node.stopping()));

@@ -48,6 +48,23 @@ fn three() -> SignedChain {
 }
 
 #[test]
+fn what_came_unsigned_counts_its_depth_from_what_was_said() {
+    let hop = || Hop {
+        from: AgentAt { agent: "opus@ct111".parse().expect("an id"), ..agent(1) },
+        to: agent(1),
+        ..hop(1, 2, 9)
+    };
+    let written = |before| SignedChain::received(&key(1), &scope(), before, hop());
+    let here = received(written(1).expect("a chain"), 1, 1).expect("sound");
+    assert_eq!((here.depth(), here.is_at_end()), (2, false));
+    let there =
+        here.extend(&key(1), &scope(), Hop { from: agent(1), to: agent(2), ..hop() }).expect("a chain");
+    let there = received(there, 1, 2).expect("sound");
+    assert!(there.is_at_end() && there.waits(&agent(1)));
+    assert_eq!(written(3), Err(ChainError::TooDeep { depth: 4 }));
+}
+
+#[test]
 fn a_chain_grows_to_its_depth_and_no_further() {
     let at_four = received(three(), 3, 4).expect("sound");
     assert_eq!((at_four.depth(), at_four.is_at_end()), (3, true));

@@ -70,8 +70,12 @@ pub struct Order {
     pub chain: Option<Chain>,
     /// The agent.
     pub to: Candidate,
+    /// Agents of the same name at other nodes, in case the one that was chosen cannot begin; none when a node was named.
+    pub fallbacks: Vec<Candidate>,
     /// What to do.
     pub task: String,
+    /// What to know for it, beside the task.
+    pub context: Option<String>,
     /// What it may spend, within that of the chain.
     pub budget: Budget,
     /// Takes what the other agent says while it works.
@@ -98,6 +102,8 @@ struct Arguments {
     node: Option<String>,
     task: String,
     #[serde(default)]
+    context: Option<String>,
+    #[serde(default)]
     max_tokens: Option<u64>,
 }
 
@@ -118,6 +124,7 @@ impl Tool for Delegate {
                     "agent": {"type": "string", "description": "The agent, as listed: NAME or NAME@NODE"},
                     "node": {"type": "string", "description": "The node, when several have the agent (default: the best)"},
                     "task": {"type": "string", "description": "What to do, complete in itself"},
+                    "context": {"type": "string", "description": "What to know for it: facts, text to work on (optional)"},
                     "max_tokens": {"type": "integer", "minimum": 1, "description": "The most tokens that it may use"},
                 },
                 "required": ["agent", "task"],
@@ -151,12 +158,21 @@ impl Tool for Delegate {
 impl Delegate {
     fn order(&self, run: ToolRun) -> Result<Order, String> {
         let asked: Arguments = arguments(run.arguments)?;
-        if asked.task.trim().is_empty() || asked.task.len() > TASK_BYTES_MAX {
-            return Err(format!("a task has 1 to {TASK_BYTES_MAX} bytes"));
+        let context_bytes = asked.context.as_ref().map_or(0, String::len);
+        if asked.task.trim().is_empty() || asked.task.len() + context_bytes > TASK_BYTES_MAX {
+            return Err(format!("a task has 1 to {TASK_BYTES_MAX} bytes, its context included"));
         }
         let chain = self.delegator.chain(&run.session);
         let candidates = self.roster.candidates();
         let to = chosen(&candidates, &asked.agent, asked.node.as_deref(), chain.as_ref())?;
+        let is_other = |candidate: &&Candidate| {
+            candidate.at.agent == to.at.agent
+                && candidate.at != to.at
+                && candidate.at.agent.as_str() == asked.agent
+        };
+        let waits = |candidate: &Candidate| chain.as_ref().is_some_and(|chain| chain.waits(&candidate.at));
+        let names_none = asked.node.as_deref().is_none_or(str::is_empty);
+        let others = candidates.iter().filter(is_other).filter(|candidate| names_none && !waits(candidate));
         let asked_for = Budget { tokens: asked.max_tokens, ..Budget::UNBOUNDED };
         let inherited = chain.as_ref().map_or(Budget::UNBOUNDED, |chain| *chain.budget());
         Ok(Order {
@@ -165,8 +181,10 @@ impl Delegate {
             on_behalf_of: run.on_behalf_of,
             budget: self.budget.min(inherited).min(asked_for),
             to: to.clone(),
+            fallbacks: others.cloned().collect(),
             chain,
             task: asked.task,
+            context: asked.context.filter(|context| !context.trim().is_empty()),
             printed: run.printed,
             cancel: run.cancel,
         })

@@ -22,7 +22,7 @@ use super::held::Held;
 use super::roster::PeerAgent;
 
 /// The label of a session that was begun for another one.
-const FOR_LABEL: &str = "delegated-by";
+pub(crate) const FOR_LABEL: &str = "delegated-by";
 
 /// The mesh as the tool `delegate` of an agent sees it. It does not keep the node alive.
 #[derive(Clone)]
@@ -52,6 +52,8 @@ impl Roster for Mesh {
         let Some(node) = self.node() else { return Vec::new() };
         let mut candidates = node.own_candidates(self.agent.as_ref());
         candidates.extend(node.peer_candidates());
+        let by_channel = node.channel_candidates(&candidates);
+        candidates.extend(by_channel);
         candidates
     }
 }
@@ -130,14 +132,40 @@ impl Node {
         candidates
     }
 
-    async fn delegate(&self, agent: AgentId, order: Order) -> Result<String, String> {
+    /// Gives the task to the agent that was chosen, or, when that one cannot begin, to the next of its name.
+    async fn delegate(&self, agent: AgentId, mut order: Order) -> Result<String, String> {
+        let mut rest = std::mem::take(&mut order.fallbacks).into_iter();
+        let mut tried = Vec::new();
+        loop {
+            let failed = match self.delegate_once(agent.clone(), &order).await {
+                Ok(answer) => return Ok(answer),
+                Err(failed) => failed,
+            };
+            let node = order.to.node_name.clone().unwrap_or_else(|| "here".to_owned());
+            let next = (!failed.has_begun && !order.cancel.is_cancelled()).then(|| rest.next()).flatten();
+            match next {
+                Some(next) => {
+                    tracing::debug!(node, why = failed.why, "a delegation goes to the next node");
+                    tried.push(format!("{node}: {}", failed.why));
+                    order.to = next;
+                }
+                None if tried.is_empty() => return Err(failed.why),
+                None => return Err(format!("{node}: {}; before that {}", failed.why, tried.join("; "))),
+            }
+        }
+    }
+
+    async fn delegate_once(&self, agent: AgentId, order: &Order) -> Result<String, NotDone> {
+        if let Some(name) = self.channel_node(&order.to.at.node) {
+            return self.delegate_by_channel(&name, &agent, order).await;
+        }
         // Ids of calls are unique in a turn alone, so they name no session.
         let id = SessionId::from_uuid(uuid::Uuid::now_v7());
-        let held = self.begin(agent, id, &order).await?;
+        let held = self.begin(agent, id, order).await.map_err(|why| NotDone { why, has_begun: false })?;
         let under_way = UnderWay { node: self.clone(), held: Some(held) };
-        let answer = under_way.carry_out(&order).await;
+        let answer = under_way.carry_out(order).await;
         under_way.end(answer.is_err()).await;
-        answer
+        answer.map_err(|why| NotDone { why, has_begun: true })
     }
 
     /// Begins the session in which the task is done, with what led to it.
@@ -169,7 +197,7 @@ impl Node {
         Ok(Held::Here { sessions, by, id })
     }
 
-    fn scope_of(&self, node: &NodeId) -> Option<ScopeId> {
+    pub(crate) fn scope_of(&self, node: &NodeId) -> Option<ScopeId> {
         let scopes = self.scopes().list();
         let has = |scope: &&Scope| {
             self.gossip(&scope.id()).is_some_and(|gossip| gossip.members().get(node).is_some())
@@ -179,13 +207,31 @@ impl Node {
 
     /// The chain with this delegation.
     fn next_hop(&self, scope: &ScopeId, agent: AgentId, order: &Order) -> Result<SignedChain, ChainError> {
+        self.next_hop_to(scope, agent, order, order.to.at.clone())
+    }
+
+    pub(crate) fn next_hop_to(
+        &self,
+        scope: &ScopeId,
+        agent: AgentId,
+        order: &Order,
+        to: AgentAt,
+    ) -> Result<SignedChain, ChainError> {
         let from = AgentAt { node: self.id(), agent };
-        let hop = Hop { from, session: order.session, to: order.to.at.clone(), budget: order.budget };
+        let hop = Hop { from, session: order.session, to, budget: order.budget };
         match &order.chain {
             Some(chain) => chain.extend(self.key(), scope, hop),
             None => SignedChain::begin(self.key(), scope, hop),
         }
     }
+}
+
+/// A task was not done.
+pub(crate) struct NotDone {
+    /// Why, for the model.
+    pub(crate) why: String,
+    /// Whether the other agent may have done something of it.
+    pub(crate) has_begun: bool,
 }
 
 /// A task that is under way: dropped before its end, the other turn is ended too.
@@ -200,7 +246,8 @@ impl UnderWay {
     async fn carry_out(&self, order: &Order) -> Result<String, String> {
         let Some(held) = &self.held else { return Err("it is over".to_owned()) };
         let prompt: PromptId = "task".parse().map_err(|_| "no prompt id".to_owned())?;
-        let parts = vec![Shown::Text(order.task.clone())];
+        let context = order.context.iter().map(|context| Shown::Text(format!("Context:\n{context}")));
+        let parts: Vec<Shown> = context.chain([Shown::Text(order.task.clone())]).collect();
         let mut following = match held {
             Held::Here { sessions, by, id } => {
                 let told = |error: CommandError| error.to_string();
@@ -280,7 +327,7 @@ async fn said(held: &Held, text: Text) -> Result<String, String> {
     Ok(String::from_utf8_lossy(&bytes).into_owned())
 }
 
-fn ended(outcome: &TurnOutcome) -> String {
+pub(crate) fn ended(outcome: &TurnOutcome) -> String {
     match outcome {
         TurnOutcome::Cancelled { .. } => "it was cancelled".to_owned(),
         TurnOutcome::LimitReached { limit } => format!("its limit of {limit:?} was reached"),

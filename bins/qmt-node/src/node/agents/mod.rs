@@ -3,7 +3,7 @@
 mod asked;
 mod build;
 mod confine;
-mod delegate;
+pub(crate) mod delegate;
 pub(crate) mod followed;
 pub(crate) mod held;
 mod model;

@@ -23,11 +23,13 @@ use super::super::open::Entered;
 /// Largest read of an answer, and so the largest piece of it held here, in bytes.
 const BUFFER_BYTES_MAX: usize = 64 * 1024;
 
+type Http1 = Connection<TokioIo<TlsStream<TcpStream>>, Full<Bytes>>;
+
 /// A connection that carries one request at a time.
 pub(super) struct Wire {
     sender: SendRequest<Full<Bytes>>,
     /// None once it has ended. Boxed, since a wire goes from hand to hand and this is most of it.
-    connection: Option<Box<Connection<TokioIo<TlsStream<TcpStream>>, Full<Bytes>>>>,
+    connection: Option<Box<Http1>>,
     entered: Entered,
     /// Of the credentials that this node has shown.
     pub(super) generation: u64,

@@ -35,6 +35,8 @@ struct Mesh {
     candidates: Mutex<Vec<Candidate>>,
     chain: Option<Chain>,
     orders: Mutex<Vec<(AgentAt, String, Budget)>>,
+    /// Of the last order: those in reserve, and what to know.
+    rest: Mutex<(Vec<AgentAt>, Option<String>)>,
 }
 
 impl Roster for Mesh {
@@ -50,13 +52,20 @@ impl Delegator for Mesh {
 
     fn delegate(&self, order: Order) -> BoxFuture<'static, Result<String, String>> {
         let answer = format!("{} did it", order.to.at.agent);
+        let fallbacks = order.fallbacks.into_iter().map(|fallback| fallback.at).collect();
+        *self.rest.lock().expect("no panic") = (fallbacks, order.context);
         self.orders.lock().expect("no panic").push((order.to.at, order.task, order.budget));
         Box::pin(async move { Ok(answer) })
     }
 }
 
 fn mesh(candidates: Vec<Candidate>, chain: Option<Chain>) -> (Arc<Mesh>, Delegate) {
-    let mesh = Arc::new(Mesh { candidates: candidates.into(), chain, orders: Mutex::default() });
+    let mesh = Arc::new(Mesh {
+        candidates: candidates.into(),
+        chain,
+        orders: Mutex::default(),
+        rest: Mutex::default(),
+    });
     let budget = Budget { tokens: Some(10_000), ..Budget::UNBOUNDED };
     (mesh.clone(), Delegate { roster: mesh.clone(), delegator: mesh, budget })
 }
@@ -144,6 +153,19 @@ async fn the_first_agent_that_is_meant_and_idle_gets_the_task() {
     let (outcome, why) = said(&delegate, json!({"agent": "coder@three", "task": "e"})).await;
     assert!(outcome == ToolOutcome::Failed && why.contains("- coder@two (model"), "{why}");
     assert_eq!(said(&delegate, json!({"agent": "coder", "task": " "})).await.0, ToolOutcome::Failed);
+}
+
+#[tokio::test]
+async fn others_of_the_name_are_in_reserve_unless_a_node_is_named() {
+    let all =
+        vec![candidate("coder", 1, Some("one")), candidate("tester", 2, None), candidate("coder", 3, None)];
+    let (mesh, delegate) = mesh(all, None);
+    said(&delegate, json!({"agent": "coder", "task": "a", "context": "b"})).await;
+    assert_eq!(*mesh.rest.lock().expect("no panic"), (vec![at("coder", 3)], Some("b".to_owned())));
+    said(&delegate, json!({"agent": "coder@one", "task": "a", "context": " "})).await;
+    assert_eq!(*mesh.rest.lock().expect("no panic"), (vec![], None));
+    said(&delegate, json!({"agent": "coder", "node": "one", "task": "a"})).await;
+    assert_eq!(*mesh.rest.lock().expect("no panic"), (vec![], None));
 }
 
 #[tokio::test]

@@ -1,0 +1,10 @@
+//! The agent channel over real TLS on loopback: who gets in, what for, and what becomes of the rest.
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+mod delegations;
+mod handshakes;
+mod limits;
+mod programs;
+mod reloads;
+mod requests;
+mod support;
