@@ -141,6 +141,31 @@ impl Plan {
         }
     }
 
+    /// Takes the job in when what is in memory says that it can be written, and gives it back otherwise. `heads` are those before
+    /// this transaction, the newest first.
+    pub(super) fn join(
+        &mut self,
+        heads: [&HashMap<SessionId, Head>; 2],
+        job: WriteJob,
+    ) -> Result<(), WriteJob> {
+        let known = heads.into_iter().find_map(|heads| heads.get(&job.session));
+        let Some(head) = self.heads.get(&job.session).or(known) else { return Err(job) };
+        let Addition::Append { epoch, after, .. } = &job.addition else { return Err(job) };
+        let follows = *epoch == head.epoch && after.is_none_or(|after| after.0 == head.last);
+        let has_room = head.last.saturating_add(job.drafts.len() as u64) <= EVENTS_MAX;
+        let is_plain = job.drafts.iter().all(|draft| is_plain(&draft.body));
+        if !follows || !has_room || !is_plain || head.is_archived {
+            return Err(job);
+        }
+        let head = head.clone();
+        let WriteJob { session, at_ms, drafts, addition } = job;
+        let bytes = drafts.iter().map(|draft| draft.json.len()).sum();
+        let events = self.write(session, head, at_ms, drafts);
+        self.bytes += bytes;
+        self.admitted.push(Admitted { session, events, bytes, addition });
+        Ok(())
+    }
+
     async fn append(
         &mut self,
         writer: &mut Writer,
@@ -326,4 +351,17 @@ impl Plan {
         self.heads.insert(session, head);
         events
     }
+}
+
+/// Whether nothing has to be looked up before the event can be written, and nothing changes for those after it.
+fn is_plain(body: &Body) -> bool {
+    let is_special = matches!(
+        body,
+        Body::Created { .. }
+            | Body::Forked { .. }
+            | Body::Prompted { .. }
+            | Body::Archived { .. }
+            | Body::HandedOver { .. }
+    );
+    !is_special && blobs(body).is_empty()
 }

@@ -52,6 +52,9 @@ pub(super) async fn commit(
     rows: Vec<EventRow>,
     statements: Vec<Statement>,
 ) -> Result<(), sqlx::Error> {
+    if rows.is_empty() && statements.is_empty() {
+        return Ok(());
+    }
     let prepared = match statements.len() {
         0 => rows.len() <= PREPARED_ROWS_MAX,
         few => few <= 3 && rows.len() <= PREPARED_ROWS_BESIDE_MAX,

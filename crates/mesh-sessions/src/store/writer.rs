@@ -1,10 +1,13 @@
 //! The one task that writes. Whatever arrives while a commit is under way is in the next one: a group of events is as
-//! durable as each alone would be, at the price of one wait for the disk.
+//! durable as each alone would be, at the price of one wait for the disk. The next group is made while one is written.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{HashMap, HashSet, VecDeque};
+use std::future::poll_fn;
 use std::mem;
+use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::task::Poll;
 
 use futures_util::future::BoxFuture;
 use sqlx::{Connection, Row, SqliteConnection};
@@ -15,7 +18,7 @@ use super::error::StorageError;
 use super::head::Head;
 use super::lock::Lock;
 use super::place::ROWS_MAX;
-use super::plan::{Plan, WriteJob};
+use super::plan::{Admitted, Plan, WriteJob};
 use super::{read, search, statement};
 use crate::ids::{BlobId, SessionId};
 use crate::log::Topics;
@@ -97,24 +100,30 @@ impl Writer {
 
     /// Writes until it is told to end, or nobody is left who could ask for more.
     pub(super) async fn run(mut self, mut jobs: mpsc::Receiver<Job>) {
-        let mut group = Vec::new();
-        while jobs.recv_many(&mut group, GROUP_JOBS_MAX).await > 0 {
+        let (mut group, mut waiting) = (Vec::new(), VecDeque::new());
+        while !waiting.is_empty() || jobs.recv_many(&mut group, GROUP_JOBS_MAX).await > 0 {
+            waiting.extend(group.drain(..));
             let mut plan = Plan::default();
-            for job in group.drain(..) {
+            let mut alone = None;
+            while let Some(job) = waiting.pop_front() {
                 match job {
                     Job::Write(job) => plan.admit(&mut self, job).await,
-                    Job::Alone(task) => {
-                        self.commit(mem::take(&mut plan)).await;
-                        task(&mut self).await;
-                    }
+                    Job::Alone(task) => alone = Some(task),
                     Job::Close => jobs.close(),
                 }
-                if plan.bytes > GROUP_BYTES_MAX {
-                    self.commit(mem::take(&mut plan)).await;
+                if alone.is_some() || plan.bytes > GROUP_BYTES_MAX {
+                    break;
                 }
             }
-            self.commit(plan).await;
-            if self.unindexed >= UNINDEXED_MAX && jobs.is_empty() {
+            match alone {
+                // What comes meanwhile comes after it.
+                Some(task) => {
+                    self.commit(plan, None, &mut waiting).await;
+                    task(&mut self).await;
+                }
+                None => self.commit(plan, Some(&mut jobs), &mut waiting).await,
+            }
+            if self.unindexed >= UNINDEXED_MAX && waiting.is_empty() && jobs.is_empty() {
                 self.index().await;
             }
         }
@@ -129,40 +138,77 @@ impl Writer {
         }
     }
 
-    async fn commit(&mut self, plan: Plan) {
-        let Plan { rows, statements, admitted, heads, .. } = plan;
-        if admitted.is_empty() {
-            return;
-        }
-        let events = rows.len() as u64;
-        let said = statements.iter().filter(|statement| statement.sql == TO_INDEX).count();
-        let done = match rows.is_empty() && statements.is_empty() {
-            true => Ok(()), // appends of nothing
-            false => statement::commit(&mut self.connection, rows, statements).await,
-        };
-        match done.map_err(StorageError::from) {
-            Ok(()) => {
-                self.counters.events.fetch_add(events, Ordering::Relaxed);
-                self.counters.commits.fetch_add(1, Ordering::Relaxed);
-                self.unindexed += said;
-                if self.heads.len() > HEADS_MAX {
+    /// Writes a group. What comes while it is written is made the next one, which is begun before those of this one are told: so
+    /// the disk does not wait for them. It is made of what can be seen in memory to follow; the first job that takes a look into
+    /// the file waits until all this is written, and those after it with it.
+    async fn commit(
+        &mut self,
+        mut plan: Plan,
+        mut jobs: Option<&mut mpsc::Receiver<Job>>,
+        waiting: &mut VecDeque<Job>,
+    ) {
+        let mut written = Vec::new();
+        while !plan.admitted.is_empty() {
+            let Plan { rows, statements, admitted, heads, .. } = plan;
+            let events = rows.len() as u64;
+            let said = statements.iter().filter(|statement| statement.sql == TO_INDEX).count();
+            let mut next = Plan::default();
+            let done = {
+                let mut committing = pin!(statement::commit(&mut self.connection, rows, statements));
+                let mut done = poll_fn(|context| Poll::Ready(committing.as_mut().poll(context))).await;
+                tell(&self.topics, mem::take(&mut written));
+                loop {
+                    if let Poll::Ready(done) = done {
+                        break done;
+                    }
+                    let room = GROUP_JOBS_MAX.saturating_sub(next.admitted.len());
+                    let is_open = waiting.is_empty() && room > 0 && next.bytes <= GROUP_BYTES_MAX;
+                    let more = jobs.as_mut().filter(|_| is_open);
+                    tokio::select! {
+                        biased;
+                        finished = &mut committing => done = Poll::Ready(finished),
+                        more = recv_more(more, room) => match more {
+                            Some(more) => {
+                                for job in more {
+                                    let job = match job {
+                                        Job::Write(job) if waiting.is_empty() => {
+                                            next.join([&heads, &self.heads], job).err().map(Job::Write)
+                                        }
+                                        job => Some(job),
+                                    };
+                                    waiting.extend(job);
+                                }
+                            }
+                            // Nobody is left who could ask for more.
+                            None => jobs = None,
+                        }
+                    }
+                }
+            };
+            match done.map_err(StorageError::from) {
+                Ok(()) => {
+                    self.counters.events.fetch_add(events, Ordering::Relaxed);
+                    self.counters.commits.fetch_add(1, Ordering::Relaxed);
+                    self.unindexed += said;
+                    if self.heads.len() > HEADS_MAX {
+                        self.heads.clear();
+                    }
+                    self.heads.extend(heads);
+                    written = admitted;
+                }
+                Err(error) => {
+                    tracing::warn!(%error, events, "events could not be written");
+                    self.note(&error);
+                    // What is in the file now is asked of the file. The next group was to follow this one.
                     self.heads.clear();
-                }
-                self.heads.extend(heads);
-                for admitted in admitted {
-                    self.topics.publish(admitted.session, &admitted.events, admitted.bytes);
-                    admitted.acknowledge(Ok(()));
+                    self.ids = None;
+                    let failed = admitted.into_iter().chain(mem::take(&mut next.admitted));
+                    failed.for_each(|admitted| admitted.acknowledge(Err(error.clone())));
                 }
             }
-            Err(error) => {
-                tracing::warn!(%error, events, "events could not be written");
-                self.note(&error);
-                // What is in the file now is asked of the file.
-                self.heads.clear();
-                self.ids = None;
-                admitted.into_iter().for_each(|admitted| admitted.acknowledge(Err(error.clone())));
-            }
+            plan = next;
         }
+        tell(&self.topics, written);
     }
 
     /// The end of a session's log; none when it is not here.
@@ -227,5 +273,20 @@ impl Writer {
                 tracing::warn!(%error, "the session store was not closed in order; it is checked when it is opened");
             }
         }
+    }
+}
+
+/// The jobs that come next, when any are wanted; none when there will never be one again.
+async fn recv_more(jobs: Option<&mut &mut mpsc::Receiver<Job>>, room: usize) -> Option<Vec<Job>> {
+    let Some(jobs) = jobs else { return std::future::pending().await };
+    let mut more = Vec::new();
+    (jobs.recv_many(&mut more, room).await > 0).then_some(more)
+}
+
+/// Tells everybody that what they asked for is on the disk.
+fn tell(topics: &Topics, written: Vec<Admitted>) {
+    for admitted in written {
+        topics.publish(admitted.session, &admitted.events, admitted.bytes);
+        admitted.acknowledge(Ok(()));
     }
 }
