@@ -263,6 +263,12 @@ pub enum Body {
         /// The new host.
         to: NodeId,
     },
+    /// The new host has the log, and goes on with it: the first event that it writes.
+    TakenOver {
+        /// Who brought it, as the link has proved it: what the log says of the user of the host before is said of this party,
+        /// and what was asked for before runs as far as this party may have it run, too.
+        from: Party,
+    },
     /// Something that a later build wrote.
     #[serde(untagged)]
     Unknown(serde_json::Map<String, serde_json::Value>),

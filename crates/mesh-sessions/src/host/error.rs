@@ -29,6 +29,12 @@ pub enum CommandError {
     /// A text stands for several sessions.
     #[error("{0}")]
     Ambiguous(String),
+    /// A session that a peer brings is not taken over here.
+    #[error("not taken over: {why}")]
+    NotTaken {
+        /// Why not.
+        why: String,
+    },
     /// The store failed. What was asked may have been done.
     #[error(transparent)]
     Storage(#[from] StorageError),

@@ -34,6 +34,8 @@ const REOPEN_MAX: Duration = Duration::from_secs(60);
 pub(super) enum Request {
     /// A command. `None` is answered when it is done.
     Command { by: Party, command: Command, reply: oneshot::Sender<Result<EventNumber, CommandError>> },
+    /// Read the log again: another has written to it.
+    Reload,
     /// End in order.
     Shutdown,
 }
@@ -50,6 +52,8 @@ enum Ended {
     Quiet,
     /// The core is of no use any more.
     Failed(CommandError),
+    /// The log says more than the core knows.
+    Outdated,
 }
 
 struct Session<'a> {
@@ -67,11 +71,14 @@ struct Session<'a> {
     next_reply: u64,
     /// The last event that is on the disk; the core may be ahead of it.
     written: EventNumber,
+    /// The epoch of the log up to there.
+    epoch: u64,
     snapshot_at: EventNumber,
     /// The next request to be taken in.
     requested: Option<Request>,
     shutdown: Option<u64>,
     is_shut_down: bool,
+    is_outdated: bool,
 }
 
 impl Live {
@@ -85,6 +92,7 @@ impl Live {
         loop {
             let error = match self.live(&mut wait).await {
                 Ok(Ended::Quiet) => return,
+                Ok(Ended::Outdated) => continue,
                 Ok(Ended::Failed(error)) | Err(error) => error,
             };
             match error {
@@ -105,7 +113,7 @@ impl Live {
 
     async fn live(&mut self, wait: &mut Duration) -> Result<Ended, CommandError> {
         let loaded = load(&self.inner.store, self.id).await?;
-        let written = loaded.session.last();
+        let (written, epoch) = (loaded.session.last(), loaded.session.epoch());
         let agent = loaded.session.agent().and_then(|agent| self.inner.agent(agent));
         let mut playbook = agent.as_ref().map(Agent::playbook);
         if let Some(chain) = loaded.session.chain() {
@@ -130,10 +138,12 @@ impl Live {
             replies: HashMap::new(),
             next_reply: 0,
             written,
+            epoch,
             snapshot_at: loaded.snapshot_at,
             requested: None,
             shutdown: None,
             is_shut_down: false,
+            is_outdated: false,
         };
         Box::pin(session.run(&mut self.requests, wait)).await
     }
@@ -173,7 +183,7 @@ impl Request {
         // Whoever asked may have gone.
         let _ = match self {
             Self::Command { reply, .. } => reply.send(Err(error.clone())).is_ok(),
-            Self::Shutdown => false,
+            Self::Reload | Self::Shutdown => false,
         };
     }
 }
@@ -196,6 +206,12 @@ impl Session<'_> {
                 return Ok(Ended::Failed(error));
             }
             *wait = REOPEN_FIRST;
+            if self.is_outdated {
+                for (_, reply) in self.replies.drain() {
+                    let _ = reply.send(Err(CommandError::Busy));
+                }
+                return Ok(Ended::Outdated);
+            }
             if self.is_shut_down {
                 return Ok(Ended::Quiet);
             }
@@ -248,6 +264,7 @@ impl Session<'_> {
 
     async fn take(&mut self, request: Request) -> Result<(), CommandError> {
         match request {
+            Request::Reload => self.is_outdated = true,
             Request::Shutdown => {
                 self.next_reply += 1;
                 self.shutdown = Some(self.next_reply);
@@ -315,15 +332,20 @@ impl Session<'_> {
         for body in bodies {
             spilled.push(content::spill(&self.inner.store, body).await?);
         }
+        let is_handed_over = spilled.iter().any(|body| matches!(body, Body::HandedOver { .. }));
         let append = Append {
             session: self.id,
-            epoch: self.core.session().epoch(),
+            epoch: self.epoch,
             after: Some(self.written),
             at_ms: now_ms(),
             bodies: spilled,
         };
         let written = self.inner.store.append(append).await?;
         self.written = written.last().map_or(self.written, |event| event.number);
+        if is_handed_over {
+            self.epoch = self.core.session().epoch();
+            self.inner.handing_over.notify_one();
+        }
         Ok(())
     }
 

@@ -7,6 +7,7 @@ mod ask;
 mod content;
 mod error;
 mod follow;
+mod hand_over;
 mod live;
 mod run;
 mod snapshot;
@@ -18,12 +19,13 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::{Duration, SystemTime};
 
 use mesh_identity::NodeId;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{Notify, mpsc, oneshot};
 use tokio_util::sync::{CancellationToken, DropGuard};
 use tokio_util::task::TaskTracker;
 
 pub use self::error::CommandError;
 pub use self::follow::Following;
+pub(crate) use self::hand_over::moved_to;
 use self::live::{Live, REQUESTS_MAX, Request};
 use self::snapshot::load;
 use crate::agent::Agent;
@@ -104,6 +106,8 @@ struct Inner {
     live: Mutex<Alive>,
     /// Of those sessions that are alive and were delegated.
     chains: Mutex<HashMap<SessionId, Chain>>,
+    /// Told of every session that is handed over.
+    handing_over: Notify,
     tasks: TaskTracker,
     cancel: CancellationToken,
 }
@@ -136,6 +140,7 @@ impl Sessions {
             config,
             live: Mutex::default(),
             chains: Mutex::default(),
+            handing_over: Notify::new(),
             tasks: TaskTracker::new(),
             cancel: cancel.clone(),
         });
@@ -388,6 +393,9 @@ impl Sessions {
             let Some(last) = page.last() else { return Ok(()) };
             filter.before = Some(last.session);
             for session in page {
+                if session.host.is_some_and(|host| host != self.inner.me) {
+                    continue;
+                }
                 // The one that tells them that they are alive needs no answer.
                 let (reply, _) = oneshot::channel();
                 let (by, command) = (Party::local(self.inner.me), Command::Watch);

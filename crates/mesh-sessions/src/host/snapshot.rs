@@ -7,7 +7,7 @@ use crate::proto::Session;
 use crate::store::{ReadError, ReadLimit, Store};
 
 /// What this build writes. Another version is not read: the events are.
-const VERSION: u32 = 1;
+const VERSION: u32 = 2;
 
 #[derive(Serialize)]
 struct Written<'a> {

@@ -78,6 +78,11 @@ pub enum Command {
     Resume,
     /// Be over. Answered when every turn has ended.
     Archive,
+    /// Be another node's. Answered when nothing runs any more and the log says so: the turn goes on there.
+    HandOver {
+        /// Which node's.
+        to: NodeId,
+    },
 }
 
 impl Command {
@@ -155,8 +160,9 @@ pub enum Refusal {
         /// The bound.
         max: usize,
     },
-    /// The session is being suspended; it can be asked again when it rests, or when its node is up again.
-    #[error("the session is being suspended; try again")]
+    /// The session is being suspended or handed over; it can be asked again when it rests, when its node is up again, or at
+    /// its new host.
+    #[error("the session is being suspended or handed over; try again")]
     Closing,
 }
 

@@ -180,6 +180,7 @@ pub(super) struct Running {
 pub(super) enum Closing {
     Suspend { why: String, by: Option<Party>, replies: Vec<u64> },
     Archive { by: Party, reply: u64 },
+    HandOver { to: NodeId, reply: u64 },
 }
 
 impl Core {
@@ -205,7 +206,7 @@ impl Core {
             worked,
             now,
         };
-        if core.moved().is_none() && core.session.has_work() {
+        if core.is_mine() && core.session.has_work() {
             core.append(Body::Resumed);
             core.advance();
         }
@@ -220,7 +221,7 @@ impl Core {
     /// Whether nothing is under way and nothing will be before the next command.
     pub fn is_idle(&self) -> bool {
         let runs = self.asked.is_some() || !self.running.is_empty() || self.closing.is_some();
-        let goes_on = *self.session.rest() == Rest::None && self.session.turn().is_some();
+        let goes_on = *self.session.rest() == Rest::None && self.session.turn().is_some() && self.is_mine();
         !runs && !goes_on && self.outputs.is_empty()
     }
 
@@ -262,6 +263,11 @@ impl Core {
     /// The node that writes the log, when it is not this one.
     pub(super) fn moved(&self) -> Option<NodeId> {
         self.session.host().filter(|host| **host != self.me).copied()
+    }
+
+    /// Whether this node may go on with it.
+    pub(super) fn is_mine(&self) -> bool {
+        self.moved().is_none() && !self.session.is_on_its_way()
     }
 
     pub(super) fn append(&mut self, body: Body) {
@@ -325,7 +331,8 @@ impl Core {
         }
         match (self.session.rest(), &self.closing) {
             (Rest::Archived, _) | (_, Some(Closing::Archive { .. })) => return Err(Refusal::Archived),
-            (_, Some(Closing::Suspend { .. })) => return Err(Refusal::Closing),
+            (_, Some(Closing::Suspend { .. } | Closing::HandOver { .. })) => return Err(Refusal::Closing),
+            _ if self.session.is_on_its_way() => return Err(Refusal::Closing),
             _ => command.check()?,
         }
         match command {
@@ -376,6 +383,11 @@ impl Core {
                 self.closing = Some(Closing::Archive { by, reply: id });
                 return Ok(false);
             }
+            Command::HandOver { to } if to == self.me => {}
+            Command::HandOver { to } => {
+                self.closing = Some(Closing::HandOver { to, reply: id });
+                return Ok(false);
+            }
         }
         Ok(true)
     }
@@ -407,7 +419,7 @@ impl Core {
                 replies.push(id);
                 self.closing = Some(Closing::Suspend { why, by, replies });
             }
-            Some(Closing::Archive { reply, .. }) => {
+            Some(Closing::Archive { reply, .. } | Closing::HandOver { reply, .. }) => {
                 self.reply(reply, Err(Refusal::Closing));
                 self.suspend_for_shutdown(id);
             }
@@ -417,7 +429,7 @@ impl Core {
 
     fn suspend_for_shutdown(&mut self, id: u64) {
         let has_work = self.session.turn().is_some() || !self.session.queue().is_empty();
-        if *self.session.rest() != Rest::None || !has_work || self.moved().is_some() {
+        if *self.session.rest() != Rest::None || !has_work || !self.is_mine() {
             return self.reply(id, Ok(()));
         }
         let why = "the node is shutting down".to_owned();

@@ -27,6 +27,8 @@ pub struct Session {
     /// The delegations that led here.
     #[serde(default)]
     delegated: Option<(ScopeId, SignedChain)>,
+    /// Handed over, and the new host has not written yet.
+    is_on_its_way: bool,
     rest: Rest,
     /// Whether nobody has prompted it since it was created or forked, and which of the two.
     fresh: Option<Fresh>,
@@ -66,6 +68,9 @@ pub struct Queued {
     pub prompt: PromptId,
     /// Who prompted.
     pub by: Party,
+    /// Who brought it here when the session was handed over, and answers for it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub brought_by: Option<Party>,
     /// What was said.
     pub parts: Vec<Part>,
 }
@@ -159,6 +164,11 @@ impl Session {
         signed.believed(scope)
     }
 
+    /// Whether it was handed over and its new host has not written yet: until then nobody goes on with it.
+    pub fn is_on_its_way(&self) -> bool {
+        self.is_on_its_way
+    }
+
     /// Whether it goes on.
     pub fn rest(&self) -> &Rest {
         &self.rest
@@ -241,8 +251,8 @@ impl Session {
             Body::Shared { shares } => self.shares.clone_from(shares),
             Body::Prompted { prompt, by, parts } => {
                 self.fresh = None;
-                let queued = Queued { prompt: prompt.clone(), by: by.clone(), parts: parts.clone() };
-                self.queue.push_back(queued);
+                let (prompt, by, parts) = (prompt.clone(), by.clone(), parts.clone());
+                self.queue.push_back(Queued { prompt, by, brought_by: None, parts });
             }
             Body::TurnStarted { turn, prompt } => self.start_turn(*turn, prompt, event.at_ms),
             Body::TurnEnded { .. } => self.turn = None,
@@ -252,8 +262,9 @@ impl Session {
             Body::Resumed if self.rest != Rest::Archived => self.rest = Rest::None,
             Body::Archived { .. } => self.rest = Rest::Archived,
             Body::HandedOver { epoch, to } if *epoch > self.epoch() => {
-                (self.epoch, self.host) = (*epoch, Some(*to));
+                (self.epoch, self.host, self.is_on_its_way) = (*epoch, Some(*to), true);
             }
+            Body::TakenOver { from } => self.take_over(from),
             body => {
                 if let Some(turn) = &mut self.turn {
                     turn.apply(body);
@@ -264,9 +275,31 @@ impl Session {
 
     fn start_turn(&mut self, number: TurnNumber, prompt: &PromptId, at_ms: u64) {
         let place = self.queue.iter().position(|queued| queued.prompt == *prompt);
-        let said = place.and_then(|place| self.queue.remove(place)).map(|queued| (queued.by, queued.parts));
+        let said = place.and_then(|place| self.queue.remove(place));
         self.turns = self.turns.max(number.0);
         self.turn = Some(Turn::new(number, prompt.clone(), said, at_ms));
+    }
+
+    /// Another host goes on. What it was told it has from the one before, and trusts it as far as that one.
+    fn take_over(&mut self, from: &Party) {
+        self.is_on_its_way = false;
+        if from.scope.is_none() {
+            return; // its old host has it back
+        }
+        let theirs = |party: &mut Party| {
+            if party.scope.is_none() {
+                *party = from.clone();
+            }
+        };
+        self.owner.iter_mut().for_each(theirs);
+        for queued in &mut self.queue {
+            theirs(&mut queued.by);
+            queued.brought_by = Some(from.clone());
+        }
+        if let Some(turn) = &mut self.turn {
+            turn.speakers.iter_mut().for_each(theirs);
+            turn.take_over(from);
+        }
     }
 
     /// Everything before was the parent's; from here on it is somebody else's session.
@@ -274,7 +307,7 @@ impl Session {
         self.owner = Some(owner.clone());
         (self.name, self.shares, self.delegated) = (None, Vec::new(), None);
         self.labels.clear();
-        (self.epoch, self.host, self.rest) = (0, None, Rest::None);
+        (self.epoch, self.host, self.is_on_its_way, self.rest) = (0, None, false, Rest::None);
         self.queue.clear();
         self.fresh = Some(Fresh::Forked);
         if let Some(turn) = &mut self.turn {

@@ -22,7 +22,7 @@ impl Core {
 
     /// One step; false when there is none.
     fn step(&mut self) -> bool {
-        if self.moved().is_some() || *self.session.rest() == Rest::Archived {
+        if !self.is_mine() || *self.session.rest() == Rest::Archived {
             return false;
         }
         if self.closing.is_some() {
@@ -54,12 +54,7 @@ impl Core {
         }
         match self.closing.take() {
             Some(Closing::Suspend { why, by, replies }) => {
-                // A turn that was to end has not, and whoever wanted it is told so.
-                for waiting in self.stop.take().map(|stop| stop.1).unwrap_or_default() {
-                    self.reply(waiting, Err(super::Refusal::Closing));
-                }
-                self.retry_at = None;
-                self.undecided.clear();
+                self.leave_turn();
                 self.append(Body::Suspended { why, by });
                 replies.into_iter().for_each(|id| self.reply(id, Ok(())));
             }
@@ -67,9 +62,24 @@ impl Core {
                 self.append(Body::Archived { by });
                 self.reply(reply, Ok(()));
             }
+            Some(Closing::HandOver { to, reply }) => {
+                self.leave_turn();
+                let epoch = self.session.epoch().saturating_add(1);
+                self.append(Body::HandedOver { epoch, to });
+                self.reply(reply, Ok(()));
+            }
             None => {}
         }
         true
+    }
+
+    /// The turn goes on later, or elsewhere. One that was to end has not, and whoever wanted it is told so.
+    fn leave_turn(&mut self) {
+        for waiting in self.stop.take().map(|stop| stop.1).unwrap_or_default() {
+            self.reply(waiting, Err(super::Refusal::Closing));
+        }
+        self.retry_at = None;
+        self.undecided.clear();
     }
 
     fn step_idle(&mut self) -> bool {

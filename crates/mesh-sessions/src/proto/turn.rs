@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use super::session::Queued;
 use crate::content::{Part, ToolCall, Usage};
 use crate::event::{Body, Party};
 use crate::ids::{PromptId, ToolCallId, TurnNumber};
@@ -77,13 +78,13 @@ pub enum CallState {
 }
 
 impl Turn {
-    pub(crate) fn new(
-        number: TurnNumber,
-        prompt: PromptId,
-        said: Option<(Party, Vec<Part>)>,
-        at_ms: u64,
-    ) -> Self {
-        let (speakers, unheard) = said.map(|(by, parts)| (vec![by], vec![parts])).unwrap_or_default();
+    pub(crate) fn new(number: TurnNumber, prompt: PromptId, said: Option<Queued>, at_ms: u64) -> Self {
+        let (mut speakers, mut unheard) = (Vec::new(), Vec::new());
+        if let Some(Queued { by, brought_by, parts, .. }) = said {
+            speakers.push(by);
+            speakers.extend(brought_by);
+            unheard.push(parts);
+        }
         Self {
             number,
             prompt,
@@ -168,6 +169,25 @@ impl Turn {
             }),
             Body::ToolEnded { call, .. } => self.change(call, |_| CallState::Ended),
             _ => {}
+        }
+    }
+
+    /// Another host goes on. What was decided about tools was decided for the host before, and so was what it may have run.
+    pub(crate) fn take_over(&mut self, from: &Party) {
+        if !self.speakers.contains(from) {
+            self.speakers.push(from.clone());
+        }
+        for call in &mut self.calls {
+            call.state = match call.state {
+                CallState::Ended => CallState::Ended,
+                CallState::Wanted | CallState::Allowed | CallState::Asked { again: false } => {
+                    CallState::Wanted
+                }
+                CallState::Refused { again: false } => CallState::Refused { again: false },
+                CallState::Started
+                | CallState::Asked { again: true }
+                | CallState::Refused { again: true } => CallState::Refused { again: true },
+            };
         }
     }
 

@@ -5,6 +5,7 @@
 
 use std::collections::BTreeMap;
 
+use mesh_identity::NodeId;
 use serde::{Deserialize, Serialize};
 
 use crate::chain::SignedChain;
@@ -106,6 +107,13 @@ pub enum Ask {
         /// The last event that the reader has.
         after: EventNumber,
     },
+    /// Have a session that was handed over to you. Its log follows, in pieces and an empty one.
+    Take {
+        /// Which.
+        session: SessionId,
+        /// The epoch in which it is yours.
+        epoch: u64,
+    },
     /// The bytes of a content. Answered by [`Tell::Content`] and pieces.
     Content {
         /// The session whose event names it.
@@ -159,6 +167,11 @@ pub enum Deed {
     Resume,
     /// Be over.
     Archive,
+    /// Be another node's.
+    HandOver {
+        /// Which node's.
+        to: NodeId,
+    },
 }
 
 /// A content that is about to come in pieces.
@@ -240,6 +253,9 @@ pub enum Tell {
         code: Code,
         /// Why, for people.
         text: String,
+        /// The node to ask, with [`Code::Moved`].
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        to: Option<NodeId>,
     },
 }
 
@@ -274,6 +290,9 @@ pub struct SessionFacts {
     pub parent: Option<(SessionId, EventNumber)>,
     /// Its last event.
     pub last: EventNumber,
+    /// The node that it was handed to, when it is not the host's any more.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub moved_to: Option<NodeId>,
     /// When that was written, by its host's clock, in milliseconds since 1970.
     pub updated_ms: u64,
 }
@@ -291,6 +310,8 @@ pub enum Code {
     Archived,
     /// Another node is its host.
     Moved,
+    /// The session is not taken over.
+    NotTaken,
     /// No such agent is here for the caller.
     NoSuchAgent,
     /// No such turn is under way.

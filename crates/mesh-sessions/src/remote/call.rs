@@ -1,7 +1,7 @@
 //! The caller's side of `session/1`.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -34,6 +34,12 @@ pub enum RemoteError {
         code: Code,
         /// Why, in the host's words.
         text: String,
+    },
+    /// Another node is the session's host by now. A [`RemoteSession`] goes there by itself.
+    #[error("the session was handed to node {}", to.short())]
+    Moved {
+        /// Which.
+        to: NodeId,
     },
     /// The host was not reached within [`Config::grace`], or its answer was lost and the call may not be repeated: it may have
     /// been done.
@@ -79,7 +85,8 @@ pub struct RemoteHost {
 /// A session of another node. Clones are the same session: their prompts arrive in the order in which they were made.
 #[derive(Clone, Debug)]
 pub struct RemoteSession {
-    host: RemoteHost,
+    /// Where it is, as far as is known.
+    host: Arc<std::sync::Mutex<RemoteHost>>,
     id: SessionId,
     order: Arc<Mutex<()>>,
     waiting: Arc<Semaphore>,
@@ -180,7 +187,13 @@ impl RemoteHost {
     /// The session of this id, whether it is there or not.
     pub fn session(&self, id: SessionId) -> RemoteSession {
         let waiting = Arc::new(Semaphore::new(self.config.waiting_max));
-        RemoteSession { host: self.clone(), id, order: Arc::default(), waiting }
+        let host = Arc::new(std::sync::Mutex::new(self.clone()));
+        RemoteSession { host, id, order: Arc::default(), waiting }
+    }
+
+    /// Another node of the same scope.
+    pub(super) fn at(&self, node: NodeId) -> Self {
+        Self { node, ..self.clone() }
     }
 
     /// The session of this id, name or beginning of an id.
@@ -223,10 +236,13 @@ impl RemoteHost {
         let mut wait = RETRY_FIRST;
         loop {
             let failed = match self.ask_once(ask, contents, until).await {
-                Ok(Tell::Refused { code, text }) if code.is_transient() => {
+                Ok(Tell::Refused { to: Some(to), code: Code::Moved, .. }) => {
+                    return Err(RemoteError::Moved { to });
+                }
+                Ok(Tell::Refused { code, text, .. }) if code.is_transient() => {
                     RemoteError::Refused { code, text }
                 }
-                Ok(Tell::Refused { code, text }) => return Err(RemoteError::Refused { code, text }),
+                Ok(Tell::Refused { code, text, .. }) => return Err(RemoteError::Refused { code, text }),
                 Ok(tell) => return Ok(tell),
                 Err(Failed { error, was_sent }) if was_sent && !is_repeatable(ask) => return Err(error),
                 Err(Failed { error: error @ RemoteError::NotServed { .. }, .. }) => return Err(error),
@@ -243,6 +259,24 @@ impl RemoteHost {
     async fn ask_once(&self, ask: &Ask, contents: &[Shown], until: Instant) -> Result<Tell, Failed> {
         let opened = self.open(until).await;
         let (mut send, mut frames) = opened.map_err(|error| Failed { error, was_sent: false })?;
+        let idle = self.config.idle;
+        let written = async {
+            write(&mut send, ask, idle).await?;
+            for part in contents {
+                write_content(&mut send, bytes_of(part), idle).await?;
+            }
+            Ok::<_, Broken>(())
+        };
+        let told = self.told(&mut frames, written).await;
+        told.map_err(|broken| Failed { error: self.broken(&broken), was_sent: true })
+    }
+
+    /// Writes a call and reads its answer.
+    pub(super) async fn told(
+        &self,
+        frames: &mut Reader,
+        written: impl Future<Output = Result<(), Broken>>,
+    ) -> Result<Tell, Broken> {
         let (first, idle) = (self.config.first_event, self.config.idle);
         let read = async {
             let mut within = first;
@@ -253,24 +287,16 @@ impl RemoteHost {
                 }
             }
         };
-        let written = async {
-            write(&mut send, ask, idle).await?;
-            for part in contents {
-                write_content(&mut send, bytes_of(part), idle).await?;
-            }
-            Ok::<_, Broken>(())
-        };
         tokio::pin!(read, written);
         // The host may refuse before it has read everything.
-        let told = tokio::select! {
+        tokio::select! {
             biased;
             told = &mut read => told,
             written = &mut written => match written {
                 Ok(()) => read.await,
                 Err(broken) => read.await.map_err(|_| broken),
             },
-        };
-        told.map_err(|broken| Failed { error: self.broken(&broken), was_sent: true })
+        }
     }
 
     pub(super) async fn open(&self, until: Instant) -> Result<(SendStream, Reader), RemoteError> {
@@ -310,9 +336,42 @@ impl RemoteSession {
         self.id
     }
 
-    /// Its host.
-    pub fn host(&self) -> &RemoteHost {
-        &self.host
+    /// Its host, as far as is known: after a hand-over the next call finds the new one.
+    pub fn host(&self) -> RemoteHost {
+        self.host.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    fn is_at(&self, host: RemoteHost) {
+        *self.host.lock().unwrap_or_else(PoisonError::into_inner) = host;
+    }
+
+    /// Asks its host, and after a hand-over the next one. Between the two nobody has it for a moment, or the new one has refused
+    /// it and the old one has it back: then they are asked in turn, for [`Config::grace`].
+    async fn done(&self, ask: &Ask, contents: &[Shown]) -> Result<EventNumber, RemoteError> {
+        let (mut left, mut wait) = (None, RETRY_FIRST);
+        let until = Instant::now() + self.host().config.grace;
+        loop {
+            let host = self.host();
+            match host.done(ask, contents).await {
+                Err(RemoteError::Moved { to }) if to != host.node && Instant::now() + wait < until => {
+                    // Each says that the other has it: it is on its way to one that had it before.
+                    if left.is_some() {
+                        tokio::time::sleep(wait).await;
+                        wait = (wait * 2).min(RETRY_MAX);
+                    }
+                    self.is_at(host.at(to));
+                    left = Some(host);
+                }
+                Err(RemoteError::Refused { code: Code::NoSuchSession, .. })
+                    if left.is_some() && Instant::now() + wait < until =>
+                {
+                    tokio::time::sleep(wait).await;
+                    wait = (wait * 2).min(RETRY_MAX);
+                    left.take().into_iter().for_each(|host| self.is_at(host));
+                }
+                done => return done,
+            }
+        }
     }
 
     /// Prompts the agent; returns when the prompt stands in the log of its host, with its number. While the host is out of
@@ -325,7 +384,7 @@ impl RemoteSession {
         let _waits = self.waiting.try_acquire().map_err(|_| RemoteError::TooManyWaiting)?;
         let _turn = self.order.lock().await;
         let ask = Ask::Prompt { session: self.id, prompt, parts: heads(&parts) };
-        self.host.done(&ask, &parts).await
+        self.done(&ask, &parts).await
     }
 
     /// Says something in the middle of a turn; none: the one under way.
@@ -337,7 +396,7 @@ impl RemoteSession {
         turn: Option<TurnNumber>,
         parts: Vec<Shown>,
     ) -> Result<EventNumber, RemoteError> {
-        self.host.done(&Ask::Steer { session: self.id, turn, parts: heads(&parts) }, &parts).await
+        self.done(&Ask::Steer { session: self.id, turn, parts: heads(&parts) }, &parts).await
     }
 
     /// Does anything else to it.
@@ -345,7 +404,7 @@ impl RemoteSession {
     /// # Errors
     /// [`RemoteError`].
     pub async fn act(&self, what: Deed) -> Result<EventNumber, RemoteError> {
-        self.host.done(&Ask::Do { session: self.id, what }, &[]).await
+        self.done(&Ask::Do { session: self.id, what }, &[]).await
     }
 
     /// How it stands.
@@ -353,16 +412,17 @@ impl RemoteSession {
     /// # Errors
     /// [`RemoteError`].
     pub async fn show(&self) -> Result<SessionFacts, RemoteError> {
-        match self.host.ask(&Ask::Show { session: self.id }, &[]).await? {
+        let host = self.host();
+        match host.ask(&Ask::Show { session: self.id }, &[]).await? {
             Tell::Sessions { mut sessions, .. } if sessions.len() == 1 => Ok(sessions.remove(0)),
-            other => Err(self.host.unexpected(&other)),
+            other => Err(host.unexpected(&other)),
         }
     }
 
     /// Reads it: the events after `after`, then those to come, over as many links as it takes. Must be called within a tokio
     /// runtime.
     pub fn follow(&self, after: EventNumber) -> RemoteFollowing {
-        RemoteFollowing::new(self.host.clone(), self.id, after)
+        RemoteFollowing::new(self.host(), self.id, after)
     }
 
     /// The bytes of a content that an event of it names.
@@ -370,21 +430,22 @@ impl RemoteSession {
     /// # Errors
     /// [`RemoteError`].
     pub async fn content(&self, blob: BlobId) -> Result<Bytes, RemoteError> {
-        let Config { first_event, idle, grace, .. } = *self.host.config;
-        let (mut send, mut frames) = self.host.open(Instant::now() + grace).await?;
+        let host = self.host();
+        let Config { first_event, idle, grace, .. } = *host.config;
+        let (mut send, mut frames) = host.open(Instant::now() + grace).await?;
         let read = async {
             write(&mut send, &Ask::Content { session: self.id, blob }, idle).await?;
             match frames.message(first_event).await? {
                 Tell::Content { bytes } if bytes <= crate::store::BLOB_BYTES_MAX as u64 => {
                     Ok(Ok(frames.content(bytes, idle).await?))
                 }
-                Tell::Refused { code, text } => Ok(Err(RemoteError::Refused { code, text })),
+                Tell::Refused { code, text, .. } => Ok(Err(RemoteError::Refused { code, text })),
                 _ => Err(Broken::Malformed),
             }
         };
-        let content = read.await.map_err(|broken| self.host.broken(&broken))??;
+        let content = read.await.map_err(|broken| host.broken(&broken))??;
         let is_it = BlobId::of(&content) == blob;
-        is_it.then_some(content).ok_or_else(|| self.host.broken(&Broken::Malformed))
+        is_it.then_some(content).ok_or_else(|| host.broken(&Broken::Malformed))
     }
 }
 

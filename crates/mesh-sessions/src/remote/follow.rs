@@ -10,7 +10,7 @@ use super::call::{RETRY_FIRST, RETRY_MAX, RemoteError, RemoteHost};
 use super::frame::{Broken, parse, write};
 use crate::event::Event;
 use crate::ids::{EventNumber, SessionId};
-use crate::proto::wire::{Ask, Beat, Tell};
+use crate::proto::wire::{Ask, Beat, Code, Tell};
 
 /// Events that were read and not yet asked for; beyond it the host is read no faster.
 const READ_MAX: usize = 64;
@@ -30,7 +30,7 @@ impl RemoteFollowing {
     pub(super) fn new(host: RemoteHost, session: SessionId, after: EventNumber) -> Self {
         let (found, events) = mpsc::channel(READ_MAX);
         let node = host.node;
-        let reading = Reading { host, session, at: after, found, lost: None };
+        let reading = Reading { host, session, at: after, found, left: None, lost: None };
         let reading = AbortOnDropHandle::new(tokio::spawn(reading.run()));
         Self { node, events, at: after, ended: None, _reading: reading }
     }
@@ -69,6 +69,8 @@ struct Reading {
     /// The last event that was handed on.
     at: EventNumber,
     found: mpsc::Sender<Result<Event, RemoteError>>,
+    /// The host before, until the new one lets us read: it may have the session back.
+    left: Option<RemoteHost>,
     /// Since when nothing is heard of the host.
     lost: Option<Instant>,
 }
@@ -81,6 +83,8 @@ enum Ended {
     Refused(RemoteError),
     /// It may go on over another stream.
     Lost(RemoteError),
+    /// Another node is its host.
+    Moved(NodeId),
 }
 
 impl Reading {
@@ -92,6 +96,11 @@ impl Reading {
                 Ended::Unwanted => return,
                 Ended::Refused(error) => return drop(self.found.send(Err(error)).await),
                 Ended::Lost(error) => error,
+                Ended::Moved(to) => {
+                    let new = self.host.at(to);
+                    self.left = Some(std::mem::replace(&mut self.host, new));
+                    continue;
+                }
             };
             let since = *self.lost.get_or_insert_with(Instant::now);
             if since.elapsed() + wait >= self.host.config.grace {
@@ -155,16 +164,30 @@ impl Reading {
             let frame = frame.map_err(lost)?.ok_or_else(|| lost(Broken::Ended))?;
             deadline = Instant::now() + idle;
             match parse(&frame).map_err(lost)? {
-                Tell::Beat => self.lost = None,
+                Tell::Beat => (self.lost, self.left) = (None, None),
                 Tell::Event { event } => {
-                    self.lost = None;
+                    (self.lost, self.left) = (None, None);
                     if event.number == self.at.next() {
                         waiting = Some(event);
                     } else if event.number > self.at {
                         return Err(lost(Broken::Malformed));
                     }
                 }
-                Tell::Refused { code, text } => {
+                // It is on its way, perhaps to one that had it before; or the host before has it back.
+                Tell::Refused {
+                    code: code @ (Code::NoSuchSession | Code::NoSuchEvent | Code::Moved),
+                    text,
+                    ..
+                } if self.left.is_some() => {
+                    if let Some(before) = self.left.take() {
+                        self.host = before;
+                    }
+                    return Ok(Ended::Lost(RemoteError::Refused { code, text }));
+                }
+                Tell::Refused { to: Some(to), code: Code::Moved, .. } if to != host.node => {
+                    return Ok(Ended::Moved(to));
+                }
+                Tell::Refused { code, text, .. } => {
                     let error = RemoteError::Refused { code, text };
                     return Ok(if code.is_transient() { Ended::Lost(error) } else { Ended::Refused(error) });
                 }

@@ -4,9 +4,12 @@ use std::io;
 use std::time::Duration;
 
 use bytes::Bytes;
+use futures_util::stream;
 use mesh_transport::{FrameError, FrameReader, RecvStream, SendStream, write_frame};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
+use tokio::io::AsyncBufRead;
+use tokio_util::io::StreamReader;
 
 use crate::proto::wire::{FRAME_BYTES_MAX, PIECE, PIECE_BYTES_MAX};
 
@@ -65,6 +68,24 @@ impl Reader {
     }
 }
 
+impl Reader {
+    /// Pieces up to an empty one, as one reader. What breaks off is an error of it.
+    pub(super) fn pieces(&mut self, within: Duration) -> impl AsyncBufRead + Send + '_ {
+        let pieces = stream::unfold(self, move |frames| async move {
+            let frame = tokio::time::timeout(within, frames.next()).await.map_err(|_| Broken::Silent(within));
+            let piece = match frame.flatten() {
+                Ok(Some(frame)) if frame == [PIECE] => return None,
+                Ok(Some(frame)) if frame.first() == Some(&PIECE) => Ok(Bytes::from(frame).slice(1..)),
+                Ok(Some(_)) => Err(Broken::Malformed),
+                Ok(None) => Err(Broken::Ended),
+                Err(broken) => Err(broken),
+            };
+            Some((piece.map_err(io::Error::other), frames))
+        });
+        StreamReader::new(Box::pin(pieces))
+    }
+}
+
 pub(super) fn parse<T: DeserializeOwned>(frame: &[u8]) -> Result<T, Broken> {
     serde_json::from_slice(frame).map_err(|_| Broken::Malformed)
 }
@@ -95,7 +116,7 @@ pub(super) async fn write_content(
     Ok(())
 }
 
-async fn timed(
+pub(super) async fn timed(
     writing: impl Future<Output = Result<(), FrameError>>,
     within: Duration,
 ) -> Result<(), Broken> {

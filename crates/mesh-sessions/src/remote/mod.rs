@@ -8,6 +8,7 @@ mod call;
 mod chat;
 mod follow;
 mod frame;
+mod hand_over;
 mod nodes;
 mod serve;
 #[cfg(test)]
@@ -20,6 +21,7 @@ use mesh_transport::Protocol;
 pub use self::call::{RemoteError, RemoteHost, RemoteSession};
 pub use self::chat::ChatError;
 pub use self::follow::RemoteFollowing;
+pub use self::hand_over::deliver;
 pub use self::nodes::{NodeInfo, Nodes, RemoteAgents, SessionAt};
 pub use self::serve::serve;
 

@@ -11,8 +11,8 @@ use tokio::time::Instant;
 use super::frame::{Broken, Reader, parse, write, write_content};
 use super::{Config, PROTOCOL};
 use crate::chain::{Chain, ChainError, SignedChain};
-use crate::event::{Party, Right};
-use crate::host::{CommandError, NewSession, Sessions};
+use crate::event::{Body, Party, Right};
+use crate::host::{CommandError, NewSession, Sessions, moved_to};
 use crate::ids::{AgentId, BlobId, EventNumber, SessionId};
 use crate::model::Shown;
 use crate::proto::wire::{
@@ -85,7 +85,8 @@ impl Caller {
     }
 
     async fn refuse(&mut self, code: Code, text: &str) -> Result<(), Broken> {
-        write(&mut self.send, &Tell::Refused { code, text: text.to_owned() }, self.config.idle).await
+        let refused = Tell::Refused { code, text: text.to_owned(), to: None };
+        write(&mut self.send, &refused, self.config.idle).await
     }
 
     /// Answers a call, and says meanwhile that somebody is at it.
@@ -114,6 +115,9 @@ impl Caller {
             Err(error) => return write(&mut self.send, &refused(&error), self.config.idle).await,
         };
         let Config { idle, beat, .. } = *self.config;
+        if let Some(moved) = self.moved(session, following.is_live()).await {
+            return write(&mut self.send, &moved, idle).await;
+        }
         // At once, so that the reader knows that it is heard.
         write(&mut self.send, &Tell::Beat, idle).await?;
         let (mut heard, mut said) = (Instant::now(), Instant::now());
@@ -137,11 +141,26 @@ impl Caller {
                 }
             };
             match next {
-                Ok(event) => write(&mut self.send, &Tell::Event { event: (*event).clone() }, idle).await?,
+                Ok(event) => {
+                    write(&mut self.send, &Tell::Event { event: (*event).clone() }, idle).await?;
+                    let may_be_last = matches!(event.body, Body::HandedOver { .. }) && following.is_live();
+                    if let Some(moved) = self.moved(session, may_be_last).await {
+                        return write(&mut self.send, &moved, idle).await;
+                    }
+                }
                 Err(error) => return write(&mut self.send, &refused(&error), idle).await,
             }
             said = Instant::now();
         }
+    }
+
+    /// What a reader is told who has all that there will ever be here.
+    async fn moved(&self, session: SessionId, has_all: bool) -> Option<Tell> {
+        let host = match has_all {
+            true => self.sessions.host_of(session).await.ok()?,
+            false => None,
+        };
+        host.map(|to| refused(&Refusal::Moved { to }.into()))
     }
 
     async fn content(&mut self, session: SessionId, blob: BlobId) -> Result<(), Broken> {
@@ -183,7 +202,11 @@ async fn answer(
         Ask::Create { id, agent, name, labels, chain } => {
             match chain.map(|chain| believed(sessions, by, &agent, chain)) {
                 Some(Err(error)) => {
-                    return Ok(Ok(Tell::Refused { code: Code::NotAllowed, text: error.to_string() }));
+                    return Ok(Ok(Tell::Refused {
+                        code: Code::NotAllowed,
+                        text: error.to_string(),
+                        to: None,
+                    }));
                 }
                 chain => {
                     let chain = chain.and_then(Result::ok);
@@ -208,9 +231,14 @@ async fn answer(
         Ask::Resolve { text } => sessions.resolve(by, &text).await.map(|id| Tell::Session { id }),
         Ask::List { agent, before, limit } => {
             let filter = Filter { agent, before, limit: Some(limit.min(PAGE_MAX)), ..Filter::default() };
-            sessions.list(by, filter).await.map(|(listed, next)| page(listed, next))
+            sessions.list(by, filter).await.map(|(listed, next)| page(sessions, listed, next))
         }
-        Ask::Show { session } => sessions.show(session, by).await.map(|(listed, _)| page(vec![listed], None)),
+        Ask::Take { session, epoch } => {
+            take(sessions, config, uploads, by, frames, (session, epoch)).await.map(made)
+        }
+        Ask::Show { session } => {
+            sessions.show(session, by).await.map(|(listed, _)| page(sessions, vec![listed], None))
+        }
         Ask::Attach { .. } | Ask::Content { .. } => return Err(Broken::Malformed),
     })
 }
@@ -225,6 +253,26 @@ fn believed(
     let scope = by.scope.ok_or(ChainError::Misdirected)?;
     let chain = chain.verify(&scope, &by.node, &sessions.me(), UnixTime::now())?;
     if chain.at().agent == *agent { Ok(chain) } else { Err(ChainError::Misdirected) }
+}
+
+/// Takes a session over that a peer brings, unless that is done already.
+async fn take(
+    sessions: &Sessions,
+    config: &Config,
+    uploads: &Semaphore,
+    by: &Party,
+    frames: &mut Reader,
+    (session, epoch): (SessionId, u64),
+) -> Result<(), CommandError> {
+    // First of all: who is told no goes on with the session itself.
+    if sessions.has_taken(session, epoch).await? {
+        return Ok(());
+    }
+    if !sessions.may_bring(by) {
+        return Err(CommandError::NotTaken { why: "only members bring sessions".to_owned() });
+    }
+    let _upload = uploads.acquire().await.map_err(|_| CommandError::Closed)?;
+    sessions.take(session, by, frames.pieces(config.idle)).await
 }
 
 /// What follows a prompt, when its caller may prompt at all.
@@ -273,7 +321,7 @@ fn agents(sessions: &Sessions, by: &Party) -> Vec<AgentFacts> {
     sessions.agents(by).iter().map(facts).collect()
 }
 
-fn page(listed: Vec<Listed>, next: Option<SessionId>) -> Tell {
+fn page(here: &Sessions, listed: Vec<Listed>, next: Option<SessionId>) -> Tell {
     let (mut sessions, mut bytes) = (Vec::new(), 0);
     for listed in listed {
         let facts = SessionFacts {
@@ -284,6 +332,7 @@ fn page(listed: Vec<Listed>, next: Option<SessionId>) -> Tell {
             state: listed.state.word().to_owned(),
             parent: listed.parent,
             last: listed.last,
+            moved_to: here.elsewhere(listed.host),
             updated_ms: listed.updated_ms,
         };
         bytes += serde_json::to_vec(&facts).map_or(0, |json| json.len());
@@ -306,6 +355,7 @@ fn command(what: Deed) -> Command {
         Deed::Suspend { why } => Command::Suspend { why },
         Deed::Resume => Command::Resume,
         Deed::Archive => Command::Archive,
+        Deed::HandOver { to } => Command::HandOver { to },
     }
 }
 
@@ -326,8 +376,9 @@ fn refused(error: &CommandError) -> Tell {
         CommandError::NoSuchAgent(_) => Code::NoSuchAgent,
         CommandError::Busy | CommandError::Closed => Code::Busy,
         CommandError::TooLong { .. } => Code::TooMuch,
+        CommandError::NotTaken { .. } => Code::NotTaken,
         CommandError::Ambiguous(_) => Code::Ambiguous,
         CommandError::Storage(_) => Code::Storage,
     };
-    Tell::Refused { code, text: error.to_string() }
+    Tell::Refused { code, text: error.to_string(), to: moved_to(error) }
 }

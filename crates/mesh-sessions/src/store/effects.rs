@@ -40,7 +40,7 @@ fn facts(row: i64, number: u64, at_ms: i64, body: &Body) -> Vec<Statement> {
         ),
         Body::Forked { owner, .. } => {
             let sql = "UPDATE sessions SET owner = ?, state = 'forked', name = NULL, labels = '{}', turn = NULL, waiting = 0, \
-                 archived = NULL, epoch = 1, host = NULL WHERE row = ?";
+                 archived = NULL, epoch = 1, host = NULL, undelivered = 0 WHERE row = ?";
             // Of a fork that is written as one log: what waited waits in the parent.
             let waited = "DELETE FROM prompts WHERE session = ? AND started IS NULL";
             vec![
@@ -99,8 +99,13 @@ fn facts(row: i64, number: u64, at_ms: i64, body: &Body) -> Vec<Statement> {
             vec![Value::Number(at_ms), row],
         ),
         Body::HandedOver { epoch, to } => one(
-            "UPDATE sessions SET epoch = ?, host = ? WHERE row = ?",
+            "UPDATE sessions SET epoch = ?, host = ?, undelivered = 1 WHERE row = ?",
             vec![Value::Number(epoch.cast_signed()), Value::Bytes(to.as_bytes().to_vec()), row],
+        ),
+        Body::TakenOver { from } => one(
+            "UPDATE sessions SET undelivered = 0, \
+             owner = CASE WHEN json_extract(owner, '$.scope') IS NULL THEN ? ELSE owner END WHERE row = ?",
+            vec![party(from), row],
         ),
         _ => Vec::new(),
     }

@@ -150,5 +150,6 @@ pub(super) fn migrations() -> Vec<Migration> {
     vec![
         step(1, "init", include_str!("migrations/0001_init.sql")),
         step(2, "rights", include_str!("migrations/0002_rights.sql")),
+        step(3, "hand over", include_str!("migrations/0003_hand_over.sql")),
     ]
 }

@@ -9,6 +9,7 @@ use std::io;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
+use mesh_identity::NodeId;
 use serde::{Deserialize, Serialize};
 use tokio::io::{AsyncBufRead, AsyncBufReadExt, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 
@@ -22,7 +23,7 @@ use super::statement::{self, EventRow, Statement, Value};
 use super::writer::Writer;
 use super::{Job, Store};
 use crate::event::{Body, Event};
-use crate::ids::{BlobId, EventNumber, SessionId};
+use crate::ids::{AgentId, BlobId, EventNumber, SessionId};
 
 /// The version of the format.
 const VERSION: u32 = 1;
@@ -101,6 +102,9 @@ pub enum ImportError {
         /// The first event that is another.
         at: EventNumber,
     },
+    /// It is not what the importer is to take in.
+    #[error("the session is not taken in: {0}")]
+    NotWanted(String),
     /// The session was deleted here while forks need it, or went on while it was imported.
     #[error("session {0} cannot be replaced now: it went on, or it was deleted and forks still need it")]
     InTheWay(SessionId),
@@ -165,6 +169,17 @@ impl Store {
         from: &mut R,
         now_ms: u64,
     ) -> Result<Imported, ImportError> {
+        self.import_if(from, now_ms, &|_| Ok(None)).await
+    }
+
+    /// [`Store::import`] of what the check lets through, which is asked when all has come and nothing has changed. What it answers is
+    /// written as the event after the last, when this one is new here.
+    pub(super) async fn import_if<R: AsyncBufRead + Unpin>(
+        &self,
+        from: &mut R,
+        now_ms: u64,
+        check: Check<'_>,
+    ) -> Result<Imported, ImportError> {
         let mut text = Text { from, digest: blake3::Hasher::new(), line: 0, bytes: Vec::new() };
         text.next().await?;
         let head: Head = text.parse("it does not begin an exported session")?;
@@ -173,7 +188,7 @@ impl Store {
         }
         let row = self.alone(|writer| Box::pin(begin(writer))).await?;
         let staging = Staging { store: self, row };
-        let taken = self.take(&mut text, head.session, row, now_ms).await;
+        let taken = self.take(&mut text, head.session, row, now_ms, check).await;
         drop(staging);
         // What was taken in and is not needed goes; it hinders nobody until it does.
         let purged = self.purge().await;
@@ -188,6 +203,7 @@ impl Store {
         session: SessionId,
         row: i64,
         now_ms: u64,
+        check: Check<'_>,
     ) -> Result<Imported, ImportError> {
         let here = match self.last(session).await {
             Ok(last) => last,
@@ -200,6 +216,7 @@ impl Store {
             checksum: Checksum::start(session),
             rows: Vec::new(),
             statements: Vec::new(),
+            says: Says::new(session),
         };
         let mut known = Vec::new().into_iter();
         loop {
@@ -250,6 +267,15 @@ impl Store {
         }
         self.write_batch(&mut batch).await.map_err(|error| text.duplicate(error))?;
         let last = EventNumber(batch.last);
+        let mut last = last;
+        let more = check(&Says { here, last, ..batch.says.clone() }).map_err(ImportError::NotWanted)?;
+        if let Some(body) = more.filter(|_| last >= here) {
+            last = last.next();
+            batch
+                .push(Event { number: last, at_ms: now_ms, body })
+                .map_err(|why| text.wrong(why.to_owned()))?;
+            self.write_batch(&mut batch).await?;
+        }
         let fits = self.alone(move |writer| Box::pin(finish(writer, row, session, here, last))).await?;
         if !fits {
             return Err(ImportError::InTheWay(session));
@@ -370,6 +396,46 @@ struct Batch {
     checksum: Checksum,
     rows: Vec<EventRow>,
     statements: Vec<Statement>,
+    says: Says,
+}
+
+/// What an import says of its session.
+#[derive(Debug, Clone)]
+pub(super) struct Says {
+    pub(super) session: SessionId,
+    pub(super) agent: Option<AgentId>,
+    /// The epoch and the host that it ends with; none when it was never handed over.
+    pub(super) host: Option<(u64, NodeId)>,
+    /// The one before.
+    pub(super) host_before: Option<NodeId>,
+    /// Whether it ends with being handed over.
+    pub(super) is_handed_over: bool,
+    /// The last event that is here, and the one that there would be.
+    pub(super) here: EventNumber,
+    pub(super) last: EventNumber,
+}
+
+/// Why an import is not wanted, or what is to be written behind it.
+pub(super) type Check<'a> = &'a (dyn Fn(&Says) -> Result<Option<Body>, String> + Send + Sync);
+
+impl Says {
+    fn new(session: SessionId) -> Self {
+        let (here, last) = (EventNumber::START, EventNumber::START);
+        Self { session, agent: None, host: None, host_before: None, is_handed_over: false, here, last }
+    }
+
+    fn take_in(&mut self, body: &Body) {
+        self.is_handed_over = false;
+        match body {
+            Body::Created { agent, .. } => self.agent = Some(agent.clone()),
+            Body::Forked { .. } => (self.host, self.host_before) = (None, None),
+            Body::HandedOver { epoch, to } if self.host.is_none_or(|(last, _)| *epoch > last) => {
+                self.host_before = self.host.map(|(_, host)| host);
+                (self.host, self.is_handed_over) = (Some((*epoch, *to)), true);
+            }
+            _ => {}
+        }
+    }
 }
 
 impl Batch {
@@ -389,6 +455,7 @@ impl Batch {
         }
         let at_ms = i64::try_from(event.at_ms).map_err(|_| "its time is none")?;
         self.last += 1;
+        self.says.take_in(&event.body);
         self.checksum = self.checksum.next(self.last, at_ms, &body);
         self.statements.extend(effects(self.row, self.last, at_ms, &event.body));
         let (place, checksum) = (place(self.row, self.last), self.checksum.to_vec());

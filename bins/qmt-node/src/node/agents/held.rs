@@ -180,6 +180,7 @@ impl Held {
                     Deed::Suspend { why } => Command::Suspend { why },
                     Deed::Resume => Command::Resume,
                     Deed::Archive => Command::Archive,
+                    Deed::HandOver { to } => Command::HandOver { to },
                 };
                 sessions.command(*id, by, command).await.map_err(|error| refused(&error))
             }
@@ -230,6 +231,7 @@ pub(crate) fn refused_there(error: &RemoteError) -> ApiError {
             Code::Busy => ErrorCode::Unavailable,
             _ => ErrorCode::Internal,
         },
+        RemoteError::Moved { .. } => ErrorCode::Conflict,
         RemoteError::NoSuchNode { .. } => ErrorCode::UnknownNode,
         RemoteError::NoSuchAgent { .. } => ErrorCode::UnknownAgent,
         RemoteError::TooManyWaiting => ErrorCode::Unavailable,

@@ -20,11 +20,11 @@ fn frames_are_what_they_were() {
         r#"{"tell":"event","event":{"number":3,"at_ms":5,"kind":"resumed"}}"#,
     );
     golden(
-        &Tell::Refused { code: Code::NoSuchSession, text: "no".to_owned() },
+        &Tell::Refused { code: Code::NoSuchSession, text: "no".to_owned(), to: None },
         r#"{"tell":"refused","code":"no_such_session","text":"no"}"#,
     );
     let later: Tell = serde_json::from_str(r#"{"tell":"refused","code":"new","text":""}"#).unwrap();
-    assert_eq!(later, Tell::Refused { code: Code::Unknown, text: String::new() });
+    assert_eq!(later, Tell::Refused { code: Code::Unknown, text: String::new(), to: None });
 }
 
 mod erased {
