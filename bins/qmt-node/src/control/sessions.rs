@@ -69,11 +69,7 @@ pub(super) fn routes() -> Router<Node> {
         )
         .route(
             Endpoint::MoveSession.path(),
-            asked(|_, _: MoveSession| async {
-                let what = "a session is not handed from node to node by this version";
-                let error = ApiError::new(ErrorCode::NotImplemented, what);
-                Err::<(), _>(error.with_mend("fork it, or export it here and import it there"))
-            }),
+            asked(|node, body: MoveSession| async move { node.move_session(body).await }),
         )
         .route(Endpoint::ExportSession.path(), get(export))
         .route(Endpoint::SearchSessions.path(), get(search))

@@ -15,6 +15,7 @@ mod join;
 mod lan;
 mod leaks;
 mod leaving;
+mod moves;
 mod placing;
 mod plans;
 mod pulls;

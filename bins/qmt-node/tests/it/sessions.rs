@@ -15,11 +15,11 @@ use crate::support::script::{MODEL, Script};
 use crate::support::{PATIENCE, until};
 
 /// A node with one agent that may use the tools.
-fn configure(folder: &Folder, script: &Script, tools: &str) {
+pub(crate) fn configure(folder: &Folder, script: &Script, tools: &str) {
     configure_agent(folder, script, "coder", tools);
 }
 
-fn configure_agent(folder: &Folder, script: &Script, agent: &str, tools: &str) {
+pub(crate) fn configure_agent(folder: &Folder, script: &Script, agent: &str, tools: &str) {
     let project = folder.beside("project");
     let text = format!(
         "{}[api]\nport = 0\n[[agents]]\nid = \"{agent}\"\ndescription = \"writes code\"\nmodel = \"{MODEL}\"\n\
@@ -30,7 +30,7 @@ fn configure_agent(folder: &Folder, script: &Script, agent: &str, tools: &str) {
     folder.configure(&text);
 }
 
-async fn begin(client: &Client, agent: &str) -> String {
+pub(crate) async fn begin(client: &Client, agent: &str) -> String {
     let new =
         CreateSession { id: Uuid::now_v7().to_string(), agent: agent.to_owned(), ..CreateSession::default() };
     let view = client.create_session(&new).await.unwrap();
@@ -39,14 +39,14 @@ async fn begin(client: &Client, agent: &str) -> String {
     format!("{}@{}", new.id, view.node)
 }
 
-async fn prompt(client: &Client, session: &str, text: &str) {
+pub(crate) async fn prompt(client: &Client, session: &str, text: &str) {
     let parts = vec![PromptPart::Text { text: text.to_owned() }];
     let prompt = PromptSession { session: session.to_owned(), prompt: text.len().to_string(), parts };
     client.prompt(&prompt).await.unwrap();
 }
 
 /// The events after a number, up to the end of a turn.
-async fn to_the_end(client: &Client, session: &str, after: u64) -> Vec<SessionEvent> {
+pub(crate) async fn to_the_end(client: &Client, session: &str, after: u64) -> Vec<SessionEvent> {
     let query = EventsQuery { session: session.to_owned(), after, past: false };
     let mut events = client.session_events(&query).await.unwrap();
     let mut read = Vec::new();
@@ -62,11 +62,11 @@ async fn to_the_end(client: &Client, session: &str, after: u64) -> Vec<SessionEv
     }
 }
 
-fn count(events: &[SessionEvent], kind: &str) -> usize {
+pub(crate) fn count(events: &[SessionEvent], kind: &str) -> usize {
     events.iter().filter(|event| event.kind() == kind).count()
 }
 
-fn is_gapless(events: &[SessionEvent], after: u64) -> bool {
+pub(crate) fn is_gapless(events: &[SessionEvent], after: u64) -> bool {
     events.iter().zip(after + 1..).all(|(event, number)| event.number == number)
 }
 

@@ -69,6 +69,39 @@ impl Sessions {
         Ok(self.elsewhere(self.inner.store.session(session).await?.host))
     }
 
+    /// Waits until a session that was handed over is at its new host, and returns which; none when this node has it, perhaps
+    /// because the other one refused it. Cancel safe.
+    ///
+    /// # Errors
+    /// [`CommandError`].
+    pub async fn settled(&self, session: SessionId) -> Result<Option<NodeId>, CommandError> {
+        loop {
+            let delivered = self.inner.delivered.notified();
+            tokio::pin!(delivered);
+            delivered.as_mut().enable();
+            let host = self.host_of(session).await?;
+            if host.is_none() || self.is_delivered(session).await? {
+                return Ok(host);
+            }
+            delivered.await;
+        }
+    }
+
+    /// Whether the new host of a session has its log.
+    ///
+    /// # Errors
+    /// [`CommandError`].
+    pub async fn is_delivered(&self, session: SessionId) -> Result<bool, CommandError> {
+        Ok(!self.undelivered().await?.iter().any(|(waiting, _)| *waiting == session))
+    }
+
+    /// The new host has the log, at least up to this event.
+    pub(crate) async fn delivered(&self, session: SessionId, last: EventNumber) -> Result<(), StorageError> {
+        self.inner.store.delivered(session, last).await?;
+        self.inner.delivered.notify_waiters();
+        Ok(())
+    }
+
     /// A host that is not this node.
     pub(crate) fn elsewhere(&self, host: Option<NodeId>) -> Option<NodeId> {
         host.filter(|host| *host != self.inner.me)
@@ -84,12 +117,15 @@ impl Sessions {
         let me = self.inner.me;
         let (last, epoch, host) = self.handed_over(session).await?;
         if host.is_none_or(|host| host == me) {
+            self.inner.delivered.notify_waiters();
             return Ok(());
         }
         let again = Body::HandedOver { epoch: epoch.saturating_add(1), to: me };
         let bodies = vec![again, Body::TakenOver { from: Party::local(me) }];
         let append = Append { session, epoch, after: Some(last), at_ms: now_ms(), bodies };
-        match self.inner.store.append(append).await {
+        let appended = self.inner.store.append(append).await;
+        self.inner.delivered.notify_waiters();
+        match appended {
             // Else somebody has done it at the same moment.
             Ok(_) | Err(AppendError::Conflict { .. } | AppendError::HandedOver { .. }) => {
                 self.go_on_with(session).await

@@ -108,6 +108,8 @@ struct Inner {
     chains: Mutex<HashMap<SessionId, Chain>>,
     /// Told of every session that is handed over.
     handing_over: Notify,
+    /// Told of every one that has arrived, or has come back.
+    delivered: Notify,
     tasks: TaskTracker,
     cancel: CancellationToken,
 }
@@ -141,6 +143,7 @@ impl Sessions {
             live: Mutex::default(),
             chains: Mutex::default(),
             handing_over: Notify::new(),
+            delivered: Notify::new(),
             tasks: TaskTracker::new(),
             cancel: cancel.clone(),
         });

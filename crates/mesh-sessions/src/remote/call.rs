@@ -23,6 +23,9 @@ use crate::proto::wire::{AgentFacts, Ask, Code, Deed, PartHead, SessionFacts, Te
 pub(super) const RETRY_FIRST: Duration = Duration::from_millis(200);
 pub(super) const RETRY_MAX: Duration = Duration::from_secs(5);
 
+/// Hosts that are asked in a row for one that has the session by now.
+const MOVES_MAX: usize = 8;
+
 /// A call to a host was not done.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
@@ -35,7 +38,7 @@ pub enum RemoteError {
         /// Why, in the host's words.
         text: String,
     },
-    /// Another node is the session's host by now. A [`RemoteSession`] goes there by itself.
+    /// Another node is the session's host by now. A [`RemoteSession`] goes there by itself, unless it is this node.
     #[error("the session was handed to node {}", to.short())]
     Moved {
         /// Which.
@@ -189,6 +192,10 @@ impl RemoteHost {
         let waiting = Arc::new(Semaphore::new(self.config.waiting_max));
         let host = Arc::new(std::sync::Mutex::new(self.clone()));
         RemoteSession { host, id, order: Arc::default(), waiting }
+    }
+
+    fn is_me(&self, node: NodeId) -> bool {
+        node == self.transport.node_id()
     }
 
     /// Another node of the same scope.
@@ -353,7 +360,9 @@ impl RemoteSession {
         loop {
             let host = self.host();
             match host.done(ask, contents).await {
-                Err(RemoteError::Moved { to }) if to != host.node && Instant::now() + wait < until => {
+                Err(RemoteError::Moved { to })
+                    if to != host.node && !host.is_me(to) && Instant::now() + wait < until =>
+                {
                     // Each says that the other has it: it is on its way to one that had it before.
                     if left.is_some() {
                         tokio::time::sleep(wait).await;
@@ -407,12 +416,28 @@ impl RemoteSession {
         self.done(&Ask::Do { session: self.id, what }, &[]).await
     }
 
-    /// How it stands.
+    /// How it stands at its host; at the one before, with [`SessionFacts::moved_to`], while the new one does not have it, and
+    /// when that one is this node.
     ///
     /// # Errors
     /// [`RemoteError`].
     pub async fn show(&self) -> Result<SessionFacts, RemoteError> {
-        let host = self.host();
+        let mut host = self.host();
+        let mut facts = self.show_at(&host).await?;
+        for _ in 0..MOVES_MAX {
+            let Some(to) = facts.moved_to.filter(|to| *to != host.node && !host.is_me(*to)) else { break };
+            let next = host.at(to);
+            match self.show_at(&next).await {
+                Ok(there) => (host, facts) = (next, there),
+                Err(RemoteError::Refused { .. }) => break,
+                Err(error) => return Err(error),
+            }
+            self.is_at(host.clone());
+        }
+        Ok(facts)
+    }
+
+    async fn show_at(&self, host: &RemoteHost) -> Result<SessionFacts, RemoteError> {
         match host.ask(&Ask::Show { session: self.id }, &[]).await? {
             Tell::Sessions { mut sessions, .. } if sessions.len() == 1 => Ok(sessions.remove(0)),
             other => Err(host.unexpected(&other)),
@@ -431,6 +456,21 @@ impl RemoteSession {
     /// [`RemoteError`].
     pub async fn content(&self, blob: BlobId) -> Result<Bytes, RemoteError> {
         let host = self.host();
+        match self.content_at(&host, blob).await {
+            // It may be in what was said at a host after that one.
+            Err(RemoteError::Refused { code: Code::NoSuchContent | Code::NoSuchSession, text }) => {
+                self.show().await?;
+                let now = self.host();
+                if now.node == host.node {
+                    return Err(RemoteError::Refused { code: Code::NoSuchContent, text });
+                }
+                self.content_at(&now, blob).await
+            }
+            other => other,
+        }
+    }
+
+    async fn content_at(&self, host: &RemoteHost, blob: BlobId) -> Result<Bytes, RemoteError> {
         let Config { first_event, idle, grace, .. } = *host.config;
         let (mut send, mut frames) = host.open(Instant::now() + grace).await?;
         let read = async {

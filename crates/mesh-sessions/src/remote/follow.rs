@@ -38,7 +38,8 @@ impl RemoteFollowing {
     /// The next event, once there is one. Cancel safe: an event is lost by no dropped future.
     ///
     /// # Errors
-    /// [`RemoteError`], once and then always: the host was out of reach for longer than [`Config::grace`], or it refuses.
+    /// [`RemoteError`], once and then always: the host was out of reach for longer than [`Config::grace`], or it refuses, or the
+    /// session is this node's own by now ([`RemoteError::Moved`]).
     pub async fn next(&mut self) -> Result<Event, RemoteError> {
         if let Some(error) = &self.ended {
             return Err(error.clone());
@@ -96,6 +97,9 @@ impl Reading {
                 Ended::Unwanted => return,
                 Ended::Refused(error) => return drop(self.found.send(Err(error)).await),
                 Ended::Lost(error) => error,
+                Ended::Moved(to) if to == self.host.transport.node_id() => {
+                    return drop(self.found.send(Err(RemoteError::Moved { to })).await);
+                }
                 Ended::Moved(to) => {
                     let new = self.host.at(to);
                     self.left = Some(std::mem::replace(&mut self.host, new));
@@ -174,6 +178,9 @@ impl Reading {
                     }
                 }
                 // It is on its way, perhaps to one that had it before; or the host before has it back.
+                Tell::Refused { to: Some(to), code: Code::Moved, .. } if to == host.transport.node_id() => {
+                    return Ok(Ended::Moved(to));
+                }
                 Tell::Refused {
                     code: code @ (Code::NoSuchSession | Code::NoSuchEvent | Code::Moved),
                     text,

@@ -68,7 +68,7 @@ async fn bring(sessions: &Sessions, agents: &RemoteAgents, session: SessionId, t
         let (last, epoch, _) = sessions.handed_over(session).await.map_err(|error| chain(&error))?;
         let host = agents.node(&to.to_string()).map_err(|error| chain(&error))?;
         match host.give(sessions.store(), session, epoch).await {
-            Ok(()) => sessions.store().delivered(session, last).await.map_err(|error| chain(&error)),
+            Ok(()) => sessions.delivered(session, last).await.map_err(|error| chain(&error)),
             // It says so itself: it has not taken it, and never will what is not brought again.
             Err(RemoteError::Refused { code, text }) if !code.is_transient() => {
                 tracing::warn!(%session, peer = %to.short(), why = text, "session not taken over, and goes on here");

@@ -1,6 +1,6 @@
 //! What the node's user asks of agents and sessions.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
@@ -73,7 +73,10 @@ impl Node {
     }
 
     async fn all_sessions(&self, query: &SessionQuery) -> Result<SessionPage, ApiError> {
-        let mut page = SessionPage { next: None, ..self.sessions_here(query).await? };
+        let here = self.sessions_here(query).await?.sessions;
+        let me = self.id().to_string();
+        let (sessions, mut elsewhere): (Vec<_>, Vec<_>) = here.into_iter().partition(|view| view.node == me);
+        let mut page = SessionPage { sessions, ..SessionPage::default() };
         let asked = self.peers_with_sessions().into_iter().map(|host| async move {
             let answer = tokio::time::timeout(PEER_ANSWERS, self.sessions_there(&host, query)).await;
             (
@@ -84,7 +87,12 @@ impl Node {
         });
         for (node, answer) in futures_util::future::join_all(asked).await {
             match answer {
-                Ok(there) => page.sessions.extend(there.sessions),
+                Ok(there) => {
+                    let (at_home, moved): (Vec<_>, Vec<_>) =
+                        there.sessions.into_iter().partition(|view| view.node == node.to_string());
+                    page.sessions.extend(at_home);
+                    elsewhere.extend(moved);
+                }
                 Err(error) => page.unreached.push(UnreachedView {
                     node: node.to_string(),
                     node_name: self.name_of(&node),
@@ -92,6 +100,9 @@ impl Node {
                 }),
             }
         }
+        // One that has moved is told of by each of its hosts, and best by the last.
+        let told: HashSet<String> = page.sessions.iter().map(|view| view.id.clone()).collect();
+        page.sessions.extend(elsewhere.into_iter().filter(|view| !told.contains(&view.id)));
         Ok(page)
     }
 
@@ -231,7 +242,7 @@ impl Node {
         self.view_of(&self.hold(session).await?).await
     }
 
-    async fn view_of(&self, held: &Held) -> Result<SessionView, ApiError> {
+    pub(super) async fn view_of(&self, held: &Held) -> Result<SessionView, ApiError> {
         match held {
             Held::Here { sessions, by, id } => {
                 let (listed, session) = sessions.show(*id, by).await.map_err(|error| refused(&error))?;
@@ -362,10 +373,12 @@ impl Node {
     }
 
     fn listed_view(&self, listed: &Listed) -> SessionView {
+        // The log that is here may end where another node goes on.
+        let host = listed.host.unwrap_or(self.id());
         SessionView {
             id: listed.session.to_string(),
-            node: self.id().to_string(),
-            node_name: self.name().to_string(),
+            node: host.to_string(),
+            node_name: self.name_of(&host),
             agent: listed.agent.to_string(),
             owner: party_view(&listed.owner),
             name: listed.name.as_ref().map(ToString::to_string),
@@ -384,10 +397,11 @@ impl Node {
     }
 
     fn facts_view(&self, node: &NodeId, facts: SessionFacts) -> SessionView {
+        let host = facts.moved_to.unwrap_or(*node);
         SessionView {
             id: facts.id.to_string(),
-            node: node.to_string(),
-            node_name: self.name_of(node),
+            node: host.to_string(),
+            node_name: self.name_of(&host),
             agent: facts.agent.to_string(),
             name: facts.name.map(|name| name.to_string()),
             labels: facts.labels,
@@ -426,7 +440,7 @@ impl Node {
 }
 
 /// So long another node may take where others would do, or are asked too.
-const PEER_ANSWERS: std::time::Duration = std::time::Duration::from_secs(5);
+pub(super) const PEER_ANSWERS: std::time::Duration = std::time::Duration::from_secs(5);
 
 fn bad(why: impl Into<String>) -> ApiError {
     ApiError::new(ErrorCode::BadRequest, why)

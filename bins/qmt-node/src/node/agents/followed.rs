@@ -2,24 +2,35 @@
 
 use std::pin::Pin;
 use std::sync::Arc;
+use std::time::Duration;
 
 use mesh_control::{ApiError, EndReason, ErrorCode, ImportedSession, StreamEnd};
+use mesh_identity::NodeId;
 use mesh_sessions::event::{Body, Event};
 use mesh_sessions::host::{CommandError, Following};
 use mesh_sessions::ids::{EventNumber, SessionId};
 use mesh_sessions::proto::Refusal;
 use mesh_sessions::proto::wire::Code;
-use mesh_sessions::remote::{RemoteError, RemoteFollowing};
+use mesh_sessions::remote::{RemoteError, RemoteFollowing, RemoteSession};
 use mesh_sessions::store::{State as ListedState, StorageError, Store};
 use tokio::io::AsyncBufRead;
+use tokio::time::Instant;
 
 use super::super::Node;
 use super::held::{Held, refused, refused_there};
 
+/// Between two looks for a session that is on its way to this node.
+const LOOK: Duration = Duration::from_millis(100);
+
 /// A reader of a session: each event once, in order.
 pub(crate) struct Followed {
     node: Node,
+    session: SessionId,
     from: From,
+    /// Another node may go on with it.
+    is_leaving: bool,
+    /// Since when it is on its way to this node.
+    comes: Option<Instant>,
     /// The last that was read.
     at: EventNumber,
     /// The last that there was when the reading began.
@@ -29,7 +40,7 @@ pub(crate) struct Followed {
 
 enum From {
     Here(Following),
-    There(RemoteFollowing),
+    There(RemoteSession, RemoteFollowing),
 }
 
 impl Node {
@@ -39,11 +50,15 @@ impl Node {
         session: &str,
         after: EventNumber,
     ) -> Result<Followed, ApiError> {
-        let (from, last, is_archived) = match self.hold(session).await? {
+        let held = self.hold(session).await?;
+        let session = held.id();
+        let mut is_leaving = false;
+        let (from, last, is_archived) = match held {
             Held::Here { sessions, by, id } => {
                 let following = sessions.follow(id, &by, after).await.map_err(|error| refused(&error))?;
                 let listed = sessions.store().session(id).await;
                 let listed = listed.map_err(|error| refused(&error.into()))?;
+                is_leaving = listed.host.is_some_and(|host| host != self.id());
                 (From::Here(following), listed.last, listed.state == ListedState::Archived)
             }
             Held::There(session) => {
@@ -53,10 +68,12 @@ impl Node {
                     return Err(ApiError::new(ErrorCode::UnknownEvent, what));
                 }
                 let is_archived = facts.state == ListedState::Archived.word();
-                (From::There(session.follow(after)), facts.last, is_archived)
+                let following = session.follow(after);
+                (From::There(session, following), facts.last, is_archived)
             }
         };
-        Ok(Followed { node: self.clone(), from, at: after, last, is_archived })
+        let node = self.clone();
+        Ok(Followed { node, session, from, is_leaving, comes: None, at: after, last, is_archived })
     }
 
     /// The store and the id of a session that is to be exported.
@@ -117,33 +134,89 @@ impl Followed {
         let event = tokio::select! {
             biased;
             () = stopping.cancelled() => return Err(StreamEnd::new(EndReason::Stopping)),
-            event = self.from.next() => event?,
+            event = self.read() => event?,
         };
         self.at = event.number;
+        if let Body::HandedOver { to, .. } = &event.body {
+            self.is_leaving = *to != self.node.id();
+        }
         if self.at > self.last {
             self.is_archived = matches!(event.body, Body::Archived { .. });
         }
         Ok(event)
     }
-}
 
-impl From {
-    async fn next(&mut self) -> Result<Arc<Event>, StreamEnd> {
-        match self {
-            Self::Here(following) => following.next().await.map_err(|error| ended_here(&error)),
-            Self::There(following) => {
-                following.next().await.map(Arc::new).map_err(|error| ended_there(&error))
+    /// The next event, wherever the session is by now. Cancel safe.
+    async fn read(&mut self) -> Result<Arc<Event>, StreamEnd> {
+        loop {
+            let moved_to = match &mut self.from {
+                From::Here(following) => {
+                    let sessions =
+                        self.node.sessions().await.map_err(|_| StreamEnd::new(EndReason::Stopping))?;
+                    tokio::select! {
+                        biased;
+                        event = following.next() => return event.map_err(|error| ended_here(&error)),
+                        settled = sessions.settled(self.session), if self.is_leaving => {
+                            settled.map_err(|error| ended_here(&error))?
+                        }
+                    }
+                }
+                From::There(_, following) => match following.next().await {
+                    Ok(event) => return Ok(Arc::new(event)),
+                    Err(RemoteError::Moved { to }) => Some(to),
+                    Err(error) => return Err(ended_there(&error)),
+                },
+            };
+            match moved_to {
+                // It came back.
+                None => self.is_leaving = false,
+                Some(to) if to == self.node.id() => self.from = self.arrived().await?,
+                Some(to) => match self.node.host_of(&to.to_string()) {
+                    Ok(Some(host)) => {
+                        let session = self.node.keep_remote(host.session(self.session));
+                        let following = session.follow(self.at);
+                        self.from = From::There(session, following);
+                    }
+                    _ => return Err(moved(to)),
+                },
             }
         }
     }
+
+    /// A session that was another node's is to be here soon. Cancel safe.
+    async fn arrived(&mut self) -> Result<From, StreamEnd> {
+        let until = *self.comes.get_or_insert_with(Instant::now) + self.node.config().mesh.stream_grace;
+        let sessions = self.node.sessions().await.map_err(|_| StreamEnd::new(EndReason::Stopping))?;
+        loop {
+            if self.node.has_taken(&sessions, self.session).await {
+                let following = sessions.follow(self.session, &self.node.owner(), self.at).await;
+                (self.comes, self.is_leaving) = (None, false);
+                return following.map(From::Here).map_err(|error| ended_here(&error));
+            }
+            if let From::There(session, _) = &self.from
+                && let Ok(facts) = session.show().await
+                && facts.moved_to.is_none()
+            {
+                // This node did not take it.
+                self.comes = None;
+                return Ok(From::There(session.clone(), session.follow(self.at)));
+            }
+            if Instant::now() >= until {
+                return Err(moved(self.node.id()));
+            }
+            tokio::time::sleep(LOOK).await;
+        }
+    }
+}
+
+fn moved(to: NodeId) -> StreamEnd {
+    StreamEnd { node: Some(to.to_string()), ..StreamEnd::new(EndReason::Moved) }
 }
 
 fn ended_here(error: &CommandError) -> StreamEnd {
     match error {
         CommandError::Refused(Refusal::NoSuchSession) => StreamEnd::new(EndReason::Gone),
-        CommandError::Refused(Refusal::Moved { to }) => {
-            StreamEnd { node: Some(to.to_string()), ..StreamEnd::new(EndReason::Moved) }
-        }
+        CommandError::Refused(Refusal::Moved { to }) => moved(*to),
         CommandError::Closed | CommandError::Storage(StorageError::Closed) => {
             StreamEnd::new(EndReason::Stopping)
         }
@@ -154,7 +227,7 @@ fn ended_here(error: &CommandError) -> StreamEnd {
 fn ended_there(error: &RemoteError) -> StreamEnd {
     match error {
         RemoteError::Refused { code: Code::NoSuchSession, .. } => StreamEnd::new(EndReason::Gone),
-        RemoteError::Refused { code: Code::Moved, .. } => StreamEnd::new(EndReason::Moved),
+        RemoteError::Moved { to } => moved(*to),
         error => StreamEnd { why: Some(error.to_string()), ..StreamEnd::new(EndReason::Failed) },
     }
 }

@@ -69,7 +69,7 @@ impl Node {
                     Ok(id) => host.session(id),
                     Err(_) => host.resolve(what).await.map_err(|error| refused_there(&error))?,
                 };
-                Ok(Held::There(self.keep_remote(session)))
+                Ok(self.hold_remote(session).await)
             }
             // A name may have an @ in it.
             Err(error) => self.hold_here(text).await.map_err(|_| error),
@@ -79,7 +79,32 @@ impl Node {
     async fn hold_here(&self, text: &str) -> Result<Held, ApiError> {
         let (sessions, by) = (self.sessions().await?, self.owner());
         let id = sessions.resolve(&by, text).await.map_err(|error| refused(&error))?;
+        let moved = sessions.host_of(id).await.map_err(|error| refused(&error))?;
+        // Until the new host has it, and when that one is not in the mesh any more, it is read here.
+        if let Some(to) = moved
+            && let Ok(Some(host)) = self.host_of(&to.to_string())
+            && sessions.is_delivered(id).await.map_err(|error| refused(&error))?
+        {
+            return Ok(Held::There(self.keep_remote(host.session(id))));
+        }
         Ok(Held::Here { sessions, by, id })
+    }
+
+    /// A session that was another node's, and may be this one's by now.
+    async fn hold_remote(&self, session: RemoteSession) -> Held {
+        let (session, by) = (self.keep_remote(session), self.owner());
+        match self.running_sessions() {
+            Some(sessions) if self.has_taken(&sessions, session.id()).await => {
+                Held::Here { sessions, by, id: session.id() }
+            }
+            _ => Held::There(session),
+        }
+    }
+
+    /// Whether a session was handed to this node, and is here: a copy that was imported is not.
+    pub(super) async fn has_taken(&self, sessions: &Sessions, session: SessionId) -> bool {
+        let listed = sessions.store().session(session).await;
+        listed.is_ok_and(|listed| listed.host == Some(self.id()))
     }
 
     async fn hold_anywhere(&self, text: &str) -> Result<Held, ApiError> {
@@ -90,7 +115,7 @@ impl Node {
         let known =
             if text.len() >= PREFIX_MIN { self.inner.agents.known.beginning(text) } else { Vec::new() };
         match known.as_slice() {
-            [one] => Ok(Held::There(one.clone())),
+            [one] => Ok(self.hold_remote(one.clone()).await),
             [] => Err(unknown
                 .with_mend("`qmt-cli session list --all` lists them; one of another node is NAME@NODE")),
             many => Err(ApiError::new(ErrorCode::Ambiguous, format!("{} sessions fit {text:?}", many.len()))
@@ -196,7 +221,8 @@ pub(crate) fn refused(error: &CommandError) -> ApiError {
             Refusal::NoSuchSession => ErrorCode::UnknownSession,
             Refusal::NotAllowed { .. } => ErrorCode::NotAllowed,
             Refusal::Archived => ErrorCode::Archived,
-            Refusal::Moved { .. } => ErrorCode::Conflict,
+            // It is on its way, and the same call goes to its new host a little later.
+            Refusal::Moved { .. } => ErrorCode::Unavailable,
             Refusal::NoAgent => ErrorCode::UnknownAgent,
             Refusal::NoSuchTurn => ErrorCode::UnknownTurn,
             Refusal::NoSuchCall => ErrorCode::UnknownCall,
@@ -231,7 +257,7 @@ pub(crate) fn refused_there(error: &RemoteError) -> ApiError {
             Code::Busy => ErrorCode::Unavailable,
             _ => ErrorCode::Internal,
         },
-        RemoteError::Moved { .. } => ErrorCode::Conflict,
+        RemoteError::Moved { .. } => ErrorCode::Unavailable,
         RemoteError::NoSuchNode { .. } => ErrorCode::UnknownNode,
         RemoteError::NoSuchAgent { .. } => ErrorCode::UnknownAgent,
         RemoteError::TooManyWaiting => ErrorCode::Unavailable,

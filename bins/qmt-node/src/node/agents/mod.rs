@@ -7,6 +7,7 @@ pub(crate) mod delegate;
 pub(crate) mod followed;
 pub(crate) mod held;
 mod model;
+mod moving;
 mod nodes;
 pub(crate) mod roster;
 mod routes;
@@ -128,7 +129,7 @@ impl Node {
 
     async fn keep_sessions(&self, built: &Option<Built>) {
         let Some(built) = built else { return std::future::pending().await };
-        let (agents, mut is_whole) = built.with_servers().await;
+        let (agents, is_whole) = built.with_servers().await;
         let client = Models::new(
             self.id(),
             Chat::new(&self.inner.gateway),
@@ -139,17 +140,23 @@ impl Node {
         );
         let (store, client) = (self.inner.agents.store.clone(), Arc::new(client));
         let started = Sessions::start(self.id(), store, client, agents, HostConfig::default()).await;
-        match started {
-            Ok(sessions) => {
-                mesh_sessions::remote::serve(self.transport(), &sessions, self.remote_config());
-                self.inner.agents.state.send_replace(State::Running(sessions))
-            }
+        let sessions = match started {
+            Ok(sessions) => sessions,
             Err(error) => {
                 tracing::error!(error = %super::chain(&error), "the sessions of this node do not start");
                 return std::future::pending().await;
             }
         };
+        mesh_sessions::remote::serve(self.transport(), &sessions, self.remote_config());
+        let delivering = mesh_sessions::remote::deliver(&sessions, self.remote_agents());
+        self.inner.agents.state.send_replace(State::Running(sessions));
         self.refresh();
+        tokio::join!(delivering, self.complete(built, is_whole));
+        std::future::pending().await
+    }
+
+    /// Gives the agents the tools of servers that did not start at once.
+    async fn complete(&self, built: &Built, mut is_whole: bool) {
         while !is_whole {
             tokio::time::sleep(SERVERS_AGAIN).await;
             let (agents, whole) = built.with_servers().await;
@@ -158,7 +165,6 @@ impl Node {
                 sessions.set_agents(agents);
             }
         }
-        std::future::pending().await
     }
 
     async fn built_agents(&self) -> Option<Built> {
