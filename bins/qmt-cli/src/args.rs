@@ -138,10 +138,14 @@ pub(crate) enum Command {
         #[arg(long)]
         node: Option<String>,
     },
-    /// Show where requests would go, and why; or by which ways a node is reached.
+    /// Show where requests would go, and why, and whose models agents ask; or by which ways a node is reached.
+    #[command(args_conflicts_with_subcommands = true)]
     Routes {
-        /// A model (all of them without it), or a node: its name, its id or a unique prefix of it.
-        #[arg(value_name = "MODEL|NODE")]
+        #[command(subcommand)]
+        what: Option<RoutesCommand>,
+        /// A model (all of them, and this node's agents, without it), an agent, or a node: its name, its id or a unique
+        /// prefix of it.
+        #[arg(value_name = "MODEL|NODE|AGENT")]
         of: Option<String>,
     },
     /// List the agents that sessions can be held with, here and at peers.
@@ -296,6 +300,39 @@ pub(crate) enum ModelsCommand {
     },
     /// List the downloads under way, and those that ended lately.
     Pulls,
+}
+
+#[derive(Debug, Clone, Subcommand)]
+pub(crate) enum RoutesCommand {
+    /// List whose models this node's agents ask.
+    Agents,
+    /// Change whose model an agent of this node asks; it holds from its next model call on, over restarts too.
+    Set {
+        /// The agent.
+        agent: String,
+        #[command(flatten)]
+        to: RouteTo,
+    },
+    /// Have an agent ask again whom the configuration says.
+    Unset {
+        /// The agent.
+        agent: String,
+    },
+}
+
+/// Whose model.
+#[derive(Debug, Clone, Args)]
+#[group(required = true, multiple = false)]
+pub(crate) struct RouteTo {
+    /// This node's alone.
+    #[arg(long)]
+    pub(crate) local: bool,
+    /// This node's first, then its peers'.
+    #[arg(long)]
+    pub(crate) any: bool,
+    /// A peer's: its name, its id or the beginning of it.
+    #[arg(long, value_name = "NODE")]
+    pub(crate) peer: Option<String>,
 }
 
 /// Checks a time to live where it is typed; the node reads the same text.

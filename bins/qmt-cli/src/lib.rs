@@ -104,7 +104,8 @@ async fn perform(client: &Client, home: &Path, screen: &Screen, command: Command
         }
         Command::Unload { model } => models::unload(client, screen, model).await,
         Command::Drop { model, node } => models::drop(client, screen, model, node).await,
-        Command::Routes { of } => routes::show(client, screen, of).await,
+        Command::Routes { what: Some(what), .. } => routes::agents(client, screen, what).await,
+        Command::Routes { what: None, of } => routes::show(client, screen, of).await,
         Command::Acp { agent } => acp::serve(client, agent).await,
         Command::Mcp => mcp::serve(client).await,
         Command::Agents => session::agents(client, screen).await,

@@ -163,3 +163,38 @@ async fn the_way_to_a_node_is_shown_with_its_reason() {
     desk.stop().await;
     lap.stop().await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn whose_model_an_agent_asks_is_changed_while_the_node_runs() {
+    let agents =
+        "[[agents]]\nid = \"coder\"\nmodel = \"gemma\"\n[[agents]]\nid = \"poet\"\nmodel = \"gemma\"\n";
+    let (desk, lap) = (Running::start("desk", agents).await, Running::start("lap", "").await);
+    let token = invite(&desk, &[]).await;
+    assert_eq!(lap.cli(&["join", &token]).run().await.code, 0);
+    until_seen(&desk, "lap", "alive").await;
+    said(&desk.cli(&["routes"]).run().await, "coder  gemma  this node, then its peers  configuration\n");
+
+    let set = ["routes", "set", "coder"];
+    let with = |more: &[&'static str]| [&set[..], more].concat();
+    said(&desk.cli(&with(&["--local"])).run().await, "coder asks this node alone\n");
+    said(&desk.cli(&with(&["--peer", "lap"])).run().await, "coder asks lap\n");
+    let shown = desk.cli(&["routes", "coder"]).run().await;
+    said(&shown, "coder  gemma  lap   routes set\n");
+    assert!(!shown.out.contains("poet"), "{shown:?}");
+    let all = desk.cli(&["routes", "agents", "--json"]).run().await.ok_json();
+    assert_eq!((&all[0]["to"], &all[0]["set"]), (&"lap".into(), &true.into()), "{all}");
+    assert_eq!((&all[1]["to"], &all[1]["set"]), (&"any".into(), &false.into()), "{all}");
+
+    refused(&desk.cli(&with(&["--peer", "nowhere", "--json"])).run().await, "unknown_node");
+    refused(&desk.cli(&["routes", "set", "nobody", "--any", "--json"]).run().await, "unknown_agent");
+    for wrong in [&[][..], &["--local", "--any"], &["--peer", "local"]] {
+        let ran = desk.cli(&with(wrong)).run().await;
+        assert_eq!((ran.code, ran.out.as_str()), (2, ""), "{ran:?}");
+    }
+    let unset = desk.cli(&["routes", "unset", "coder"]).run().await;
+    said(&unset, "coder asks this node, then its peers, as the configuration says\n");
+    let none = lap.cli(&["routes", "agents"]).run().await;
+    assert!(none.out.is_empty() && none.err.contains("[[agents]]"), "{none:?}");
+    desk.stop().await;
+    lap.stop().await;
+}

@@ -19,6 +19,8 @@ const COMMANDS: &[&[&str]] = &[
     &["unload", "gemma"],
     &["drop", "gemma"],
     &["routes"],
+    &["routes", "agents"],
+    &["routes", "set", "coder", "--local"],
     &["chat", "hello"],
     &["doctor"],
     &["setup"],
