@@ -2,7 +2,7 @@
 //!
 //! Members tell each other their signed records over links that mesh-transport has authenticated: pushed on change,
 //! compared by hash on a timer. Each node watches its links, suspects who is silent and declares who stays so for down.
-//! It does not route, does not admit anybody, and stores nothing.
+//! It does not route, does not admit anybody, and stores nothing but the [`registry`] of the agent channel.
 //!
 //! [`Gossip`] is the handle; [`proto::Membership`] is the protocol without any I/O.
 //!
@@ -48,6 +48,7 @@ pub mod limits;
 mod member;
 mod metrics;
 pub mod proto;
+pub mod registry;
 mod sender;
 mod trust;
 
