@@ -179,6 +179,11 @@ pub(crate) enum Command {
     ///
     /// The rows form a chain of hashes. With --verify every row is checked, and a broken chain is a failure (exit code 1).
     Audit(AuditArgs),
+    /// Turn the configuration of another system into this node's; needs no node.
+    Config {
+        #[command(subcommand)]
+        what: ConfigCommand,
+    },
     /// Find what is missing or wrong, and what mends it; also when no node runs.
     Doctor,
     /// Install llama.cpp and a first model on this machine, once; needs no node.
@@ -333,6 +338,19 @@ pub(crate) struct RouteTo {
     /// A peer's: its name, its id or the beginning of it.
     #[arg(long, value_name = "NODE")]
     pub(crate) peer: Option<String>,
+}
+
+#[derive(Debug, Clone, Subcommand)]
+pub(crate) enum ConfigCommand {
+    /// Turn the mesh: block of a YAML configuration into [agent_channel], and say what is not as it was.
+    Import {
+        /// The YAML file.
+        #[arg(value_name = "FILE.yaml")]
+        file: PathBuf,
+        /// Write to this file, which must not be there yet, instead of standard output.
+        #[arg(long, value_name = "FILE")]
+        out: Option<PathBuf>,
+    },
 }
 
 /// Checks a time to live where it is typed; the node reads the same text.

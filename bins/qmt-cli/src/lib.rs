@@ -9,6 +9,7 @@ mod audit;
 mod chat;
 mod doctor;
 mod failure;
+mod import;
 mod invites;
 mod mcp;
 mod models;
@@ -30,7 +31,7 @@ use clap::Parser;
 use clap::error::ErrorKind;
 use mesh_control::{Client, PlanRequest, home_from_env};
 
-use args::{Cli, Command, ModelsCommand};
+use args::{Cli, Command, ConfigCommand, ModelsCommand};
 use failure::Failure;
 use screen::Screen;
 
@@ -116,6 +117,9 @@ async fn perform(client: &Client, home: &Path, screen: &Screen, command: Command
         }
         Command::Chat(args) => chat::chat(client, screen, args).await,
         Command::Audit(args) => audit::audit(client, screen, args).await,
+        Command::Config { what: ConfigCommand::Import { file, out } } => {
+            import::import(screen, &file, out.as_deref())
+        }
         Command::Doctor => doctor::doctor(client, home, screen).await,
         Command::Setup(args) => setup::setup(screen, args).await,
     }
