@@ -6,6 +6,8 @@
 #[cfg(target_os = "linux")]
 pub mod answers;
 #[cfg(target_os = "linux")]
+pub mod browser;
+#[cfg(target_os = "linux")]
 pub mod fleet;
 #[cfg(target_os = "linux")]
 pub mod lab;

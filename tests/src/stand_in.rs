@@ -15,6 +15,10 @@ use serde_json::{Value, json};
 
 /// Largest body read.
 const BODY_MAX: usize = 4 << 20;
+/// Tokens of an answer whose caller does not say how many.
+const TOKENS_DEFAULT: usize = 60;
+/// Milliseconds between two tokens, where the caller does not say.
+const GAP: &str = "STAND_IN_GAP_MS";
 /// Tokens that any request counts as, what was said before apart.
 pub const PROMPT_TOKENS: u64 = 7;
 
@@ -23,9 +27,18 @@ pub const PROMPT_TOKENS: u64 = 7;
 /// # Errors
 /// Those of writing it.
 pub fn install(folder: &Path, program: &Path) -> Result<()> {
+    install_slow(folder, program, Duration::ZERO)
+}
+
+/// The same with so much time between two tokens, where the caller says nothing of it (`gap_ms`).
+///
+/// # Errors
+/// Those of writing it.
+pub fn install_slow(folder: &Path, program: &Path, gap: Duration) -> Result<()> {
     std::fs::create_dir_all(folder)?;
     let script = folder.join("llama-server");
-    std::fs::write(&script, format!("#!/bin/sh\nexec '{}' \"$@\"\n", program.display()))?;
+    let (gap, program) = (gap.as_millis(), program.display());
+    std::fs::write(&script, format!("#!/bin/sh\n{GAP}={gap} exec '{program}' \"$@\"\n"))?;
     std::fs::set_permissions(&script, std::fs::Permissions::from_mode(0o755))?;
     Ok(())
 }
@@ -144,18 +157,24 @@ impl Ask {
     fn of(body: &[u8]) -> Result<Self> {
         let body: Value = serde_json::from_slice(body)?;
         let messages = body["messages"].as_array().context("no messages")?;
-        let name = messages.first().and_then(|message| message["content"].as_str()).context("no name")?;
-        let said = match messages.get(1) {
+        // What is said last by the caller; behind it stands what was answered until now, if it is to be gone on with.
+        let is_callers = |message: &Value| message["role"] == "user" || message["role"].is_null();
+        let at = messages.iter().rposition(is_callers).unwrap_or(0);
+        let name = messages.get(at).and_then(|message| message["content"].as_str()).context("no name")?;
+        let said = match messages.get(at + 1) {
             None => 0,
             Some(last) => said(name, last["content"].as_str().unwrap_or_default())?,
         };
+        let gap = std::env::var(GAP).ok().and_then(|gap| gap.parse().ok());
+        let left = || Ok(TOKENS_DEFAULT.saturating_sub(said));
+        let tokens = body["max_tokens"].as_u64().map_or_else(left, usize::try_from)?;
         Ok(Self {
             name: name.to_owned(),
             streams: body["stream"] == true,
             counts: body["stream_options"]["include_usage"] == true,
             said,
-            tokens: usize::try_from(body["max_tokens"].as_u64().context("no max_tokens")?)?,
-            gap: Duration::from_millis(body["gap_ms"].as_u64().unwrap_or(0)),
+            tokens,
+            gap: Duration::from_millis(body["gap_ms"].as_u64().or(gap).unwrap_or(0)),
         })
     }
 

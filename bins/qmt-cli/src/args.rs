@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
+use clap_complete::Shell;
 
 use crate::session::args::{DelegateArgs, SessionCommand, Tools};
 
@@ -184,6 +185,28 @@ pub(crate) enum Command {
         #[command(subcommand)]
         what: ConfigCommand,
     },
+    /// Print a link that opens the node's page in a browser of this machine, once.
+    Console(ConsoleArgs),
+    /// Show the mesh as it is now, every second anew; once where the output is no terminal.
+    Top,
+    /// Show the node's last log lines.
+    Logs(LogsArgs),
+    /// Have this machine run the node by itself, under systemd or launchd.
+    Service {
+        #[command(subcommand)]
+        what: ServiceCommand,
+    },
+    /// Print what makes a shell complete the words of this program.
+    Completions {
+        /// The shell.
+        #[arg(value_enum)]
+        shell: Shell,
+    },
+    /// Write the manual pages of this program into a folder.
+    Man {
+        /// The folder; it is made where it is not there.
+        folder: PathBuf,
+    },
     /// Find what is missing or wrong, and what mends it; also when no node runs.
     Doctor,
     /// Install llama.cpp and a first model on this machine, once; needs no node.
@@ -356,4 +379,82 @@ pub(crate) enum ConfigCommand {
 /// Checks a time to live where it is typed; the node reads the same text.
 fn ttl(text: &str) -> Result<String, mesh_identity::ttl::InvalidTtl> {
     mesh_identity::ttl::parse(text).map(|_| text.to_owned())
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct ConsoleArgs {
+    /// The link is for somebody who may watch and change nothing.
+    #[arg(long)]
+    pub(crate) read_only: bool,
+    /// Sign every browser out, and end the links that were not used.
+    #[arg(long, conflicts_with = "read_only")]
+    pub(crate) close: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct LogsArgs {
+    /// Go on with lines as they come, also when the node is started again; Ctrl-C ends it.
+    #[arg(long, short)]
+    pub(crate) follow: bool,
+    /// Lines of this level and graver ones.
+    #[arg(long, value_enum, value_name = "LEVEL")]
+    pub(crate) level: Option<LevelArg>,
+    /// Lines in which this stands: in the message, the module or a value.
+    #[arg(long, value_name = "TEXT")]
+    pub(crate) text: Option<String>,
+    /// The last so many lines.
+    #[arg(long, short = 'n', value_name = "N", default_value_t = 200, value_parser = clap::value_parser!(u32).range(0..=10_000))]
+    pub(crate) lines: u32,
+}
+
+#[derive(Debug, Clone, Copy, clap::ValueEnum)]
+pub(crate) enum LevelArg {
+    Error,
+    Warn,
+    Info,
+    Debug,
+    Trace,
+}
+
+impl From<LevelArg> for mesh_control::LogLevel {
+    fn from(level: LevelArg) -> Self {
+        match level {
+            LevelArg::Error => Self::Error,
+            LevelArg::Warn => Self::Warn,
+            LevelArg::Info => Self::Info,
+            LevelArg::Debug => Self::Debug,
+            LevelArg::Trace => Self::Trace,
+        }
+    }
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum ServiceCommand {
+    /// Write the service's file, start it, and have it start by itself from now on.
+    Install(ServiceInstall),
+    /// Stop the service and take its file away; the node's own files are kept.
+    Uninstall {
+        /// The system's, not this user's.
+        #[arg(long)]
+        system: bool,
+    },
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct ServiceInstall {
+    /// A service of the system, from boot on, not one of this user. Needs root.
+    #[arg(long, requires = "user")]
+    pub(crate) system: bool,
+    /// As whom a service of the system runs.
+    #[arg(long, value_name = "NAME", requires = "system")]
+    pub(crate) user: Option<String>,
+    /// Print the file and change nothing.
+    #[arg(long)]
+    pub(crate) print: bool,
+    /// Write the file and start nothing.
+    #[arg(long, conflicts_with = "print")]
+    pub(crate) no_start: bool,
+    /// Flags of `qmt-node`, behind `--`.
+    #[arg(last = true, value_name = "FLAG")]
+    pub(crate) flags: Vec<String>,
 }

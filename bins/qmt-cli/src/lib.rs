@@ -7,10 +7,12 @@ mod acp;
 mod args;
 mod audit;
 mod chat;
+mod console;
 mod doctor;
 mod failure;
 mod import;
 mod invites;
+mod logs;
 mod mcp;
 mod models;
 mod nodes;
@@ -18,17 +20,19 @@ mod ping;
 mod pull;
 mod routes;
 mod screen;
+mod service;
 mod session;
 mod setup;
 mod table;
+mod top;
 mod units;
 
 use std::ffi::OsString;
 use std::path::Path;
 use std::process::ExitCode;
 
-use clap::Parser;
 use clap::error::ErrorKind;
+use clap::{CommandFactory, Parser};
 use mesh_control::{Client, PlanRequest, home_from_env};
 
 use args::{Cli, Command, ConfigCommand, ModelsCommand};
@@ -120,7 +124,28 @@ async fn perform(client: &Client, home: &Path, screen: &Screen, command: Command
         Command::Config { what: ConfigCommand::Import { file, out } } => {
             import::import(screen, &file, out.as_deref())
         }
+        Command::Console(args) => console::console(client, screen, args).await,
+        Command::Logs(args) => logs::logs(client, screen, args).await,
+        Command::Top => top::top(client, screen).await,
+        Command::Service { what } => service::service(home, screen, what).await,
+        Command::Completions { shell } => completions(screen, shell),
+        Command::Man { folder } => man(screen, &folder),
         Command::Doctor => doctor::doctor(client, home, screen).await,
         Command::Setup(args) => setup::setup(screen, args).await,
     }
+}
+
+fn completions(screen: &Screen, shell: clap_complete::Shell) -> Result<(), Failure> {
+    let mut text = Vec::new();
+    clap_complete::generate(shell, &mut Cli::command(), "qmt-cli", &mut text);
+    screen.print_bytes(&text)
+}
+
+fn man(screen: &Screen, folder: &Path) -> Result<(), Failure> {
+    let written =
+        std::fs::create_dir_all(folder).and_then(|()| clap_mangen::generate_to(Cli::command(), folder));
+    written.map_err(|error| {
+        Failure::new("output", format!("the manual pages cannot be written to {}: {error}", folder.display()))
+    })?;
+    screen.show(folder, |folder| format!("man -l {}/qmt-cli.1\n", folder.display()))
 }

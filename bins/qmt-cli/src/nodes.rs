@@ -66,6 +66,10 @@ fn described(status: &Status) -> String {
             format!("went on after losing a host {continued} times, {lost} lost; {}", resumable(answers)),
         );
     }
+    if !status.health.is_empty() {
+        let health = status.health.iter().map(|one| format!("{} {} ({})", one.name, one.text, one.grade));
+        line("health", health.collect::<Vec<String>>().join("; "));
+    }
     line("addresses", status.addresses.join(", "));
     for warning in &status.warnings {
         line("warning", warning.clone());

@@ -8,10 +8,13 @@
 
 pub mod cli;
 pub mod config;
+mod console;
 pub mod control;
+pub mod logs;
 mod node;
 pub mod store;
 
+pub use node::metrics;
 pub use node::{
     ChannelError, Diagnosis, FilesError, HomeError, Node, RelayStartError, StartError, audit_without_node,
     diagnose,

@@ -5,12 +5,16 @@ use std::process::ExitCode;
 
 use anyhow::Context;
 use clap::Parser;
-use mesh_control::{AuditQuery, Client, Finding, InviteRequest, Status, Verdict};
+use mesh_control::{AuditQuery, Client, ConsoleLink, Finding, InviteRequest, LinkRequest, Status, Verdict};
 use qmt_node::cli::Cli;
 use qmt_node::config::{self, Config, ConfigError, Environment, FoundingInvite, LogFormat};
+use qmt_node::logs::Logs;
 use qmt_node::{Node, StartError, audit_without_node, diagnose};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::signal::unix::{Signal, SignalKind, signal};
+use tracing_subscriber::layer::SubscriberExt;
+use tracing_subscriber::util::SubscriberInitExt;
+use tracing_subscriber::{EnvFilter, Layer};
 
 fn main() -> ExitCode {
     match std::env::args_os().nth(1) {
@@ -73,7 +77,7 @@ fn run() -> anyhow::Result<()> {
     // Libraries that speak TLS take this provider unless they are given one.
     let _ = rustls::crypto::ring::default_provider().install_default();
     let runtime = runtime()?;
-    log_to_stderr(config.log_format);
+    log(config.log_format, &config.logs);
     runtime.block_on(serve(config))
 }
 
@@ -120,12 +124,17 @@ async fn greet(node: &Node, invite: Option<FoundingInvite>, format: LogFormat) -
     };
     let status = client.status().await?;
     if format == LogFormat::Text && io::stderr().is_terminal() {
-        eprint!("{}", greeting(&status, node));
+        let console = match status.console_url {
+            Some(_) => client.console_link(&LinkRequest::default()).await.ok(),
+            None => None,
+        };
+        eprint!("{}", greeting(&status, node, console));
     } else {
         tracing::info!(
             id = status.node_id,
             name = status.node_name,
             gateway = status.gateway_url.as_deref().unwrap_or(""),
+            console = status.console_url.as_deref().unwrap_or(""),
             control = %node.control_socket().display(),
             "node started"
         );
@@ -147,8 +156,9 @@ async fn greet(node: &Node, invite: Option<FoundingInvite>, format: LogFormat) -
 }
 
 /// For a person at a terminal.
-fn greeting(status: &Status, node: &Node) -> String {
+fn greeting(status: &Status, node: &Node, console: Option<ConsoleLink>) -> String {
     let gateway = status.gateway_url.as_deref().unwrap_or("none");
+    let console = console.map_or_else(String::new, |link| format!("  console  {}  (opens once)\n", link.url));
     let meshes: Vec<&str> = status.scopes.iter().map(|scope| scope.name.as_str()).collect();
     let next = if meshes.is_empty() {
         "make one with `qmt-cli invite`, or join one with `qmt-cli join TOKEN`"
@@ -156,7 +166,7 @@ fn greeting(status: &Status, node: &Node) -> String {
         "`qmt-cli invite` invites another machine, `qmt-cli nodes` shows who is there"
     };
     format!(
-        "\n{} ({}) runs\n  gateway  {gateway}/v1\n  control  {}\n  mesh     {}; {next}\n  stop     Ctrl-C\n\n",
+        "\n{} ({}) runs\n  gateway  {gateway}/v1\n{console}  control  {}\n  mesh     {}; {next}\n  stop     Ctrl-C\n\n",
         status.node_name,
         status.node_id,
         node.control_socket().display(),
@@ -193,19 +203,18 @@ impl Stop {
     }
 }
 
-fn log_to_stderr(format: LogFormat) {
-    let filter = tracing_subscriber::EnvFilter::try_from_default_env().unwrap_or_else(|_| {
-        tracing_subscriber::EnvFilter::new(
-            "info,iroh=error,iroh_relay=error,noq=error,sqlx=error,libp2p=error,rmcp=warn",
-        )
+/// Lines go to standard error, and the last ones are kept.
+fn log(format: LogFormat, logs: &Logs) {
+    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| {
+        EnvFilter::new("info,iroh=error,iroh_relay=error,noq=error,sqlx=error,libp2p=error,rmcp=warn")
     });
     let plain = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
-    let builder = tracing_subscriber::fmt()
-        .with_env_filter(filter)
+    let text = tracing_subscriber::fmt::layer()
         .with_writer(io::stderr)
         .with_ansi(io::stderr().is_terminal() && !plain);
-    match format {
-        LogFormat::Text => builder.init(),
-        LogFormat::Json => builder.json().init(),
-    }
+    let lines = match format {
+        LogFormat::Text => text.boxed(),
+        LogFormat::Json => text.json().boxed(),
+    };
+    tracing_subscriber::registry().with(filter).with(lines).with(logs.layer()).init();
 }

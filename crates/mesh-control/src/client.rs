@@ -25,11 +25,13 @@ use crate::home::socket_path;
 use crate::paths::{Endpoint, with_query};
 use crate::sse::Parser;
 use crate::types::audit::{AuditQuery, AuditView};
+use crate::types::console::{ConsoleClosed, ConsoleLink, LinkRequest};
 use crate::types::doctor::Finding;
 use crate::types::invite::{
     AppointRequest, Appointed, InviteCreated, InviteRequest, InviteView, JoinRequest, Joined, LeaveRequest,
     Left, RecoverRequest, RevokeRequest, Revoked,
 };
+use crate::types::log::{LogPage, LogQuery};
 use crate::types::model::{
     DropRequest, Dropped, LoadRequest, ModelView, PlanRequest, PlanView, PullRequest, PullView,
 };
@@ -330,6 +332,38 @@ impl Client {
         self.get(Endpoint::Doctor, Endpoint::Doctor.path(), self.deadlines.remote).await
     }
 
+    /// What the node counts, in Prometheus' text format.
+    pub async fn metrics(&self) -> Result<String, ClientError> {
+        let endpoint = Endpoint::Metrics;
+        let mut tasks = JoinSet::new();
+        let request = request(Method::GET, endpoint.path(), None);
+        let response = self.send(endpoint, request, self.deadlines.answer, &mut tasks).await?;
+        let body = within(endpoint, self.deadlines.answer, read(endpoint, response.into_body())).await?;
+        Ok(String::from_utf8_lossy(&body).into_owned())
+    }
+
+    /// The last log lines, or those behind a number.
+    pub async fn logs(&self, query: &LogQuery) -> Result<LogPage, ClientError> {
+        self.get(Endpoint::Logs, &query.to_uri(Endpoint::Logs.path()), self.deadlines.answer).await
+    }
+
+    /// Follows the log, from the lines on that [`Client::logs`] would answer.
+    pub async fn follow_logs(&self, query: &LogQuery) -> Result<LogEvents, ClientError> {
+        let endpoint = Endpoint::LogEvents;
+        let request = request(Method::GET, &query.to_uri(endpoint.path()), None);
+        Ok(LogEvents { stream: self.stream(endpoint, request, self.deadlines.answer).await? })
+    }
+
+    /// A link that opens the node's console once. Not idempotent.
+    pub async fn console_link(&self, request: &LinkRequest) -> Result<ConsoleLink, ClientError> {
+        self.post(Endpoint::ConsoleLink, request, self.deadlines.answer).await
+    }
+
+    /// Signs every browser out of the node's console, and ends the links that were not used.
+    pub async fn close_console(&self) -> Result<ConsoleClosed, ClientError> {
+        self.post(Endpoint::CloseConsole, &ConsoleClosed {}, self.deadlines.answer).await
+    }
+
     /// Follows what happens at the node, from a snapshot on.
     pub async fn events(&self) -> Result<Events, ClientError> {
         let endpoint = Endpoint::Events;
@@ -438,6 +472,23 @@ impl Events {
         serde_json::from_slice(&data)
             .map(Some)
             .map_err(|source| ClientError::NotUnderstood { what: Endpoint::Events.path(), source })
+    }
+}
+
+/// The log of a node as it grows. Dropping it closes the connection.
+#[derive(Debug)]
+pub struct LogEvents {
+    stream: Stream,
+}
+
+impl LogEvents {
+    /// The next lines; none when the node ended the stream, as it does when it stops. After an error the stream is of no use.
+    /// Cancel safe: no line is lost.
+    pub async fn next(&mut self) -> Result<Option<LogPage>, ClientError> {
+        let Some(data) = self.stream.next_data().await? else { return Ok(None) };
+        serde_json::from_slice(&data)
+            .map(Some)
+            .map_err(|source| ClientError::NotUnderstood { what: Endpoint::LogEvents.path(), source })
     }
 }
 

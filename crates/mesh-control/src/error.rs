@@ -127,6 +127,7 @@ impl std::fmt::Display for ErrorCode {
 
 /// A failure that the node reports. Displayed as its message; print [`ApiError::mend`] below it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[error("{message}")]
 pub struct ApiError {
     /// What went wrong, for programs.
@@ -139,6 +140,7 @@ pub struct ApiError {
 }
 
 #[derive(Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 struct Body {
     error: ApiError,
 }

@@ -22,6 +22,7 @@ pub const EVENT_BYTES_MAX: usize = 8 * 1024 * 1024;
 /// One event. The first of a stream is always a [`EventKind::Snapshot`]; a reader that fell behind the node's bounded buffer
 /// gets a new snapshot instead of what it missed.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct Event {
     /// Counts up by one with every event of the node since it started; a gap means that a snapshot follows or preceded.
     pub number: u64,
@@ -34,6 +35,7 @@ pub struct Event {
 
 /// What happened.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(tag = "type", rename_all = "snake_case")]
 #[non_exhaustive]
 pub enum EventKind {

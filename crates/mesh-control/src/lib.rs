@@ -29,6 +29,11 @@
 //! | `POST /api/routes/agents` | [`SetAgentRoute`] | [`AgentRouteView`] |
 //! | `GET /api/audit` | [`AuditQuery`] as the query | [`AuditView`] |
 //! | `GET /api/doctor` | - | [`Finding`]s |
+//! | `GET /metrics` | - | Prometheus' text format |
+//! | `GET /api/logs` | [`LogQuery`] as the query | [`LogPage`] |
+//! | `GET /api/logs/events` | [`LogQuery`] as the query | [`LogPage`]s as server-sent events |
+//! | `POST /api/console/link` | [`LinkRequest`] | [`ConsoleLink`] |
+//! | `POST /api/console/close` | - | [`ConsoleClosed`] |
 //! | `GET /api/events` | - | [`Event`]s as server-sent events, a snapshot first |
 //! | `GET /api/agents` | - | [`AgentView`]s, the answering node's first |
 //! | `GET /api/sessions` | [`SessionQuery`] as the query | [`SessionPage`] |
@@ -69,13 +74,15 @@ mod error;
 mod events;
 mod follow;
 mod home;
+#[cfg(test)]
+mod openapi;
 mod paths;
 mod session_client;
 mod session_events;
 pub mod sse;
 mod types;
 
-pub use client::{Client, ClientError, Deadlines, Events};
+pub use client::{Client, ClientError, Deadlines, Events, LogEvents};
 pub use error::{ApiError, ErrorCode};
 pub use events::{EVENT_BYTES_MAX, Event, EventKind, HEARTBEAT, HEARTBEAT_FRAME};
 pub use follow::{Followed, GRACE, SessionFollow};
@@ -88,11 +95,13 @@ pub use session_events::{
 };
 pub use types::agent::{AgentState, AgentView};
 pub use types::audit::{AuditChain, AuditEntry, AuditQuery, AuditView};
+pub use types::console::{ConsoleClosed, ConsoleLink, LinkRequest};
 pub use types::doctor::{Finding, Verdict};
 pub use types::invite::{
     AppointRequest, Appointed, InviteCreated, InviteRequest, InviteView, JoinRequest, Joined, LeaveRequest,
     Left, RecoverRequest, RevokeRequest, Revoked, RevokedKind,
 };
+pub use types::log::{LogLevel, LogLine, LogPage, LogQuery};
 pub use types::model::{
     DropRequest, Dropped, LoadRequest, ModelState, ModelView, PlanRequest, PlanView, ProviderKind,
     ProviderView, PullRequest, PullState, PullView,
@@ -105,4 +114,4 @@ pub use types::session::{
     ParentView, PartyView, PromptPart, PromptSession, RightView, SearchQuery, SessionPage, SessionQuery,
     SessionState, SessionView, ShareSession, ShareView, SteerSession, SuspendSession, UnreachedView, Written,
 };
-pub use types::status::{AnswerCounts, LinkCounts, ScopeStatus, Status, TunnelCounts};
+pub use types::status::{AnswerCounts, Grade, HealthView, LinkCounts, ScopeStatus, Status, TunnelCounts};

@@ -43,6 +43,16 @@ pub enum Endpoint {
     Audit,
     /// `GET /api/doctor`
     Doctor,
+    /// `GET /metrics`
+    Metrics,
+    /// `GET /api/logs`
+    Logs,
+    /// `GET /api/logs/events`
+    LogEvents,
+    /// `POST /api/console/link`
+    ConsoleLink,
+    /// `POST /api/console/close`
+    CloseConsole,
     /// `GET /api/events`
     Events,
     /// `GET /api/agents`
@@ -111,6 +121,11 @@ impl Endpoint {
             Self::AgentRoutes => "/api/routes/agents",
             Self::Audit => "/api/audit",
             Self::Doctor => "/api/doctor",
+            Self::Metrics => "/metrics",
+            Self::Logs => "/api/logs",
+            Self::LogEvents => "/api/logs/events",
+            Self::ConsoleLink => "/api/console/link",
+            Self::CloseConsole => "/api/console/close",
             Self::Events => "/api/events",
             Self::Agents => "/api/agents",
             Self::Sessions => "/api/sessions",

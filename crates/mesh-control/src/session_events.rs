@@ -9,6 +9,7 @@ use crate::types::session::PartyView;
 ///
 /// On a stream it is `id: NUMBER`, `event: KIND` and one line of `data:`.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct SessionEvent {
     /// Its place in the log; the first has 1, each next one more.
     pub number: u64,
@@ -34,6 +35,7 @@ impl SessionEvent {
 
 /// What happened in a session: what readers act on. `docs/sessions.md` tells what each means.
 #[derive(Debug, Clone, PartialEq, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(tag = "kind", rename_all = "snake_case")]
 #[non_exhaustive]
 #[expect(missing_docs, reason = "the fields are those of the log, which docs/sessions.md describes")]
@@ -152,6 +154,7 @@ pub enum Happened {
 
 /// A text: in its place, or a content of the session (`GET /api/sessions/content`).
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(untagged)]
 pub enum EventText {
     /// The text.
@@ -167,6 +170,7 @@ pub enum EventText {
 
 /// A part of a prompt or of a tool's result.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(tag = "type", rename_all = "snake_case")]
 #[non_exhaustive]
 pub enum EventPart {
@@ -191,6 +195,7 @@ pub enum EventPart {
 
 /// A call of a tool as a model asked for it.
 #[derive(Debug, Clone, PartialEq, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct EventToolCall {
     /// Unique within the turn.
     pub id: String,
@@ -203,6 +208,7 @@ pub struct EventToolCall {
 
 /// What came of a call of a tool.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct EventToolResult {
     /// `done`, `failed`, `denied`, `cancelled` or `unknown`.
     pub outcome: String,
@@ -213,6 +219,7 @@ pub struct EventToolResult {
 
 /// How a turn ended.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct EventOutcome {
     /// `done`, `cancelled`, `limit_reached` or `failed`.
     #[serde(rename = "type")]
@@ -227,6 +234,7 @@ pub struct EventOutcome {
 
 /// What model calls used.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct EventUsage {
     /// Tokens of prompts.
     #[serde(default)]
@@ -242,6 +250,7 @@ pub struct EventUsage {
 /// Why a stream of events ended: its one terminal event, `event: end` without an `id:`. A connection that ends without it
 /// broke, and the reader goes on by `Last-Event-ID`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct StreamEnd {
     /// Why.
     pub end: EndReason,
@@ -255,6 +264,7 @@ pub struct StreamEnd {
 
 /// Why a stream of events ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(rename_all = "lowercase")]
 pub enum EndReason {
     /// The session is archived: nothing more comes.
@@ -299,6 +309,7 @@ pub enum SessionItem {
 impl SessionItem {
     pub(crate) fn parse(data: &[u8]) -> Result<Self, serde_json::Error> {
         #[derive(Deserialize)]
+        #[cfg_attr(test, derive(schemars::JsonSchema))]
         #[serde(untagged)]
         enum Either {
             End(StreamEnd),

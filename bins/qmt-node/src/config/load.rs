@@ -13,7 +13,7 @@ use crate::cli::Cli;
 use super::error::{ConfigError, Problem};
 use super::reader::Document;
 use super::types::*;
-use super::{addr, later, parse};
+use super::{addr, parse};
 
 /// What a node may know of its surroundings; a value, so that tests need not touch the process.
 #[derive(Debug, Clone, Default)]
@@ -76,11 +76,9 @@ pub fn load(cli: &Cli, environment: &Environment) -> Result<Config, ConfigError>
     };
     let document = Document::parse(&path, &text, &environment.vars);
     parse::apply(&document, &mut config);
-    later::warn_of_file(&document);
     let (mut problems, warnings) = document.finish();
     config.warnings = warnings;
     Flags { cli, environment, problems: &mut problems }.apply(&mut config);
-    later::warn_of_flags(cli, &mut config);
     problems.extend(unproved_peers(&config));
     if problems.is_empty() { Ok(config) } else { Err(ConfigError::Invalid(problems)) }
 }

@@ -7,7 +7,6 @@ mod agent;
 mod channel;
 mod error;
 mod expand;
-mod later;
 mod load;
 mod parse;
 mod reader;

@@ -13,6 +13,7 @@ use multiaddr::Multiaddr;
 
 pub use super::agent::*;
 pub use super::channel::*;
+use crate::logs::Logs;
 
 /// Port of the gateway when none is asked for.
 pub const GATEWAY_PORT: u16 = 9337;
@@ -58,6 +59,8 @@ pub struct Config {
     pub agent_channel: Option<AgentChannel>,
     /// How log lines are written.
     pub log_format: LogFormat,
+    /// The last log lines; whoever sets up logging gives them [`Logs::layer`].
+    pub logs: Logs,
     /// What the node says at start: settings it does not act on, forms it had to mend. One sentence each.
     pub warnings: Vec<String>,
 }
@@ -84,6 +87,7 @@ impl Config {
             sessions_db: home.join("sessions.db"),
             agent_channel: None,
             log_format: LogFormat::Text,
+            logs: Logs::default(),
             warnings: Vec::new(),
             home,
         }

@@ -7,7 +7,7 @@ use axum::extract::{DefaultBodyLimit, Query, State};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{MethodRouter, get, post};
 use http::{Method, StatusCode, Uri, header};
-use mesh_control::{ApiError, AuditQuery, Endpoint, ErrorCode};
+use mesh_control::{ApiError, AuditQuery, ConsoleClosed, Endpoint, ErrorCode};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
@@ -44,6 +44,16 @@ pub fn router(node: Node) -> Router {
         .route(Endpoint::Audit.path(), get(audit))
         .route(Endpoint::Doctor.path(), get(doctor))
         .route(Endpoint::Events.path(), get(events))
+        .route(
+            Endpoint::ConsoleLink.path(),
+            asked(|node, request| async move { node.console_link(&request) }),
+        )
+        .route(
+            Endpoint::CloseConsole.path(),
+            asked(|node, _: ConsoleClosed| async move { node.close_console().await }),
+        )
+        .route(Endpoint::Metrics.path(), get(metrics))
+        .merge(super::logs::routes())
         .merge(super::sessions::routes())
         .fallback(no_such_endpoint)
         .method_not_allowed_fallback(method_not_allowed)
@@ -99,6 +109,12 @@ async fn doctor(State(node): State<Node>) -> Response {
 async fn events(State(node): State<Node>) -> Response {
     let body = Body::from_stream(event_stream(node));
     ([(header::CONTENT_TYPE, "text/event-stream"), (header::CACHE_CONTROL, "no-store")], body).into_response()
+}
+
+/// Prometheus' text format, version 0.0.4.
+pub(crate) async fn metrics(State(node): State<Node>) -> Response {
+    ([(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], node.metrics_text())
+        .into_response()
 }
 
 async fn no_such_endpoint(uri: Uri) -> Response {

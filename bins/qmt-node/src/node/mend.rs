@@ -15,6 +15,9 @@ impl StartError {
             Self::Gateway(GatewayError::Bind { .. }) => {
                 Some("choose another port with --port, or stop the program that has this one".into())
             }
+            Self::Console { .. } => {
+                Some("choose another port with --console=PORT, or stop the program that has this one".into())
+            }
             Self::Store(_) | Self::Sessions(_) => {
                 Some("check the rights of QMT_HOME and the free space of its disk".into())
             }

@@ -9,6 +9,7 @@ mod disk;
 mod doctor;
 mod events;
 mod facts;
+mod health;
 mod home;
 mod lan;
 mod launch;
@@ -17,6 +18,7 @@ mod machine;
 mod meet;
 mod membership;
 mod mend;
+pub mod metrics;
 mod models;
 mod offers;
 mod ping;
@@ -54,6 +56,7 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 use tokio_util::task::TaskTracker;
 
 use crate::config::Config;
+use crate::console::Door;
 use crate::store::audit::Entry;
 use crate::store::{ScopeRow, SeenPeer, Store, StoreError};
 
@@ -106,6 +109,8 @@ struct Inner {
     measured: speed::Measured,
     providers: tokio::sync::Mutex<Vec<mesh_inference::gateway::Provider>>,
     gateway: Gateway,
+    /// Where the console is, and who may come in.
+    console: Option<(SocketAddr, Arc<Door>)>,
     relay: Mutex<Option<mesh_transport::relay::Server>>,
     /// Who may use the own relay.
     relay_access: Option<mesh_transport::relay::AccessList>,
@@ -210,6 +215,22 @@ impl Node {
 
     pub(crate) fn gateway_url(&self) -> Option<String> {
         Some(format!("http://{}", self.inner.gateway.local_addr()))
+    }
+
+    /// Where the gateway listens.
+    pub(crate) fn gateway_addr(&self) -> SocketAddr {
+        self.inner.gateway.local_addr()
+    }
+
+    /// The console's address as people open it, and its door.
+    pub(crate) fn console(&self) -> Option<(String, &Arc<Door>)> {
+        let (addr, door) = self.inner.console.as_ref()?;
+        Some((format!("http://{addr}"), door))
+    }
+
+    /// The last log lines.
+    pub(crate) fn logs(&self) -> crate::logs::Logs {
+        self.inner.config.logs.clone()
     }
 
     pub(crate) fn gossip(&self, scope: &ScopeId) -> Option<Gossip> {

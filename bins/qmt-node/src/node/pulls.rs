@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use mesh_control::{ApiError, ErrorCode, LoadRequest, ModelView, PullRequest, PullState, PullView};
 use mesh_inference::backend::{Backend, BackendId, BackendKind, BackendState, Backends, Loading};
-use mesh_inference::fetch::{Checked, Config as FetchConfig, Fetch, FetchError, Pull, Stage};
+use mesh_inference::fetch::{Checked, Config as FetchConfig, Fetch, FetchError, FetchStats, Pull, Stage};
 use mesh_transport::Transport;
 use tokio::sync::watch;
 
@@ -24,6 +24,13 @@ pub(crate) struct Pulls {
     fetch: Fetch,
     /// By the text that was asked for, in order of asking.
     listed: Mutex<VecDeque<Listed>>,
+}
+
+impl Pulls {
+    /// What has been downloaded and given away.
+    pub(super) fn stats(&self) -> FetchStats {
+        self.fetch.stats()
+    }
 }
 
 struct Listed {

@@ -39,6 +39,7 @@ use super::serving::{CountedRoutes, Serving};
 use super::speed::Measured;
 use super::{Inner, Node, appoint, chain, lan, ping, renew};
 use crate::config::{self, Config, Identity};
+use crate::console::{self, Console, Door};
 use crate::control::{ControlSocket, router};
 use crate::store::audit::Kind;
 use crate::store::{ScopeRow, Store, StoreError};
@@ -78,6 +79,15 @@ pub enum StartError {
     /// The control socket.
     #[error("the control socket cannot be opened")]
     Control(#[source] std::io::Error),
+    /// The console.
+    #[error("the console cannot listen at {addr}")]
+    Console {
+        /// The address that was asked for.
+        addr: SocketAddr,
+        /// Why.
+        #[source]
+        source: std::io::Error,
+    },
     /// The relay.
     #[error("the relay of [relay] cannot start")]
     Relay(#[from] RelayStartError),
@@ -164,6 +174,15 @@ impl Node {
         let appointments = appoint::serve(&transport);
         let pulls = pulls::Pulls::start(&config, &transport)?;
         let socket = ControlSocket::bind(&config.control_socket()).map_err(StartError::Control)?;
+        let console = match &config.console {
+            Some(wanted) => {
+                let addr = wanted.addr;
+                let console = Console::bind(wanted).await;
+                Some(console.map_err(|source| StartError::Console { addr, source })?)
+            }
+            None => None,
+        };
+        let door = Arc::new(Door::new(&console::secret(&store).await?));
         let exchange = Exchange::new(transport.clone());
         let node = Self {
             inner: Arc::new(Inner {
@@ -191,6 +210,7 @@ impl Node {
                 measured: Measured::default(),
                 providers: tokio::sync::Mutex::default(),
                 gateway,
+                console: console.as_ref().map(|console| (console.addr(), door)),
                 relay_access: relay.as_ref().map(|relay| relay.access().clone()),
                 relay_trust,
                 own_relay: relay.as_ref().map(|relay| RelayFacts::of(relay.relay())),
@@ -238,6 +258,9 @@ impl Node {
         tasks.spawn(node.clone().keep_grants());
         // Not before its meshes are there: an invite that is asked for too early would found another one.
         tasks.spawn(socket.serve(router(node.clone()), node.stopping()));
+        if let (Some(console), Some((_, door))) = (console, node.console()) {
+            tasks.spawn(console.serve(node.clone(), door.clone(), node.stopping()));
+        }
         tasks.spawn(node.clone().take_up_configuration());
         tasks.spawn(node.clone().host_sessions());
         Ok(node)

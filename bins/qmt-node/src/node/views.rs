@@ -31,7 +31,7 @@ impl Node {
             pid: std::process::id(),
             uptime_secs: self.started().elapsed().as_secs(),
             gateway_url: self.gateway_url(),
-            console_url: None,
+            console_url: self.console().map(|(url, _)| url),
             scopes: self.scopes().list().iter().map(|scope| self.scope_status(scope)).collect(),
             links: LinkCounts {
                 direct: count(PathKind::Direct) + count(PathKind::Memory),
@@ -42,6 +42,7 @@ impl Node {
             models: self.local_models(),
             addresses: self.addresses(),
             warnings: self.warnings(),
+            health: self.health(),
         }
     }
 

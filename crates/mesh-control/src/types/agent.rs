@@ -6,6 +6,7 @@ use super::node::words;
 
 /// An agent, here or at a peer.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct AgentView {
     /// What it is called by.
     pub name: String,
@@ -36,6 +37,7 @@ pub struct AgentView {
 
 /// Whether an agent can be asked; ordered from best to worst.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(rename_all = "lowercase")]
 pub enum AgentState {
     /// It answers.

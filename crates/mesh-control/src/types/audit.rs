@@ -7,6 +7,7 @@ use crate::paths::with_query;
 
 /// What to show of the trail.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct AuditQuery {
     /// In one scope: its name, its id or a unique prefix of the id; a scope that was left too.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -46,6 +47,7 @@ impl AuditQuery {
 
 /// The rows that fit, and how the chain stands.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct AuditView {
     /// Oldest first.
     pub entries: Vec<AuditEntry>,
@@ -56,6 +58,7 @@ pub struct AuditView {
 
 /// One row of the trail.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct AuditEntry {
     /// Its number: 1, 2, 3 and so on.
     pub number: u64,
@@ -92,6 +95,7 @@ pub struct AuditEntry {
 
 /// How the chain of rows stands.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct AuditChain {
     /// Whether every row that is kept follows from the one before it.
     pub holds: bool,

@@ -6,6 +6,7 @@ use super::node::words;
 
 /// One thing that was looked at.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct Finding {
     /// Short name of the check, such as `llama-server`.
     pub check: String,
@@ -22,6 +23,7 @@ pub struct Finding {
 
 /// Outcome of a check; ordered from good to bad.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(rename_all = "lowercase")]
 pub enum Verdict {
     /// Nothing to do.

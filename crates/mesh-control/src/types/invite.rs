@@ -6,6 +6,7 @@ use super::node::Role;
 
 /// Body of `POST /api/invites`. Without `scope` it is for the only scope of the node; a node in no scope founds one.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct InviteRequest {
     /// Name of the mesh, at most 64 bytes; names a scope that is founded by this request, else a label in the invite.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -29,6 +30,7 @@ pub struct InviteRequest {
 
 /// A new invite. The only answer that carries a token: whoever holds it may join.
 #[derive(Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct InviteCreated {
     /// The bare token, base64url.
     pub token: String,
@@ -65,6 +67,7 @@ impl std::fmt::Debug for InviteCreated {
 
 /// One invite that the answering node issued.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct InviteView {
     /// Its id, a UUID.
     pub id: String,
@@ -99,6 +102,7 @@ pub struct InviteView {
 
 /// Body of `POST /api/revoke`.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct RevokeRequest {
     /// An invite's id or a unique prefix of it, or a node's id or name.
     pub subject: String,
@@ -109,6 +113,7 @@ pub struct RevokeRequest {
 
 /// Body of `POST /api/recovery/revoke`: a revocation by a scope's recovery key, which reaches everybody, its founder too.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct RecoverRequest {
     /// A node's id or name.
     pub subject: String,
@@ -121,6 +126,7 @@ pub struct RecoverRequest {
 
 /// Body of `POST /api/admins`.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct AppointRequest {
     /// The member to appoint: its id or name.
     pub node: String,
@@ -134,6 +140,7 @@ pub struct AppointRequest {
 
 /// A new admin.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct Appointed {
     /// Id of the node.
     pub id: String,
@@ -147,6 +154,7 @@ pub struct Appointed {
 
 /// What a revocation ended.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct Revoked {
     /// Whether an invite or a node was revoked.
     pub kind: RevokedKind,
@@ -161,6 +169,7 @@ pub struct Revoked {
 
 /// What was revoked.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(rename_all = "lowercase")]
 pub enum RevokedKind {
     /// An invite: nobody joins with it any more, and whoever did is out again.
@@ -175,6 +184,7 @@ pub enum RevokedKind {
 
 /// Body of `POST /api/join`.
 #[derive(Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct JoinRequest {
     /// The invite: a bare token or a `qmt://mesh/join/` URL.
     pub token: String,
@@ -189,6 +199,7 @@ impl std::fmt::Debug for JoinRequest {
 
 /// A membership gained. Joining a scope again with a valid invite is no error and renews the grant.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct Joined {
     /// Id of the scope, 64 hex digits.
     pub scope: String,
@@ -202,6 +213,7 @@ pub struct Joined {
 
 /// Body of `POST /api/leave`.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct LeaveRequest {
     /// Scope by id, unique prefix of the id, or name.
     pub scope: String,
@@ -209,6 +221,7 @@ pub struct LeaveRequest {
 
 /// A membership given up.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct Left {
     /// Id of the scope, 64 hex digits.
     pub scope: String,

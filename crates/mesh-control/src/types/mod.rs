@@ -2,8 +2,10 @@
 
 pub(crate) mod agent;
 pub(crate) mod audit;
+pub(crate) mod console;
 pub(crate) mod doctor;
 pub(crate) mod invite;
+pub(crate) mod log;
 pub(crate) mod model;
 pub(crate) mod node;
 pub(crate) mod route;

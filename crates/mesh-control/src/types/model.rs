@@ -7,6 +7,7 @@ use crate::error::ApiError;
 
 /// A model that the answering node can reach, here or in any of its scopes.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct ModelView {
     /// The name to put into a request's `model`.
     pub name: String,
@@ -25,6 +26,7 @@ pub struct ModelView {
 
 /// One provider of a model.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct ProviderView {
     /// Id of the node.
     pub node: String,
@@ -49,6 +51,7 @@ pub struct ProviderView {
 
 /// How far a model is from answering; ordered from best to worst.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(rename_all = "lowercase")]
 pub enum ModelState {
     /// It answers.
@@ -69,6 +72,7 @@ pub enum ModelState {
 
 /// What stands behind a provider.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(rename_all = "lowercase")]
 pub enum ProviderKind {
     /// A llama.cpp process of the node.
@@ -83,6 +87,7 @@ pub enum ProviderKind {
 
 /// Body of `POST /api/models/load`. The answer comes at once; the state is followed by events or by asking again.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct LoadRequest {
     /// A model's name, a path to a GGUF file, or what can be downloaded: `org/repo/file.gguf` or a URL.
     pub model: String,
@@ -96,6 +101,7 @@ pub struct LoadRequest {
 
 /// Body of `POST /api/models/plan`: nothing is loaded.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct PlanRequest {
     /// A model's name or a path to a GGUF file.
     pub model: String,
@@ -109,6 +115,7 @@ pub struct PlanRequest {
 
 /// Where a model would run, and why.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct PlanView {
     /// The model's name.
     pub model: String,
@@ -121,6 +128,7 @@ pub struct PlanView {
 
 /// Body of `POST /api/models/pull`, which begins or joins a download and answers at once, and of `POST /api/models/pull/stop`.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct PullRequest {
     /// `org/repo/file.gguf`, a URL, or the name of a model that a member has.
     pub model: String,
@@ -128,6 +136,7 @@ pub struct PullRequest {
 
 /// A download of a model.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct PullView {
     /// What was asked for, without what may be secret in a URL.
     pub model: String,
@@ -158,6 +167,7 @@ pub struct PullView {
 
 /// What a download does.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(rename_all = "lowercase")]
 pub enum PullState {
     /// It waits for its turn, or asks what there is.
@@ -182,6 +192,7 @@ pub enum PullState {
 
 /// Body of `POST /api/models/drop`.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct DropRequest {
     /// The model's name.
     pub model: String,
@@ -192,6 +203,7 @@ pub struct DropRequest {
 
 /// What a drop stopped.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct Dropped {
     /// The model's name.
     pub model: String,

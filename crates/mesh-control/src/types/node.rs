@@ -4,6 +4,7 @@ use serde::{Deserialize, Serialize};
 
 /// One node in one scope; a node that shares two scopes with us appears once for each.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct NodeView {
     /// Its id (`12D3KooW…`).
     pub id: String,
@@ -52,6 +53,7 @@ pub struct NodeView {
 
 /// Memory that a node has for models.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct MemoryView {
     /// All of it, bytes.
     pub total_bytes: u64,
@@ -64,6 +66,7 @@ pub struct MemoryView {
 
 /// What a node may do in a scope.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(rename_all = "lowercase")]
 pub enum Role {
     /// Everything.
@@ -78,6 +81,7 @@ pub enum Role {
 
 /// Whether a node lives, as far as the answering node knows.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(rename_all = "lowercase")]
 pub enum NodeState {
     /// The answering node itself.
@@ -97,6 +101,7 @@ pub enum NodeState {
 
 /// How the bytes to a node travel.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(rename_all = "lowercase")]
 pub enum PathKind {
     /// Straight to it.
@@ -115,6 +120,7 @@ pub enum PathKind {
 
 /// Body of `POST /api/ping`.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct PingRequest {
     /// A node's id, a unique prefix of it, or its name.
     pub node: String,
@@ -125,6 +131,7 @@ pub struct PingRequest {
 
 /// One answered ping.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct Pong {
     /// Round trip in milliseconds.
     pub rtt_ms: f64,

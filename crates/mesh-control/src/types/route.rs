@@ -7,6 +7,7 @@ use super::node::PathKind;
 
 /// One candidate for a model's requests, best first within its model.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct RouteView {
     /// The model.
     pub model: String,
@@ -30,6 +31,7 @@ pub struct RouteView {
 
 /// One way to a node: a scope that both are in, and the link there. In order, the one that is used first.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct PeerRouteView {
     /// Id of the node.
     pub node: String,
@@ -69,6 +71,7 @@ pub struct PeerRouteView {
 
 /// Where a request goes.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(tag = "type", rename_all = "lowercase")]
 pub enum RouteTarget {
     /// The answering node itself.
@@ -91,6 +94,7 @@ pub enum RouteTarget {
 
 /// Whose model an agent of the node asks.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct AgentRouteView {
     /// The agent.
     pub agent: String,
@@ -109,6 +113,7 @@ pub struct AgentRouteView {
 
 /// Body of `POST /api/routes/agents`. It holds from the agent's next model call on, over restarts too.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct SetAgentRoute {
     /// The agent.
     pub agent: String,

@@ -35,6 +35,7 @@ impl<'a> Address<'a> {
 
 /// A session as the answering node knows it.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct SessionView {
     /// Its id, a UUID.
     pub id: String,
@@ -86,6 +87,7 @@ pub struct SessionView {
 
 /// A node that did something to a session.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct PartyView {
     /// Its id.
     #[serde(default)]
@@ -100,6 +102,7 @@ pub struct PartyView {
 
 /// Where a fork was cut.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct ParentView {
     /// Id of the parent.
     pub session: String,
@@ -109,6 +112,7 @@ pub struct ParentView {
 
 /// Where a session stands.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(rename_all = "lowercase")]
 pub enum SessionState {
     /// Nobody has prompted it.
@@ -140,6 +144,7 @@ words!(SessionState {
 
 /// What somebody may do with a session; each right includes those before it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(rename_all = "lowercase")]
 pub enum RightView {
     /// Read and fork.
@@ -157,6 +162,7 @@ words!(RightView { Watch => "watch", Prompt => "prompt", Own => "own", Unknown =
 
 /// With whom a session is shared, and how far: with one node, or with everybody of a role (or a greater one) in a scope.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct ShareView {
     /// The node. In answers its id; in requests its name or the beginning of its id too.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -173,6 +179,7 @@ pub struct ShareView {
 
 /// Which sessions to list: those for which all that is given holds; the newest first.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct SessionQuery {
     /// Of this agent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -225,6 +232,7 @@ impl SessionQuery {
 
 /// A page of a list.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct SessionPage {
     /// The newest first; with `all`, node by node, the answering one first.
     pub sessions: Vec<SessionView>,
@@ -238,6 +246,7 @@ pub struct SessionPage {
 
 /// A node that was asked and did not answer.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct UnreachedView {
     /// Its id.
     pub node: String,
@@ -251,6 +260,7 @@ pub struct UnreachedView {
 
 /// Body of `POST /api/sessions`. The same body again is the same session.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct CreateSession {
     /// Chosen by the caller, once for each session: a UUID of version 7.
     pub id: String,
@@ -269,6 +279,7 @@ pub struct CreateSession {
 
 /// A part of a prompt.
 #[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(tag = "type", rename_all = "lowercase")]
 #[non_exhaustive]
 pub enum PromptPart {
@@ -299,6 +310,7 @@ impl std::fmt::Debug for PromptPart {
 /// Body of `POST /api/sessions/prompt`. The same body again is the same prompt. It waits at the answering node while the host
 /// cannot be reached, at most for the grace period.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct PromptSession {
     /// The session.
     pub session: String,
@@ -310,6 +322,7 @@ pub struct PromptSession {
 
 /// Body of `POST /api/sessions/steer`.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct SteerSession {
     /// The session.
     pub session: String,
@@ -322,6 +335,7 @@ pub struct SteerSession {
 
 /// Body of `POST /api/sessions/cancel`.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct CancelTurn {
     /// The session.
     pub session: String,
@@ -332,6 +346,7 @@ pub struct CancelTurn {
 
 /// Body of `POST /api/sessions/decide`: the answer to a `tool_asked`.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct DecideTool {
     /// The session.
     pub session: String,
@@ -345,6 +360,7 @@ pub struct DecideTool {
 
 /// Body of `POST /api/sessions/name`.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct NameSession {
     /// The session.
     pub session: String,
@@ -355,6 +371,7 @@ pub struct NameSession {
 
 /// Body of `POST /api/sessions/label`.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct LabelSession {
     /// The session.
     pub session: String,
@@ -364,6 +381,7 @@ pub struct LabelSession {
 
 /// Body of `POST /api/sessions/share`.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct ShareSession {
     /// The session.
     pub session: String,
@@ -373,6 +391,7 @@ pub struct ShareSession {
 
 /// Body of `POST /api/sessions/fork`. The same body again is the same fork.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct ForkSession {
     /// The parent.
     pub session: String,
@@ -388,6 +407,7 @@ pub struct ForkSession {
 
 /// Body of `POST /api/sessions/suspend`.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct SuspendSession {
     /// The session.
     pub session: String,
@@ -398,6 +418,7 @@ pub struct SuspendSession {
 
 /// Body of `POST /api/sessions/resume` and `POST /api/sessions/archive`.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct OneSession {
     /// The session.
     pub session: String,
@@ -405,6 +426,7 @@ pub struct OneSession {
 
 /// Body of `POST /api/sessions/move`.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct MoveSession {
     /// The session.
     pub session: String,
@@ -414,6 +436,7 @@ pub struct MoveSession {
 
 /// What was asked of a session stands in its log.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct Written {
     /// Id of the session.
     pub session: String,
@@ -426,6 +449,7 @@ pub struct Written {
 
 /// An import that took effect.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct ImportedSession {
     /// Id of the session.
     pub session: String,
@@ -438,6 +462,7 @@ pub struct ImportedSession {
 
 /// What to search for.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct SearchQuery {
     /// Words that all stand in one prompt, answer or name.
     pub words: String,
@@ -458,6 +483,7 @@ impl SearchQuery {
 
 /// An event in which all words stand.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct HitView {
     /// Id of the session that wrote it.
     pub session: String,
@@ -476,6 +502,7 @@ pub struct HitView {
 
 /// The query of `GET /api/sessions/show` and `GET /api/sessions/export`.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct OneQuery {
     /// The session.
     pub session: String,
@@ -483,6 +510,7 @@ pub struct OneQuery {
 
 /// The query of `GET /api/sessions/content`.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct ContentQuery {
     /// The session.
     pub session: String,
@@ -492,6 +520,7 @@ pub struct ContentQuery {
 
 /// The query of `GET /api/sessions/events`. A header `Last-Event-ID` counts instead of `after`.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct EventsQuery {
     /// The session.
     pub session: String,

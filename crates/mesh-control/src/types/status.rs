@@ -2,10 +2,11 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::node::Role;
+use super::node::{Role, words};
 
 /// The answering node at one moment.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct Status {
     /// Version of the `qmt-node` that answers, such as `0.1.0`.
     pub version: String,
@@ -45,10 +46,48 @@ pub struct Status {
     /// Things worth a human's look, each one sentence, such as a setting that this version does not act on.
     #[serde(default)]
     pub warnings: Vec<String>,
+    /// How well it goes, by measure.
+    #[serde(default)]
+    pub health: Vec<HealthView>,
 }
+
+/// One measure of how well it goes, graded.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+pub struct HealthView {
+    /// What is measured: `reconnections`, `latency`, `providers`, `errors`.
+    pub name: String,
+    /// The grade.
+    pub grade: Grade,
+    /// The value with its unit, for people.
+    pub text: String,
+    /// The value: a share from 0 to 1, or milliseconds of latency; none when nothing was measured yet.
+    #[serde(default)]
+    pub value: Option<f64>,
+}
+
+/// How good a measure is.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+#[serde(rename_all = "lowercase")]
+pub enum Grade {
+    /// As it should be.
+    Healthy,
+    /// Worth a look.
+    Warning,
+    /// Something is broken.
+    Critical,
+    /// A word that this version does not know.
+    #[default]
+    #[serde(other)]
+    Unknown,
+}
+
+words!(Grade { Healthy => "healthy", Warning => "warning", Critical => "critical", Unknown => "unknown" });
 
 /// Answers that lost a host, and answers that can be resumed.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct AnswerCounts {
     /// Times that one lost its host in the middle and went on.
     #[serde(default)]
@@ -81,6 +120,7 @@ pub struct AnswerCounts {
 
 /// Bytes that tunnels have carried between this node and its peers.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct TunnelCounts {
     /// To peers.
     #[serde(default)]
@@ -98,6 +138,7 @@ pub struct TunnelCounts {
 
 /// One scope as the answering node is in it.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct ScopeStatus {
     /// The scope's id, 64 hex digits.
     pub id: String,
@@ -126,6 +167,7 @@ pub struct ScopeStatus {
 
 /// Open links by path.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct LinkCounts {
     /// Links whose bytes go straight to the peer.
     pub direct: u32,

@@ -316,7 +316,7 @@ impl Look {
         }
         let reason = format!("provider {}: {}", self.config.name, away.why);
         if self.failures == 1 || self.failures == FAILURES_MAX {
-            tracing::warn!(provider = self.config.name, why = away.why, "provider does not answer");
+            tracing::warn!(provider = self.config.name, why = away.why, "Provider health check failed");
         }
         let state = if away.lasting {
             BackendState::Failed { reason }

@@ -38,16 +38,6 @@ pub(super) fn apply(document: &Document<'_>, config: &mut Config) {
     config.agent_channel = agent_channel(document, &config.home, &config.node_name);
 }
 
-impl Section<'_> {
-    /// Whether `enabled = false` is written here; tables without that key are never off.
-    pub(super) fn is_off(&self) -> bool {
-        let schema_has = super::schema::TABLES
-            .iter()
-            .any(|table| table.head() == self.head() && table.keys.contains(&"enabled"));
-        schema_has && self.bool("enabled") == Some(false)
-    }
-}
-
 fn gateway(document: &Document<'_>, config: &mut Config) {
     let table = document.section("api");
     let listener = &mut config.gateway.listener;

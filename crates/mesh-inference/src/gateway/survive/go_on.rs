@@ -99,7 +99,7 @@ impl GoOn {
                 return self.give_up(&format!("{why}; it has {pinned}, so no other can go on with it")).await;
             }
         };
-        tracing::info!(model = &*self.asked.model, why, "an answer lost its host");
+        tracing::info!(model = &*self.asked.model, why, "Transient disconnect detected");
         let mut why = why;
         for _ in 0..HOSTS_MAX {
             match self.with_next(&continuation, &why).await {
@@ -142,6 +142,7 @@ impl GoOn {
         let out = self.delivery.comments();
         let begun = commenting(&out, self.next_host(continuation, why)).await?;
         Stats::add(&self.core.stats.continued);
+        tracing::info!(model = &*self.asked.model, "Stream reconnected successfully");
         match begun {
             Begun::Rest(relay, counts) => self.pass(*relay, Making::Rest(counts)).await,
             Begun::Nothing(reason, counts) => {
@@ -173,6 +174,7 @@ impl GoOn {
                 return Err(Lost::Answer(format!("{why}; the model was dropped")));
             }
             if Instant::now() + ROUND_EVERY >= deadline {
+                tracing::warn!(model = &*self.asked.model, after = ?limit, "Stream reconnection timeout");
                 return Err(Lost::Answer(format!("{why}; nobody went on with it within {limit:?}: {tried}")));
             }
             self.core.until_something_changes(&self.asked.model).await;
