@@ -170,6 +170,7 @@ impl Node {
         transport.serve(Gateway::PROTOCOL, gateway.peer_handler());
         transport.serve(Gateway::REPLICA_PROTOCOL, gateway.replica_handler());
         ping::serve(&transport);
+        mesh_sessions::remote::announce(&transport);
         renew::serve(&transport, scopes.clone());
         let appointments = appoint::serve(&transport);
         let pulls = pulls::Pulls::start(&config, &transport)?;

@@ -30,7 +30,8 @@ impl RemoteFollowing {
     pub(super) fn new(host: RemoteHost, session: SessionId, after: EventNumber) -> Self {
         let (found, events) = mpsc::channel(READ_MAX);
         let node = host.node;
-        let reading = Reading { host, session, at: after, found, left: None, lost: None };
+        let reading =
+            Reading { host, session, at: after, found, left: None, lost: None, contact: Contact::NotYet };
         let reading = AbortOnDropHandle::new(tokio::spawn(reading.run()));
         Self { node, events, at: after, ended: None, _reading: reading }
     }
@@ -74,6 +75,15 @@ struct Reading {
     left: Option<RemoteHost>,
     /// Since when nothing is heard of the host.
     lost: Option<Instant>,
+    contact: Contact,
+}
+
+/// Whether the host was heard of: what is told in the log, once each time.
+#[derive(Clone, Copy, PartialEq)]
+enum Contact {
+    NotYet,
+    Heard,
+    Broken,
 }
 
 /// How one stream ended.
@@ -89,6 +99,20 @@ enum Ended {
 }
 
 impl Reading {
+    fn heard(&mut self) {
+        (self.lost, self.left) = (None, None);
+        if std::mem::replace(&mut self.contact, Contact::Heard) == Contact::Broken {
+            tracing::info!(node = %self.host.node.short(), session = %self.session, "Stream reconnected successfully");
+        }
+    }
+
+    fn broke(&mut self, why: &RemoteError) {
+        if self.contact == Contact::Heard {
+            self.contact = Contact::Broken;
+            tracing::info!(node = %self.host.node.short(), session = %self.session, %why, "Transient disconnect detected");
+        }
+    }
+
     async fn run(mut self) {
         let mut wait = RETRY_FIRST;
         loop {
@@ -106,8 +130,11 @@ impl Reading {
                     continue;
                 }
             };
+            self.broke(&error);
             let since = *self.lost.get_or_insert_with(Instant::now);
             if since.elapsed() + wait >= self.host.config.grace {
+                let after = self.host.config.grace;
+                tracing::warn!(node = %self.host.node.short(), session = %self.session, ?after, "Stream reconnection timeout");
                 return drop(self.found.send(Err(error)).await);
             }
             if self.at > before {
@@ -168,9 +195,9 @@ impl Reading {
             let frame = frame.map_err(lost)?.ok_or_else(|| lost(Broken::Ended))?;
             deadline = Instant::now() + idle;
             match parse(&frame).map_err(lost)? {
-                Tell::Beat => (self.lost, self.left) = (None, None),
+                Tell::Beat => self.heard(),
                 Tell::Event { event } => {
-                    (self.lost, self.left) = (None, None);
+                    self.heard();
                     if event.number == self.at.next() {
                         waiting = Some(event);
                     } else if event.number > self.at {

@@ -23,7 +23,7 @@ pub use self::chat::ChatError;
 pub use self::follow::RemoteFollowing;
 pub use self::hand_over::deliver;
 pub use self::nodes::{NodeInfo, Nodes, RemoteAgents, SessionAt};
-pub use self::serve::serve;
+pub use self::serve::{announce, serve};
 
 /// The protocol's name.
 pub const PROTOCOL: Protocol = Protocol::new("session/1");

@@ -25,6 +25,13 @@ use crate::store::{BLOB_BYTES_MAX, Filter, Listed};
 const PAGE_MAX: u32 = 100;
 const PAGE_BYTES_MAX: usize = 512 * 1024;
 
+/// Tells peers to try again, until [`serve`] is called. A node that has just been started is linked with before its sessions
+/// are at work: whoever held one there before waits for them instead of hearing that there are none.
+pub fn announce(transport: &Transport) {
+    let later = |_: Peer, stream: Stream| async move { stream.reset(ResetCode::CANCELLED) };
+    transport.serve(PROTOCOL, handler_fn(later));
+}
+
 /// Serves the sessions to peers from now on: to each what its node, scope and role may have, as the link has proved them.
 /// The transport does not keep the sessions alive.
 pub fn serve(transport: &Transport, sessions: &Sessions, config: Config) {

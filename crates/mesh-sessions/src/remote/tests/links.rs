@@ -147,3 +147,31 @@ async fn ten_megabytes_arrive_once_though_the_link_falls_under_them() {
     assert_eq!(scene.host.script.calls.lock().unwrap()[0].messages[1], Message::User(parts));
     scene.end().await;
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_comes_before_the_sessions_of_a_node_are_at_work_waits_for_them() {
+    let scene = Scene::new(Script::echo()).await;
+    // The second node has just been started: it is linked with, and its sessions are not there yet.
+    let late = &scene.mesh[1];
+    announce(&late.transport);
+    let host =
+        RemoteHost::new(scene.mesh[0].transport.clone(), scene.mesh.scope(), late.id(), scene.config.clone());
+    let asked =
+        tokio::spawn(async move { host.create("coder".parse().unwrap(), None, BTreeMap::new()).await });
+    let heard = async {
+        while late.transport.metrics().streams_served == 0 {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(40), heard).await.expect("it is asked too early");
+    let mut second = Host::new(Script::echo());
+    second.me = late.id();
+    let sessions = second.start().await;
+    serve(&late.transport, &sessions, scene.config.clone());
+    let session =
+        tokio::time::timeout(Duration::from_secs(40), asked).await.expect("an answer").unwrap().unwrap();
+    prompt(&session, "one").await;
+    assert_eq!(ended(&until_turns(&session, 1).await), 1);
+    sessions.shutdown().await;
+    scene.end().await;
+}
