@@ -255,7 +255,11 @@ impl Node {
         node.fill_relay().await?;
         Box::pin(node.reenter()).await?;
         node.enter_lan();
-        Box::pin(node.start_channel()).await?;
+        if let Err(error) = Box::pin(node.start_channel()).await {
+            // What has begun ends.
+            node.inner.stop.cancel();
+            return Err(error.into());
+        }
         tasks.spawn(node.clone().keep_grants());
         // Not before its meshes are there: an invite that is asked for too early would found another one.
         tasks.spawn(socket.serve(router(node.clone()), node.stopping()));

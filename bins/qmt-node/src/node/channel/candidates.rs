@@ -95,13 +95,13 @@ impl Node {
         let asked = running.client.delegate(&target, &outgoing);
         let mut answering = tokio::select! {
             () = order.cancel.cancelled() => return Err(not_begun("cancelled".to_owned())),
-            answering = asked => answering.map_err(|error| failed(error))?,
+            answering = asked => answering.map_err(&failed)?,
         };
         lock(&self.inner.channel.failed).remove(name);
         loop {
             let heard = tokio::select! {
                 () = order.cancel.cancelled() => return Err(NotDone { why: "cancelled".to_owned(), has_begun: true }),
-                heard = answering.next() => heard.map_err(|error| failed(error))?,
+                heard = answering.next() => heard.map_err(&failed)?,
             };
             match heard {
                 Heard::Begun { .. } => {}

@@ -64,7 +64,7 @@ impl Channel {
 impl Node {
     /// The agent channel, once it has a certificate.
     pub(crate) fn channel(&self) -> Option<Running> {
-        self.inner.channel.running.borrow().clone()
+        self.channel_running().borrow().clone()
     }
 
     /// Tells when the channel gets its certificate.
