@@ -1,6 +1,8 @@
 //! Benchmarks: each prints goal beside figure and ends with `NAME: met X of Y`. Exit code 0 when all goals are met, 1 when
 //! some are not, 2 when the benchmark could not run. `scripts/bench` builds and calls it.
 
+#[cfg(target_os = "linux")]
+mod console;
 mod gateway;
 mod inference;
 mod load;
@@ -119,6 +121,19 @@ enum Command {
         #[arg(long)]
         report: Option<PathBuf>,
     },
+    /// The console: what the page weighs and costs, in a real browser.
+    #[cfg(target_os = "linux")]
+    Console {
+        /// Fewer rounds: enough to see that it runs, too few to rely on.
+        #[arg(long)]
+        quick: bool,
+        /// Folder with qmt-node and qmt-cli.
+        #[arg(long)]
+        bin_dir: PathBuf,
+        /// Where to write the report.
+        #[arg(long)]
+        report: Option<PathBuf>,
+    },
     /// The backend that the benchmarks measure against: answers at once, or streams chunks that carry their send time.
     Stub,
 }
@@ -141,6 +156,10 @@ fn main() -> ExitCode {
         }
         Command::Sessions { quick, parts, bin_dir: _, report } => {
             sessions::run(&sessions::Options { quick, parts, report })
+        }
+        #[cfg(target_os = "linux")]
+        Command::Console { quick, bin_dir, report } => {
+            console::run(&console::Options { quick, bin_dir, report })
         }
         Command::Stub => stub::run().map(|()| true),
     };

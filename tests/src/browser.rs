@@ -183,6 +183,28 @@ impl Browser {
         Ok(picture.as_str().context("no picture")?.to_owned())
     }
 
+    /// Processor time that all its processes have used until now, in seconds.
+    ///
+    /// # Errors
+    /// When the system does not tell.
+    pub fn processor_seconds(&self) -> Result<f64> {
+        // Fields of /proc/PID/stat behind the name in brackets: the group is the third, the times the twelfth and thirteenth.
+        let mut ticks = 0;
+        for entry in std::fs::read_dir("/proc")? {
+            let Ok(stat) = std::fs::read_to_string(entry?.path().join("stat")) else { continue };
+            let Some((_, rest)) = stat.rsplit_once(") ") else { continue };
+            let fields: Vec<&str> = rest.split(' ').collect();
+            if fields.get(2).and_then(|group| group.parse::<u32>().ok()) == Some(self.driver.id()) {
+                let time =
+                    |at: usize| fields.get(at).and_then(|field| field.parse::<u64>().ok()).unwrap_or(0);
+                ticks += time(11) + time(12);
+            }
+        }
+        #[expect(clippy::cast_precision_loss, reason = "a few minutes of ticks")]
+        let seconds = ticks as f64 / rustix::param::clock_ticks_per_second() as f64;
+        Ok(seconds)
+    }
+
     /// Makes the window this large.
     ///
     /// # Errors
