@@ -18,7 +18,6 @@ use serde_json::{Value, json};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use super::claims;
 use super::desk::{Caller, Delegation, Desk, Standing};
 use super::directory::{Directory, JoinError};
 use super::fault::{Code, Fault, FaultBody};
@@ -30,6 +29,7 @@ use super::metrics::Counters;
 use super::once::{Once, Turn, UnderWay};
 use super::tls::{Clock, Tls};
 use super::work::{News, Reader, Terms};
+use super::{a2a, claims};
 use crate::chain::{Chain, ChainError, DEPTH_MAX, SignedChain};
 
 /// What all requests share.
@@ -56,6 +56,8 @@ pub(crate) fn router(api: Arc<Api>) -> Router {
         .route("/api/mesh/join", post(join))
         .route("/api/agents", get(agents))
         .route("/api/message", post(message))
+        .route("/.well-known/agent-card.json", get(a2a::card))
+        .route(a2a::PATH, post(a2a::call))
         .fallback(async || {
             Fault::new(Code::NotFound, "there is nothing here")
                 .with_mend("docs/agent-channel.md lists the endpoints")
@@ -185,7 +187,7 @@ async fn message(
 
 impl Api {
     /// The caller and what it is here, when it is in the registry and somebody to this node.
-    fn admit(&self, caller: &Caller, headers: &HeaderMap) -> Result<Standing, Fault> {
+    pub(crate) fn admit(&self, caller: &Caller, headers: &HeaderMap) -> Result<Standing, Fault> {
         let admitted = claims::header(&caller.leaf, headers).and_then(|()| {
             if !self.directory.knows(&caller.leaf.name) {
                 return Err(claims::not_registered(&caller.leaf.name));
@@ -206,7 +208,7 @@ impl Api {
     }
 
     /// The line by which people find who asked.
-    fn accepted(&self, caller: &Caller, what: &'static str) {
+    pub(crate) fn accepted(&self, caller: &Caller, what: &'static str) {
         tracing::info!(peer.cn = %caller.leaf.name, request = what, "Received mesh request");
         self.counters.accepted();
     }
@@ -217,7 +219,7 @@ impl Api {
         fault
     }
 
-    async fn body(&self, request: Request<Body>) -> Result<Bytes, Fault> {
+    pub(crate) async fn body(&self, request: Request<Body>) -> Result<Bytes, Fault> {
         let bytes_max = self.limits.body_bytes_max;
         let too_large = || {
             Fault::new(Code::TooLarge, format!("a body has at most {bytes_max} bytes"))
@@ -291,7 +293,7 @@ impl Api {
     }
 
     /// Has the delegation carried out, by a task of its own: several may wait for it, and who waits may change.
-    fn begin(&self, under_way: UnderWay, delegation: Delegation, terms: Terms) {
+    pub(crate) fn begin(&self, under_way: UnderWay, delegation: Delegation, terms: Terms) {
         let (desk, stop, counters) = (self.desk.clone(), self.stop.clone(), self.counters.clone());
         self.tasks.spawn(async move {
             let pieces = desk.deliver(delegation);

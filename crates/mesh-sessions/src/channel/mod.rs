@@ -6,6 +6,7 @@
 //!
 //! What stands behind the endpoints is the node's: its agents are a [`Desk`], its registry a [`Directory`].
 
+mod a2a;
 mod api;
 mod claims;
 mod client;

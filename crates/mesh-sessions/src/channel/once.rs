@@ -87,6 +87,12 @@ impl Once {
         Ok(Turn::First(UnderWay { once: self.clone(), name: name.clone(), key, work }))
     }
 
+    /// The delegation that a name has under this key.
+    pub(crate) fn find(&self, name: &NodeName, key: &str) -> Option<Arc<Work>> {
+        let table = self.lock();
+        table.keyed.get(&(name.clone(), key.to_owned())).map(|keyed| keyed.work.clone())
+    }
+
     pub(crate) fn under_way(&self) -> usize {
         self.lock().under_way
     }

@@ -21,6 +21,8 @@ pub(crate) struct Work {
     changes: watch::Sender<u64>,
     /// Those who wait.
     readers: watch::Sender<usize>,
+    /// Somebody wants it to end.
+    cancelled: CancellationToken,
 }
 
 #[derive(Default)]
@@ -49,6 +51,7 @@ impl Work {
             said: Mutex::default(),
             changes: watch::Sender::new(0),
             readers: watch::Sender::new(0),
+            cancelled: CancellationToken::new(),
         })
     }
 
@@ -79,6 +82,9 @@ impl Work {
                 () = &mut orphaned => {
                     break Err(Fault::new(Code::Conflict, "cancelled: nobody waited for the answer any more")
                         .with_mend("send it again under another Idempotency-Key"));
+                }
+                () = self.cancelled.cancelled() => {
+                    break Err(Fault::new(Code::Conflict, "cancelled, as somebody asked for"));
                 }
                 () = stop.cancelled() => {
                     break Err(Fault::new(Code::Unavailable, "the node is shutting down"));
@@ -115,6 +121,20 @@ impl Work {
                 status: Status::Completed,
             }));
         });
+    }
+
+    /// Ends it early, for everybody who waits.
+    pub(crate) fn cancel(&self) {
+        self.cancelled.cancel();
+    }
+
+    pub(crate) fn is_cancelled(&self) -> bool {
+        self.cancelled.is_cancelled()
+    }
+
+    /// What came of it; none while it is under way.
+    pub(crate) fn outcome(&self) -> Option<Result<MessageResponse, Fault>> {
+        self.lock().outcome.clone()
     }
 
     pub(crate) fn is_over(&self) -> bool {
