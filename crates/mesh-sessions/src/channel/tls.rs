@@ -76,13 +76,13 @@ impl CredentialsError {
     /// What to do about it.
     pub fn mend(&self) -> &'static str {
         match self {
-            Self::Unreadable { .. } => "`qmt-cli ca show FILE` says what a file holds",
+            Self::Unreadable { .. } => "`openssl x509 -noout -text -in FILE` says what a certificate's file holds",
             Self::KeyOfAnother => "put the key and the certificate that were made together side by side",
             Self::NotANode(_) => {
                 "have one issued for this node: `qmt-cli ca issue NAME` or `qmt-cli ca sign`"
             }
             Self::Refused { .. } => {
-                "renew it: `qmt-cli ca renew NAME`; `qmt-cli ca verify` says whether the chain is the right one"
+                "have the CA renew it; `openssl verify -CAfile CA_PATH CERT_PATH` says whether the chain is the right one"
             }
         }
     }

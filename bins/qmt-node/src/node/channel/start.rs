@@ -64,7 +64,7 @@ impl Node {
         } else {
             tracing::info!(
                 certificate = %files.cert().display(),
-                "the agent channel waits for a certificate: there is none here, and none has come by enrolment yet"
+                "the agent channel waits for a certificate: there is none here yet"
             );
         }
         self.inner.tasks.spawn(self.clone().follow_files(files));
