@@ -76,10 +76,12 @@ impl CredentialsError {
     /// What to do about it.
     pub fn mend(&self) -> &'static str {
         match self {
-            Self::Unreadable { .. } => "`openssl x509 -noout -text -in FILE` says what a certificate's file holds",
+            Self::Unreadable { .. } => {
+                "`openssl x509 -noout -text -in FILE` says what a certificate's file holds"
+            }
             Self::KeyOfAnother => "put the key and the certificate that were made together side by side",
             Self::NotANode(_) => {
-                "have one issued for this node: `qmt-cli ca issue NAME` or `qmt-cli ca sign`"
+                "have the CA issue one for this node: CN=NAME, with NAME.mesh among its host names"
             }
             Self::Refused { .. } => {
                 "have the CA renew it; `openssl verify -CAfile CA_PATH CERT_PATH` says whether the chain is the right one"
