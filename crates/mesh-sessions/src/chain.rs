@@ -240,6 +240,15 @@ impl SignedChain {
         Ok(())
     }
 
+    /// Whether all hops are signed for this scope and join; by whom it came and when is not asked.
+    pub(crate) fn is_signed(&self, scope: &ScopeId) -> bool {
+        let is_signed = |(index, signed): (usize, &SignedHop)| {
+            let statement = statement(self.before, &self.hops[..index], &signed.hop);
+            signed.hop.from.node.verify(DOMAIN, scope, &statement, &signed.signature)
+        };
+        self.check().is_ok() && self.hops.iter().enumerate().all(is_signed)
+    }
+
     /// Of a chain that was verified before it was written down.
     pub(crate) fn believed(self, scope: ScopeId) -> Option<Chain> {
         (!self.hops.is_empty()).then_some(Chain { scope, signed: self })
@@ -318,17 +327,18 @@ impl Chain {
         (&self.scope, &self.signed)
     }
 
-    /// The next delegation, signed by the node that this chain leads to. Into another scope a chain of one hop begins that
-    /// keeps the depth.
+    /// The next delegation, signed by the node that this chain leads to. Into another scope, and from another node after the
+    /// session was handed over, a chain of one hop begins that keeps the depth.
     ///
     /// # Errors
     /// [`ChainError::TooDeep`], [`ChainError::Loop`] and [`ChainError::Widened`], as the receiver would find; and
     /// [`ChainError::Broken`] when the hop is not from the agent that this chain leads to.
     pub fn extend(&self, key: &NodeKey, scope: &ScopeId, hop: Hop) -> Result<SignedChain, ChainError> {
-        if hop.from != *self.at() {
+        if hop.from.agent != self.at().agent {
             return Err(ChainError::Broken);
         }
-        if *scope == self.scope {
+        // A session that was handed over since is at another node, for which no hop of this chain can stand.
+        if *scope == self.scope && hop.from == *self.at() {
             return self.signed.clone().with(key, scope, hop);
         }
         if !hop.budget.is_within(self.budget()) {

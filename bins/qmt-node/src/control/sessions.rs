@@ -106,14 +106,14 @@ async fn content(State(node): State<Node>, Query(query): Query<ContentQuery>) ->
 
 /// A failure in the middle ends the text early, which its import notices.
 async fn export(State(node): State<Node>, Query(query): Query<OneQuery>) -> Response {
-    let (store, id) = match node.exported(&query.session).await {
+    let exported = match node.exported(&query.session).await {
         Ok(found) => found,
         Err(error) => return failure(&error),
     };
     let (mut to, from) = tokio::io::duplex(EXPORT_BYTES);
     let exporting = tokio_util::task::AbortOnDropHandle::new(tokio::spawn(async move {
-        if let Err(error) = store.export(id, &mut to).await {
-            tracing::warn!(session = %id, %error, "an export ended early");
+        if let Err(error) = exported.write(&mut to).await {
+            tracing::warn!(session = query.session, %error, "an export ended early");
         }
     }));
     let lines = ReaderStream::new(from).inspect_ok(move |_| {

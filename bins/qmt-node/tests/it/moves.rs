@@ -1,9 +1,10 @@
 //! Sessions that are handed from node to node.
 
 use mesh_control::{
-    Client, EventsQuery, InviteRequest, JoinRequest, MoveSession, RightView, SessionEvent, SessionEvents,
-    SessionItem, SessionQuery, ShareSession, ShareView,
+    Client, EventsQuery, InviteRequest, JoinRequest, MoveSession, RightView, Role, SearchQuery, SessionEvent,
+    SessionEvents, SessionItem, SessionQuery, SessionState, ShareSession, ShareView,
 };
+use uuid::Uuid;
 
 use crate::sessions::{begin, configure, count, is_gapless, prompt, to_the_end};
 use crate::support::process::{Folder, Process};
@@ -171,4 +172,44 @@ async fn a_session_has_one_host_though_either_node_is_killed_while_it_moves() {
         let more = to_the_end(&pair.desk.client, &session, log.last().unwrap().number).await;
         assert_eq!(count(&more, "answered"), 1, "{more:?}");
     }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_session_of_another_node_is_shared_exported_and_searched_from_here() {
+    let pair = Pair::start().await;
+    let (desk, gpu) = (&pair.desk.client, &pair.gpu.client);
+    let session = begin(desk, "coder@gpu").await;
+    prompt(desk, &session, "the blue whale").await;
+    to_the_end(desk, &session, 0).await;
+    let me = desk.status().await.unwrap().node_id;
+    let shown = desk.session(&session).await.unwrap();
+    assert_eq!((shown.owner.node.as_str(), shown.right, shown.epoch), (me.as_str(), Some(RightView::Own), 1));
+    assert_eq!((shown.state, shown.shares), (SessionState::Waiting, Some(Vec::new())));
+    let scope = desk.status().await.unwrap().scopes[0].id.clone();
+    let with =
+        ShareView { node: None, scope: Some(scope), role: Some(Role::Member), right: RightView::Prompt };
+    for shares in [vec![with], Vec::new()] {
+        let share = ShareSession { session: session.clone(), shares: shares.clone() };
+        desk.share_session(&share).await.unwrap();
+        assert_eq!(desk.session(&session).await.unwrap().shares, Some(shares));
+    }
+    let read = async |client: &Client, session: &str| {
+        let mut export = client.export_session(session).await.unwrap();
+        let mut text = Vec::new();
+        while let Some(bytes) = export.next().await.unwrap() {
+            text.extend_from_slice(&bytes);
+        }
+        text
+    };
+    let (brought, stored) = (read(desk, &session).await, read(gpu, &session).await);
+    assert!(brought == stored && !brought.is_empty());
+    let unknown = format!("{}@gpu", Uuid::now_v7());
+    assert_eq!(desk.export_session(&unknown).await.unwrap_err().code(), "unknown_session");
+    let query = SearchQuery { words: "blue whale".into(), node: Some("gpu".into()), limit: None };
+    let hits = desk.search_sessions(&query).await.unwrap();
+    assert!(hits.len() == 2 && hits.iter().all(|hit| session.starts_with(&hit.session)), "{hits:?}");
+    // A copy of it here is another thing than the session there.
+    desk.import_session(std::io::Cursor::new(brought)).await.unwrap();
+    prompt(desk, &session, "and the grey one").await;
+    assert_eq!(desk.session(&session).await.unwrap().node_name, "gpu");
 }

@@ -34,7 +34,7 @@ use crate::event::{Body, Party, Right};
 use crate::ids::{AgentId, EventNumber, PromptId, SessionId, SessionName, TurnNumber};
 use crate::model::{ModelClient, Shown};
 use crate::proto::{Command, Now, Refusal, Session};
-use crate::store::{Filter, Listed, StorageError, Store};
+use crate::store::{Filter, Hit, Listed, StorageError, Store};
 
 /// How sessions are kept. `Default` suits a node on a workstation.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -325,6 +325,14 @@ impl Sessions {
         let listed = self.inner.store.list(Filter { seen_by, ..filter }).await?;
         let next = listed.last().map(|last| last.session);
         Ok((listed, next))
+    }
+
+    /// Where all these words were said, in sessions that the party may watch.
+    ///
+    /// # Errors
+    /// [`CommandError`].
+    pub async fn search(&self, by: &Party, words: &str, limit: u32) -> Result<Vec<Hit>, CommandError> {
+        Ok(self.inner.store.search(words, Some(by), limit).await?)
     }
 
     /// The session of this id, name or beginning of an id, of those that the party may watch.

@@ -9,7 +9,7 @@ use mesh_identity::NodeId;
 use serde::{Deserialize, Serialize};
 
 use crate::chain::SignedChain;
-use crate::event::{Event, Share};
+use crate::event::{Event, Party, Right, Share};
 use crate::ids::{AgentId, BlobId, EventNumber, PromptId, SessionId, SessionName, ToolCallId, TurnNumber};
 
 /// The longest frame.
@@ -113,6 +113,18 @@ pub enum Ask {
         session: SessionId,
         /// The epoch in which it is yours.
         epoch: u64,
+    },
+    /// A session's whole log. Answered by [`Tell::Log`], pieces and an empty one.
+    Export {
+        /// Which.
+        session: SessionId,
+    },
+    /// Where were these words said, in the sessions that I may watch? Answered by [`Tell::Hits`].
+    Search {
+        /// Words that all stand in one prompt, answer or name.
+        words: String,
+        /// How many at most.
+        limit: u32,
     },
     /// The bytes of a content. Answered by [`Tell::Content`] and pieces.
     Content {
@@ -235,6 +247,13 @@ pub enum Tell {
         #[serde(default, skip_serializing_if = "Option::is_none")]
         next: Option<SessionId>,
     },
+    /// The log comes, in pieces and an empty one, and nothing after it.
+    Log,
+    /// Where the words were said. The last frame.
+    Hits {
+        /// The newest session first.
+        hits: Vec<HitFacts>,
+    },
     /// The content comes, in pieces, and nothing after it.
     Content {
         /// Its length.
@@ -277,6 +296,8 @@ pub struct SessionFacts {
     pub id: SessionId,
     /// Its agent.
     pub agent: AgentId,
+    /// Its owner; no scope: the host's own user.
+    pub owner: Party,
     /// Its name.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub name: Option<SessionName>,
@@ -285,16 +306,48 @@ pub struct SessionFacts {
     pub labels: BTreeMap<String, String>,
     /// How it stands, in a word.
     pub state: String,
+    /// The turn that is under way.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub turn: Option<TurnNumber>,
+    /// Prompts that wait for their turn.
+    #[serde(default)]
+    pub waiting: u32,
+    /// How far the caller may go; told of one session, not in lists.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub right: Option<Right>,
+    /// With whom it is shared; told of one session, to those who may change it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub shares: Option<Vec<Share>>,
     /// What it is a fork of, and where it was cut.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub parent: Option<(SessionId, EventNumber)>,
     /// Its last event.
     pub last: EventNumber,
+    /// Of its host; the first has 1.
+    pub epoch: u64,
     /// The node that it was handed to, when it is not the host's any more.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub moved_to: Option<NodeId>,
-    /// When that was written, by its host's clock, in milliseconds since 1970.
+    /// When it was made, by its host's clock, in milliseconds since 1970.
+    pub created_ms: u64,
+    /// When its last event was written.
     pub updated_ms: u64,
+}
+
+/// An event in which somebody said it, as a peer is told of it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HitFacts {
+    /// The session.
+    pub session: SessionId,
+    /// Its name.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub name: Option<SessionName>,
+    /// The event.
+    pub number: EventNumber,
+    /// When it was written, by its host's clock, in milliseconds since 1970.
+    pub at_ms: u64,
+    /// What stands around the first of the words.
+    pub excerpt: String,
 }
 
 /// Why something was refused.

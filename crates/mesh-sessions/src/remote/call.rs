@@ -7,6 +7,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use mesh_identity::{NodeId, ScopeId};
 use mesh_transport::{ResetCode, SendStream, StreamFault, Transport};
+use tokio::io::AsyncWrite;
 use tokio::sync::{Mutex, Semaphore};
 use tokio::time::Instant;
 use uuid::Uuid;
@@ -17,7 +18,7 @@ use super::{Config, PROTOCOL};
 use crate::chain::SignedChain;
 use crate::ids::{AgentId, BlobId, EventNumber, PromptId, SessionId, SessionName, TurnNumber};
 use crate::model::Shown;
-use crate::proto::wire::{AgentFacts, Ask, Code, Deed, PartHead, SessionFacts, Tell};
+use crate::proto::wire::{AgentFacts, Ask, Code, Deed, HitFacts, PartHead, SessionFacts, Tell};
 
 /// Between the first two tries to reach a host; doubled each time, up to the other.
 pub(super) const RETRY_FIRST: Duration = Duration::from_millis(200);
@@ -226,6 +227,17 @@ impl RemoteHost {
     ) -> Result<(Vec<SessionFacts>, Option<SessionId>), RemoteError> {
         match self.ask(&Ask::List { agent, before, limit }, &[]).await? {
             Tell::Sessions { sessions, next } => Ok((sessions, next)),
+            other => Err(self.unexpected(&other)),
+        }
+    }
+
+    /// Where all these words were said, in the sessions there that we may watch.
+    ///
+    /// # Errors
+    /// [`RemoteError`].
+    pub async fn search(&self, words: &str, limit: u32) -> Result<Vec<HitFacts>, RemoteError> {
+        match self.ask(&Ask::Search { words: words.to_owned(), limit }, &[]).await? {
+            Tell::Hits { hits } => Ok(hits),
             other => Err(self.unexpected(&other)),
         }
     }
@@ -448,6 +460,27 @@ impl RemoteSession {
     /// runtime.
     pub fn follow(&self, after: EventNumber) -> RemoteFollowing {
         RemoteFollowing::new(self.host(), self.id, after)
+    }
+
+    /// Writes its whole log, as [`Store::export`](crate::store::Store::export) does. What ends early lacks its last line.
+    ///
+    /// # Errors
+    /// [`RemoteError`], also when it cannot be written.
+    pub async fn export<W: AsyncWrite + Unpin>(&self, to: &mut W) -> Result<(), RemoteError> {
+        self.show().await?;
+        let host = self.host();
+        let (mut send, mut frames) = host.open(Instant::now() + host.config.grace).await?;
+        let idle = host.config.idle;
+        let written = async { write(&mut send, &Ask::Export { session: self.id }, idle).await };
+        match host.told(&mut frames, written).await.map_err(|broken| host.broken(&broken))? {
+            Tell::Log => {}
+            Tell::Refused { code, text, .. } => return Err(RemoteError::Refused { code, text }),
+            other => return Err(host.unexpected(&other)),
+        }
+        let pieces = frames.pieces(idle);
+        tokio::pin!(pieces);
+        let copied = tokio::io::copy_buf(&mut pieces, to).await;
+        copied.map(drop).map_err(|error| RemoteError::Lost { node: host.node, why: error.to_string() })
     }
 
     /// The bytes of a content that an event of it names.

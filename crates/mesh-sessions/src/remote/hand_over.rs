@@ -105,7 +105,7 @@ impl RemoteHost {
 }
 
 /// A session's whole log in pieces, and an empty one behind it.
-async fn write_log(
+pub(super) async fn write_log(
     to: &mut SendStream,
     store: &Store,
     session: SessionId,

@@ -31,7 +31,7 @@ pub struct NodeInfo {
     pub name: Option<String>,
     /// The scopes in which both are, the preferred one first.
     pub scopes: Vec<ScopeId>,
-    /// Of models.
+    /// By which it has its models: `llama.cpp` for its own, `api` for those of servers that somebody else runs.
     pub providers: Vec<String>,
     /// That it serves.
     pub models: Vec<String>,

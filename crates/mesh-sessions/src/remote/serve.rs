@@ -9,6 +9,7 @@ use tokio::sync::Semaphore;
 use tokio::time::Instant;
 
 use super::frame::{Broken, Reader, parse, write, write_content};
+use super::hand_over::write_log;
 use super::{Config, PROTOCOL};
 use crate::chain::{Chain, ChainError, SignedChain};
 use crate::event::{Body, Party, Right};
@@ -16,10 +17,10 @@ use crate::host::{CommandError, NewSession, Sessions, moved_to};
 use crate::ids::{AgentId, BlobId, EventNumber, SessionId};
 use crate::model::Shown;
 use crate::proto::wire::{
-    AgentFacts, Ask, Beat, CONTENTS_BYTES_MAX, Code, Deed, PartHead, SessionFacts, Tell,
+    AgentFacts, Ask, Beat, CONTENTS_BYTES_MAX, Code, Deed, HitFacts, PartHead, SessionFacts, Tell,
 };
 use crate::proto::{Command, PARTS_MAX, Refusal};
-use crate::store::{BLOB_BYTES_MAX, Filter, Listed};
+use crate::store::{BLOB_BYTES_MAX, Filter, Hit, Listed};
 
 /// The most sessions of a page, and of their bytes: a page is one frame.
 const PAGE_MAX: u32 = 100;
@@ -85,6 +86,7 @@ impl Caller {
         match self.frames.message(self.config.ask).await {
             Ok(Ask::Attach { session, after }) => self.attach(session, after).await,
             Ok(Ask::Content { session, blob }) => self.content(session, blob).await,
+            Ok(Ask::Export { session }) => self.export(session).await,
             Ok(ask) => self.answer(ask).await,
             Err(Broken::Malformed) => self.refuse(Code::Malformed, "no such call").await,
             Err(broken) => Err(broken),
@@ -170,6 +172,20 @@ impl Caller {
         host.map(|to| refused(&Refusal::Moved { to }.into()))
     }
 
+    async fn export(&mut self, session: SessionId) -> Result<(), Broken> {
+        let refusal = match self.sessions.right(session, &self.by).await {
+            Ok(Some(_)) => None,
+            Ok(None) => Some(CommandError::Refused(Refusal::NoSuchSession)),
+            Err(error) => Some(error),
+        };
+        let idle = self.config.idle;
+        if let Some(error) = refusal {
+            return write(&mut self.send, &refused(&error), idle).await;
+        }
+        write(&mut self.send, &Tell::Log, idle).await?;
+        write_log(&mut self.send, self.sessions.store(), session, idle).await
+    }
+
     async fn content(&mut self, session: SessionId, blob: BlobId) -> Result<(), Broken> {
         let idle = self.config.idle;
         let found = async {
@@ -243,10 +259,18 @@ async fn answer(
         Ask::Take { session, epoch } => {
             take(sessions, config, uploads, by, frames, (session, epoch)).await.map(made)
         }
-        Ask::Show { session } => {
-            sessions.show(session, by).await.map(|(listed, _)| page(sessions, vec![listed], None))
+        Ask::Show { session } => sessions.show(session, by).await.map(|(listed, session)| {
+            let right = session.right_of(by);
+            let shares = (right == Some(Right::Own)).then(|| session.shares().to_vec());
+            let state = session.state().as_str().to_owned();
+            let facts = SessionFacts { state, right, shares, ..facts(sessions, listed) };
+            Tell::Sessions { sessions: vec![facts], next: None }
+        }),
+        Ask::Search { words, limit } => {
+            let hits = sessions.search(by, &words, limit).await;
+            hits.map(|hits| Tell::Hits { hits: hits.into_iter().map(hit).collect() })
         }
-        Ask::Attach { .. } | Ask::Content { .. } => return Err(Broken::Malformed),
+        Ask::Attach { .. } | Ask::Content { .. } | Ask::Export { .. } => return Err(Broken::Malformed),
     })
 }
 
@@ -331,17 +355,7 @@ fn agents(sessions: &Sessions, by: &Party) -> Vec<AgentFacts> {
 fn page(here: &Sessions, listed: Vec<Listed>, next: Option<SessionId>) -> Tell {
     let (mut sessions, mut bytes) = (Vec::new(), 0);
     for listed in listed {
-        let facts = SessionFacts {
-            id: listed.session,
-            agent: listed.agent,
-            name: listed.name,
-            labels: listed.labels,
-            state: listed.state.word().to_owned(),
-            parent: listed.parent,
-            last: listed.last,
-            moved_to: here.elsewhere(listed.host),
-            updated_ms: listed.updated_ms,
-        };
+        let facts = facts(here, listed);
         bytes += serde_json::to_vec(&facts).map_or(0, |json| json.len());
         if bytes > PAGE_BYTES_MAX && !sessions.is_empty() {
             let next = sessions.last().map(|facts: &SessionFacts| facts.id);
@@ -350,6 +364,32 @@ fn page(here: &Sessions, listed: Vec<Listed>, next: Option<SessionId>) -> Tell {
         sessions.push(facts);
     }
     Tell::Sessions { sessions, next }
+}
+
+fn facts(here: &Sessions, listed: Listed) -> SessionFacts {
+    SessionFacts {
+        id: listed.session,
+        agent: listed.agent,
+        owner: listed.owner,
+        name: listed.name,
+        labels: listed.labels,
+        state: listed.state.word().to_owned(),
+        turn: listed.turn,
+        waiting: listed.waiting,
+        right: None,
+        shares: None,
+        parent: listed.parent,
+        last: listed.last,
+        epoch: listed.epoch,
+        moved_to: here.elsewhere(listed.host),
+        created_ms: listed.created_ms,
+        updated_ms: listed.updated_ms,
+    }
+}
+
+fn hit(hit: Hit) -> HitFacts {
+    let Hit { session, name, number, at_ms, excerpt } = hit;
+    HitFacts { session, name, number, at_ms, excerpt }
 }
 
 fn command(what: Deed) -> Command {

@@ -232,7 +232,7 @@ async fn a_broken_page_costs_what_stood_on_it_and_what_followed_in_its_session()
     assert_eq!(all(&store, id(3)).await[2_501].body, piece("three"));
     // Everything else was made again from the logs.
     assert_eq!(store.blob(blob).await.unwrap().unwrap().len(), 100_000);
-    assert_eq!(store.search("whale", 9).await.unwrap().len(), 1);
+    assert_eq!(store.search("whale", None, 9).await.unwrap().len(), 1);
     let seen = store.append(append(id(1), vec![prompted("b", "blue whale")])).await;
     assert!(matches!(seen, Err(AppendError::PromptSeen { .. })), "{seen:?}");
     let listed = store.list(Filter::default()).await.unwrap();

@@ -58,6 +58,9 @@ impl Store {
             if says.last > says.here && host_here == Some(bringing.to) {
                 return wrong("this node is its host already");
             }
+            if says.is_forged {
+                return wrong("the delegations that led to it are not signed by their nodes");
+            }
             match &says.agent {
                 Some(agent) if is_wanted(agent) => Ok(Some(taken)),
                 _ => wrong("its agent is not here, or not for who brings it"),

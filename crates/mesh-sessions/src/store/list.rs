@@ -238,7 +238,7 @@ impl Store {
 }
 
 /// What the party may do with the session `s`, as a number of the table of shares; 0 for nothing.
-fn push_level(query: &mut QueryBuilder<Sqlite>, party: &Party) {
+pub(super) fn push_level(query: &mut QueryBuilder<Sqlite>, party: &Party) {
     let Some(scope) = party.scope else {
         query.push("3");
         return;

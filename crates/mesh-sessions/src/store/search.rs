@@ -3,17 +3,18 @@
 //! The index is filled after the log, a few texts at a time while nothing is written, and before each search: a word is
 //! found as soon as its event is acknowledged, and no event waits for the index.
 
-use sqlx::{Row, SqliteConnection};
+use sqlx::{QueryBuilder, Row, Sqlite, SqliteConnection};
 
 use super::Store;
 use super::error::StorageError;
+use super::list::push_level;
 use super::place::number_of;
 use super::read::session_id;
 use super::statement::{self, Statement, Value};
 use super::writer::Writer;
 use crate::content::{Part, Text};
-use crate::event::Body;
-use crate::ids::{BlobId, EventNumber, SessionId};
+use crate::event::{Body, Party};
+use crate::ids::{BlobId, EventNumber, SessionId, SessionName};
 
 /// Texts that are indexed at a time, in a few milliseconds.
 const STEP: usize = 64;
@@ -35,6 +36,8 @@ const EXCERPT_CHARS: usize = 80;
 pub struct Hit {
     /// The session that wrote the event; its forks have it too.
     pub session: SessionId,
+    /// What people call it.
+    pub name: Option<SessionName>,
     /// The event.
     pub number: EventNumber,
     /// When it was written.
@@ -45,11 +48,17 @@ pub struct Hit {
 
 impl Store {
     /// The prompts, answers and names in which all these words stand, those first that were written by the session which
-    /// came into the store last. `limit` is at most [`HITS_MAX`].
+    /// came into the store last: of sessions that the party may watch, and of all when none is given. `limit` is at most
+    /// [`HITS_MAX`].
     ///
     /// # Errors
     /// [`StorageError`].
-    pub async fn search(&self, words: &str, limit: u32) -> Result<Vec<Hit>, StorageError> {
+    pub async fn search(
+        &self,
+        words: &str,
+        seen_by: Option<&Party>,
+        limit: u32,
+    ) -> Result<Vec<Hit>, StorageError> {
         let words: Vec<&str> =
             words.split_whitespace().filter(|word| word.contains(char::is_alphanumeric)).collect();
         let words = &words[..words.len().min(WORDS_MAX)];
@@ -59,19 +68,24 @@ impl Store {
         while self.alone(|writer| Box::pin(index(writer))).await? == STEP {}
         let quoted: Vec<String> =
             words.iter().map(|word| format!("\"{}\"", word.replace('"', "\"\""))).collect();
-        let sql = "SELECT e.place, e.at, e.body, s.session FROM texts t JOIN events e ON e.place = t.rowid \
-             JOIN sessions s ON s.row = e.place >> 35 AND s.hidden = 0 \
-             WHERE texts MATCH ? ORDER BY t.rowid DESC LIMIT ?";
-        let rows = sqlx::query(sql)
-            .bind(quoted.join(" "))
-            .bind(limit.min(HITS_MAX))
-            .fetch_all(&self.inner.read)
-            .await?;
+        let mut query = QueryBuilder::<Sqlite>::new(
+            "SELECT e.place, e.at, e.body, s.session, s.name FROM texts t JOIN events e ON e.place = t.rowid \
+             JOIN sessions s ON s.row = e.place >> 35 AND s.hidden = 0 WHERE texts MATCH ",
+        );
+        query.push_bind(quoted.join(" "));
+        if let Some(party) = seen_by {
+            query.push(" AND ");
+            push_level(&mut query, party);
+            query.push(" > 0");
+        }
+        query.push(" ORDER BY t.rowid DESC LIMIT ").push_bind(limit.min(HITS_MAX));
+        let rows = query.build().fetch_all(&self.inner.read).await?;
         let hit = |row: &sqlx::sqlite::SqliteRow| {
             let body: Body = serde_json::from_str(row.try_get(2)?).unwrap_or(Body::Resumed);
             let at: i64 = row.try_get(1)?;
             Ok(Hit {
                 session: session_id(row.try_get(3)?)?,
+                name: row.try_get::<Option<String>, _>(4)?.and_then(|name| name.try_into().ok()),
                 number: EventNumber(number_of(row.try_get(0)?)),
                 at_ms: at.cast_unsigned(),
                 excerpt: excerpt(&inline(&body), words[0]),

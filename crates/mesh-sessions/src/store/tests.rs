@@ -374,7 +374,7 @@ async fn what_was_said_is_found_as_soon_as_it_is_acknowledged() {
     let Home { store, folder } = home().await;
     let session = session(&store, 1, 0).await;
     let found = async |store: &Store, words: &str| {
-        let hits = store.search(words, 10).await.unwrap();
+        let hits = store.search(words, None, 10).await.unwrap();
         hits.into_iter().map(|hit| (hit.session, hit.number.0)).collect::<Vec<_>>()
     };
     store.append(append(session, vec![prompted("a", "Where is the blue whale?")])).await.unwrap();
@@ -396,8 +396,8 @@ async fn what_was_said_is_found_as_soon_as_it_is_acknowledged() {
         (found(&store, "giraffes").await, found(&store, "zebra").await),
         (vec![(session, 3)], vec![(session, 4)])
     );
-    assert_eq!(store.search("filler", 7).await.unwrap().len(), 7);
-    assert_eq!(store.search("blue", 7).await.unwrap()[0].excerpt, "Where is the blue whale?");
+    assert_eq!(store.search("filler", None, 7).await.unwrap().len(), 7);
+    assert_eq!(store.search("blue", None, 7).await.unwrap()[0].excerpt, "Where is the blue whale?");
 }
 
 async fn rows(store: &Store) -> BTreeMap<&'static str, i64> {
@@ -435,7 +435,7 @@ async fn what_is_deleted_stays_as_long_as_a_fork_needs_it_and_then_leaves_nothin
         .await
         .unwrap();
     store.put_snapshot(one, EventNumber(5_002), b"state".to_vec()).await.unwrap();
-    assert_eq!(store.search("whale", 9).await.unwrap().len(), 1);
+    assert_eq!(store.search("whale", None, 9).await.unwrap().len(), 1);
     store.fork(one, EventNumber(4_000), id(2), 9, vec![forked(one, 4_000)]).await.unwrap();
     store.fork(id(2), EventNumber(4_001), id(3), 9, vec![forked(id(2), 4_001)]).await.unwrap();
     let kept = all(&store, id(3)).await;
@@ -455,7 +455,7 @@ async fn what_is_deleted_stays_as_long_as_a_fork_needs_it_and_then_leaves_nothin
         assert!(matches!(store.create(gone, 5, vec![created()]).await, Err(CreateError::Exists(_))));
     }
     assert_eq!(store.list(Filter::default()).await.unwrap().len(), 1);
-    assert_eq!(store.search("whale", 9).await.unwrap(), []);
+    assert_eq!(store.search("whale", None, 9).await.unwrap(), []);
     assert_eq!(all(&store, id(3)).await, kept);
 
     let before = store.bytes().await.unwrap();

@@ -410,6 +410,8 @@ pub(super) struct Says {
     pub(super) host_before: Option<NodeId>,
     /// Whether it ends with being handed over.
     pub(super) is_handed_over: bool,
+    /// Whether nobody has signed the delegations that it says have led to it.
+    pub(super) is_forged: bool,
     /// The last event that is here, and the one that there would be.
     pub(super) here: EventNumber,
     pub(super) last: EventNumber,
@@ -421,14 +423,16 @@ pub(super) type Check<'a> = &'a (dyn Fn(&Says) -> Result<Option<Body>, String> +
 impl Says {
     fn new(session: SessionId) -> Self {
         let (here, last) = (EventNumber::START, EventNumber::START);
-        Self { session, agent: None, host: None, host_before: None, is_handed_over: false, here, last }
+        let (is_handed_over, is_forged) = (false, false);
+        Self { session, agent: None, host: None, host_before: None, is_handed_over, is_forged, here, last }
     }
 
     fn take_in(&mut self, body: &Body) {
         self.is_handed_over = false;
         match body {
             Body::Created { agent, .. } => self.agent = Some(agent.clone()),
-            Body::Forked { .. } => (self.host, self.host_before) = (None, None),
+            Body::Delegated { scope, chain } => self.is_forged |= !chain.is_signed(scope),
+            Body::Forked { .. } => (self.host, self.host_before, self.is_forged) = (None, None, false),
             Body::HandedOver { epoch, to } if self.host.is_none_or(|(last, _)| *epoch > last) => {
                 self.host_before = self.host.map(|(_, host)| host);
                 (self.host, self.is_handed_over) = (Some((*epoch, *to)), true);

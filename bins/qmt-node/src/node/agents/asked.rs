@@ -16,9 +16,9 @@ use mesh_sessions::event::{Party, Right, Share, ShareWith};
 use mesh_sessions::host::NewSession;
 use mesh_sessions::ids::{AgentId, BlobId, EventNumber, SessionId, SessionName, TurnNumber};
 use mesh_sessions::model::Shown;
-use mesh_sessions::proto::wire::{Deed, SessionFacts};
+use mesh_sessions::proto::wire::{Deed, HitFacts, SessionFacts};
 use mesh_sessions::remote::RemoteHost;
-use mesh_sessions::store::{Filter, Listed, State as ListedState};
+use mesh_sessions::store::{Filter, Hit, Listed, State as ListedState};
 
 use super::super::{Node, views};
 use super::held::{Held, refused, refused_there};
@@ -342,26 +342,25 @@ impl Node {
     }
 
     pub(crate) async fn search_sessions(&self, query: SearchQuery) -> Result<Vec<HitView>, ApiError> {
-        if query.node.as_deref().map(|node| self.host_of(node)).transpose()?.flatten().is_some() {
-            let what = "the sessions of another node are not searched from here";
-            return Err(ApiError::new(ErrorCode::NotImplemented, what).with_mend("search at that node"));
-        }
-        let sessions = self.sessions().await?;
         let limit = query.limit.unwrap_or(HITS).min(HITS_MAX);
-        let failed = |error: &dyn std::error::Error| ApiError::new(ErrorCode::Storage, error.to_string());
-        let hits = sessions.store().search(&query.words, limit).await.map_err(|error| failed(&error))?;
-        let mut views = Vec::new();
-        for hit in hits {
-            let listed = sessions.store().session(hit.session).await.ok();
-            views.push(HitView {
-                session: hit.session.to_string(),
-                name: listed.and_then(|listed| listed.name).map(|name| name.to_string()),
-                number: hit.number.0,
-                at_ms: hit.at_ms,
-                excerpt: hit.excerpt,
-            });
+        let there = query.node.as_deref().map(|node| self.host_of(node)).transpose()?.flatten();
+        if let Some(host) = there {
+            let hits = host.search(&query.words, limit).await.map_err(|error| refused_there(&error))?;
+            let view = |hit: HitFacts| {
+                self.keep_remote(host.session(hit.session));
+                let name = hit.name.map(|name| name.to_string());
+                let (session, number) = (hit.session.to_string(), hit.number.0);
+                HitView { session, name, number, at_ms: hit.at_ms, excerpt: hit.excerpt }
+            };
+            return Ok(hits.into_iter().map(view).collect());
         }
-        Ok(views)
+        let hits = self.sessions().await?.search(&self.owner(), &query.words, limit).await;
+        let view = |hit: Hit| {
+            let name = hit.name.map(|name| name.to_string());
+            let (session, number) = (hit.session.to_string(), hit.number.0);
+            HitView { session, name, number, at_ms: hit.at_ms, excerpt: hit.excerpt }
+        };
+        Ok(hits.map_err(|error| refused(&error))?.into_iter().map(view).collect())
     }
 
     fn written(&self, held: &Held, number: EventNumber) -> Written {
@@ -403,13 +402,19 @@ impl Node {
             node: host.to_string(),
             node_name: self.name_of(&host),
             agent: facts.agent.to_string(),
+            owner: party_view(&facts.owner),
             name: facts.name.map(|name| name.to_string()),
             labels: facts.labels,
             state: stands(&facts.state),
+            turn: facts.turn.map(|turn| turn.0),
+            waiting: facts.waiting,
             parent: parent_view(facts.parent),
+            epoch: facts.epoch,
             last: facts.last.0,
+            created_ms: facts.created_ms,
             updated_ms: facts.updated_ms,
-            ..SessionView::default()
+            shares: facts.shares.map(|shares| shares.iter().map(share_view).collect()),
+            right: facts.right.map(right_view),
         }
     }
 

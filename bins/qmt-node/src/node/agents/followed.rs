@@ -13,7 +13,7 @@ use mesh_sessions::proto::Refusal;
 use mesh_sessions::proto::wire::Code;
 use mesh_sessions::remote::{RemoteError, RemoteFollowing, RemoteSession};
 use mesh_sessions::store::{State as ListedState, StorageError, Store};
-use tokio::io::AsyncBufRead;
+use tokio::io::{AsyncBufRead, AsyncWrite};
 use tokio::time::Instant;
 
 use super::super::Node;
@@ -36,6 +36,12 @@ pub(crate) struct Followed {
     /// The last that there was when the reading began.
     last: EventNumber,
     is_archived: bool,
+}
+
+/// A session, wherever it is.
+pub(crate) enum Exported {
+    Here(Store, SessionId),
+    There(RemoteSession),
 }
 
 enum From {
@@ -76,14 +82,15 @@ impl Node {
         Ok(Followed { node, session, from, is_leaving, comes: None, at: after, last, is_archived })
     }
 
-    /// The store and the id of a session that is to be exported.
-    pub(crate) async fn exported(&self, session: &str) -> Result<(Store, SessionId), ApiError> {
-        match self.hold(session).await? {
-            Held::Here { sessions, id, .. } => Ok((sessions.store().clone(), id)),
-            Held::There(_) => {
-                Err(ApiError::new(ErrorCode::NotImplemented, "a session is exported at its own node"))
+    /// A session that is to be exported.
+    pub(crate) async fn exported(&self, session: &str) -> Result<Exported, ApiError> {
+        Ok(match self.hold(session).await? {
+            Held::Here { sessions, id, .. } => Exported::Here(sessions.store().clone(), id),
+            Held::There(session) => {
+                session.show().await.map_err(|error| refused_there(&error))?;
+                Exported::There(session)
             }
-        }
+        })
     }
 
     /// Takes in a session that was exported.
@@ -116,6 +123,17 @@ impl Node {
             last: imported.last.0,
             added: imported.added,
         })
+    }
+}
+
+impl Exported {
+    /// Writes its log; one that ends early lacks its last line.
+    pub(crate) async fn write<W: AsyncWrite + Unpin>(self, to: &mut W) -> anyhow::Result<()> {
+        match self {
+            Self::Here(store, id) => drop(store.export(id, to).await?),
+            Self::There(session) => session.export(to).await?,
+        }
+        Ok(())
     }
 }
 

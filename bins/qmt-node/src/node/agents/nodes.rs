@@ -7,7 +7,7 @@ use mesh_identity::{NodeId, ScopeId};
 use mesh_sessions::remote::{NodeInfo, Nodes, RemoteAgents};
 use mesh_transport::PathKind;
 
-use super::super::offers::OfferState;
+use super::super::offers::{OfferFacts, OfferState};
 use super::super::{Inner, Node, facts, views};
 
 struct MeshNodes(Weak<Inner>);
@@ -34,18 +34,15 @@ impl Node {
                 }
                 let link =
                     links.iter().find(|link| link.peer.scope == scope.id() && link.peer.id == member.id);
-                let offers = facts::offers_of(member).into_iter();
+                let mut offers = facts::offers_of(member);
+                offers.retain(|offer| offer.state == OfferState::Ready);
                 let told = views::node_facts(member);
                 infos.push(NodeInfo {
                     peer_id: member.id,
                     name: scope.uninvited.is_none().then(|| member.name.to_string()),
                     scopes: vec![scope.id()],
-                    // Names of providers are their owners' affair and not told.
-                    providers: Vec::new(),
-                    models: offers
-                        .filter(|offer| offer.state == OfferState::Ready)
-                        .map(|offer| offer.model)
-                        .collect(),
+                    providers: providers(&offers),
+                    models: offers.into_iter().map(|offer| offer.model).collect(),
                     agents: Vec::new(),
                     capabilities: told.labels,
                     version: told.version,
@@ -65,6 +62,13 @@ impl Node {
         }
         infos
     }
+}
+
+/// By what a node has its models. The names of providers are their owners' affair and not told.
+fn providers(offers: &[OfferFacts]) -> Vec<String> {
+    let has = |provider: bool| offers.iter().any(|offer| offer.provider == provider);
+    let words = [(false, "llama.cpp"), (true, "api")];
+    words.into_iter().filter(|(provider, _)| has(*provider)).map(|(_, word)| word.to_owned()).collect()
 }
 
 impl MeshNodes {

@@ -4,6 +4,7 @@
 
 mod agents;
 mod calls;
+mod facts;
 mod hand_over;
 mod hostile;
 mod links;
