@@ -13,7 +13,7 @@ use std::fs::File;
 use std::io;
 use std::os::fd::AsFd;
 
-use mesh_control::{Address, Client, CreateSession};
+use mesh_control::{Address, Client, CreateSession, SessionQuery, SessionState};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
@@ -30,6 +30,8 @@ use crate::session::turn::{address, at_first, new_id};
 const VERSION: u16 = 1;
 /// Lines that wait to be written; who has more to say waits for the editor to read.
 const OUT_MAX: usize = 256;
+/// Sessions of one page.
+const LISTED_MAX: u32 = 100;
 /// Sessions that are open and requests that are under way, at most: an editor has a few.
 const OPEN_MAX: usize = 64;
 
@@ -108,6 +110,14 @@ struct Opened {
 #[serde(rename_all = "camelCase")]
 struct OfSession {
     session_id: String,
+}
+
+#[derive(Deserialize)]
+struct ListParams {
+    #[serde(default)]
+    cwd: Option<String>,
+    #[serde(default)]
+    cursor: Option<String>,
 }
 
 #[derive(Deserialize)]
@@ -211,7 +221,9 @@ impl Server {
         match method {
             "initialize" => return Ok(Some(initialized())),
             "authenticate" => return Ok(Some(json!({}))),
-            "session/new" | "session/load" | "session/prompt" if self.requests.len() >= OPEN_MAX => {
+            "session/new" | "session/load" | "session/prompt" | "session/list"
+                if self.requests.len() >= OPEN_MAX =>
+            {
                 return Err(Fault::new(
                     INVALID_REQUEST,
                     format!("{OPEN_MAX} requests are under way already"),
@@ -238,6 +250,14 @@ impl Server {
                 self.requests.spawn(async move {
                     let loaded = load_session(client, agent, session_id, &out).await;
                     opening(id, &out, loaded).await
+                });
+            }
+            "session/list" => {
+                let params: ListParams = understood(params)?;
+                let agent = self.agent.clone();
+                self.requests.spawn(async move {
+                    out.send(rpc::answer(id, list_sessions(client, agent, params).await)).await;
+                    None
                 });
             }
             "session/prompt" => {
@@ -276,6 +296,7 @@ fn initialized() -> Value {
         "protocolVersion": VERSION,
         "agentCapabilities": {
             "loadSession": true,
+            "sessionCapabilities": {"list": {}},
             "promptCapabilities": {"image": true, "audio": false, "embeddedContext": true},
         },
         "agentInfo": {"name": "qmt-cli", "title": "QMT mesh", "version": env!("CARGO_PKG_VERSION")},
@@ -290,6 +311,35 @@ async fn begin_session(client: Client, agent: String) -> Result<Opened, Fault> {
     let conversation = Conversation::new(client, &id);
     let live = conversation.live(view.last);
     Ok(Opened { answer: json!({"sessionId": id}), request: Value::Null, id, conversation, live })
+}
+
+/// The sessions with the agent, the newest first. They belong to no folder of the editor's machine, and are said to be of the one
+/// that it asks about.
+async fn list_sessions(client: Client, agent: String, params: ListParams) -> Result<Value, Fault> {
+    let Address { what, node } = Address::of(&agent);
+    let query = SessionQuery {
+        agent: Some(what.to_owned()),
+        node: node.map(str::to_owned),
+        before: params.cursor,
+        limit: Some(LISTED_MAX),
+        ..SessionQuery::default()
+    };
+    let page = at_first(|_| (), || client.sessions(&query)).await?;
+    let cwd = params.cwd.unwrap_or_else(|| "/".to_owned());
+    let listed = page.sessions.iter().filter(|view| view.state != SessionState::Archived).map(|view| {
+        json!({
+            "sessionId": address(&view.id, &view.node), "cwd": cwd, "title": view.name,
+            "_meta": {"state": view.state, "updatedMs": view.updated_ms},
+        })
+    });
+    let mut answer = json!({"sessions": listed.collect::<Vec<_>>()});
+    // Full pages alone have a next one.
+    if page.sessions.len() >= LISTED_MAX as usize
+        && let Some(next) = page.next
+    {
+        answer["nextCursor"] = json!(next);
+    }
+    Ok(answer)
 }
 
 async fn load_session(client: Client, agent: String, id: String, out: &Out) -> Result<Opened, Fault> {

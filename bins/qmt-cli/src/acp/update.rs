@@ -1,5 +1,7 @@
 //! What a session's events are to an editor. Pure.
 
+use std::collections::BTreeMap;
+
 use mesh_control::{EventToolCall, Happened};
 use serde_json::{Value, json};
 
@@ -8,11 +10,16 @@ use crate::session::seen::line;
 /// The most of what a tool said that an editor is shown, in bytes.
 pub(super) const TOOL_BYTES_MAX: usize = 64 * 1024;
 
+/// The most of what a tool prints while it runs that an editor is shown, in bytes: each piece brings all of it again.
+const PRINTED_BYTES_MAX: usize = 4 * 1024;
+
 /// What the editor was shown.
 #[derive(Debug, Default)]
 pub(super) struct Updates {
     /// Some of an answer that is not complete: it counts for nothing when the model is asked again.
     has_shown: bool,
+    /// The end of what each running tool has printed, by its call: an update replaces the one before.
+    printed: BTreeMap<String, String>,
 }
 
 impl Updates {
@@ -26,6 +33,7 @@ impl Updates {
             }
             Happened::TurnEnded { .. } => {
                 self.has_shown = false;
+                self.printed.clear();
                 Vec::new()
             }
             Happened::TextAdded { text, .. } => {
@@ -40,7 +48,18 @@ impl Updates {
             Happened::ToolStarted { turn, call } => vec![json!({
                 "sessionUpdate": "tool_call_update", "toolCallId": call_id(*turn, call), "status": "in_progress",
             })],
+            Happened::ToolPrinted { turn, call, text } => {
+                let id = call_id(*turn, call);
+                let printed = self.printed.entry(id.clone()).or_default();
+                printed.push_str(text);
+                printed.drain(..printed.ceil_char_boundary(printed.len().saturating_sub(PRINTED_BYTES_MAX)));
+                vec![json!({
+                    "sessionUpdate": "tool_call_update", "toolCallId": id, "status": "in_progress",
+                    "content": [{"type": "content", "content": {"type": "text", "text": printed}}],
+                })]
+            }
             Happened::ToolEnded { turn, call, result } => {
+                self.printed.remove(&call_id(*turn, call));
                 let status = if result.outcome == "done" { "completed" } else { "failed" };
                 let shown = &said[..said.floor_char_boundary(TOOL_BYTES_MAX)];
                 let text = match result.outcome.as_str() {
@@ -129,6 +148,19 @@ mod tests {
             (&call["toolCallId"], &call["kind"], &call["status"]),
             (&"2/c1".into(), &"execute".into(), &"pending".into())
         );
+        let print = |text: &str| {
+            let text = text.to_owned();
+            happened(json!({"kind": "tool_printed", "turn": 2, "call": "c1", "text": text}))
+        };
+        updates.of(&print("one\n"), "");
+        let printed = &updates.of(&print("two\n"), "")[0];
+        assert_eq!(
+            (&printed["toolCallId"], &printed["status"], &printed["content"][0]["content"]["text"]),
+            (&"2/c1".into(), &"in_progress".into(), &"one\ntwo\n".into())
+        );
+        let long = &updates.of(&print(&"é".repeat(PRINTED_BYTES_MAX)), "")[0];
+        let shown = long["content"][0]["content"]["text"].as_str().expect("text");
+        assert!(shown.len() == PRINTED_BYTES_MAX && shown.starts_with('é'), "{} bytes", shown.len());
         let result = json!({"outcome": "denied", "parts": []});
         let ended = happened(json!({"kind": "tool_ended", "turn": 2, "call": "c1", "result": result}));
         let end = &updates.of(&ended, &"é".repeat(TOOL_BYTES_MAX))[0];

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use mesh_control::{Client, CreateSession, PromptPart, PromptSession, SearchQuery, SessionQuery};
+use mesh_control::{Client, CreateSession, DecideTool, PromptPart, PromptSession, SearchQuery, SessionQuery};
 use rmcp::RoleServer;
 use rmcp::model::{Tool, ToolAnnotations};
 use rmcp::service::RequestContext;
@@ -12,8 +12,10 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use super::transcript::{Reading, read};
-use super::wait::{Waiting, wait};
+use super::wait::wait;
 use crate::failure::Failure;
+use crate::session::change::waiting_call;
+use crate::session::seen::TurnSeen;
 use crate::session::turn::{address, at_first, new_id, patiently};
 
 /// How long a call waits for a turn unless it says otherwise: longer than most turns, shorter than most callers' patience.
@@ -77,10 +79,23 @@ pub(super) fn list() -> Vec<Tool> {
             &["session", "text"],
         ),
         tool(
+            "decide_tool",
+            "Allows or denies a tool that an agent of a session may only use when somebody allows it, waits, and returns what came \
+             of it. Decide as the person would for whom you work; ask when in doubt.",
+            false,
+            json!({
+                "session": session,
+                "allow": {"type": "boolean"},
+                "call": {"type": "string", "description": "The call, or the beginning of it; may be left out when only one waits"},
+                "wait_seconds": waiting,
+            }),
+            &["session", "allow"],
+        ),
+        tool(
             "search_sessions",
-            "Finds where words were said in this node's sessions.",
+            "Finds where words were said in the sessions of this node, or of another.",
             true,
-            json!({"words": {"type": "string"}, "limit": {"type": "integer", "minimum": 1, "maximum": 200}}),
+            json!({"words": {"type": "string"}, "node": {"type": "string", "description": "The other node's name or id"}, "limit": {"type": "integer", "minimum": 1, "maximum": 200}}),
             &["words"],
         ),
     ]
@@ -139,8 +154,18 @@ struct Prompt {
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
+struct Decide {
+    session: String,
+    allow: bool,
+    call: Option<String>,
+    wait_seconds: Option<u64>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
 struct Search {
     words: String,
+    node: Option<String>,
     limit: Option<u32>,
 }
 
@@ -172,9 +197,9 @@ pub(super) async fn call(
             text(&client.sessions(&query).await?)
         }
         "search_sessions" => {
-            let Search { words, limit } = understood(arguments)?;
+            let Search { words, node, limit } = understood(arguments)?;
             let limit = limit.map(|limit| limit.clamp(1, 200));
-            text(&client.search_sessions(&SearchQuery { words, node: None, limit }).await?)
+            text(&client.search_sessions(&SearchQuery { words, node, limit }).await?)
         }
         "read_session" => {
             let ReadSession { session, after } = understood(arguments)?;
@@ -186,6 +211,17 @@ pub(super) async fn call(
             let Prompt { session, text, wait_seconds } = understood(arguments)?;
             let view = at_first(|_| (), || client.session(&session)).await?;
             prompt(client, &view.id, &view.node, text, wait_seconds, context).await
+        }
+        "decide_tool" => {
+            let Decide { session, allow, call, wait_seconds } = understood(arguments)?;
+            let view = at_first(|_| (), || client.session(&session)).await?;
+            let asked = waiting_call(client, &view, call).await?;
+            let seen = TurnSeen::of_call(&view.id, &view.node, &asked);
+            let session = address(&view.id, &view.node);
+            let decision = DecideTool { session, turn: asked.turn, call: asked.call, allowed: allow };
+            client.decide(&decision).await?;
+            // What came of it may be in the log already.
+            text(&wait(client, seen, view.last, patience(wait_seconds), context).await?)
         }
         "delegate" => {
             let Delegate { agent, task, wait_seconds } = understood(arguments)?;
@@ -209,10 +245,13 @@ async fn prompt(
     let parts = vec![PromptPart::Text { text: said }];
     let request = PromptSession { session: address(id, node), prompt: new_id(), parts };
     let written = patiently(|_| (), || client.prompt(&request)).await?;
-    let limit = Duration::from_secs(wait_seconds.unwrap_or(WAIT).min(WAIT_MAX));
-    let waiting =
-        Waiting { session: id, node, prompt: &request.prompt, after: written.number.saturating_sub(1) };
-    text(&wait(client, waiting, limit, context).await?)
+    let seen = TurnSeen::of(id, node, &request.prompt);
+    let after = written.number.saturating_sub(1);
+    text(&wait(client, seen, after, patience(wait_seconds), context).await?)
+}
+
+fn patience(wait_seconds: Option<u64>) -> Duration {
+    Duration::from_secs(wait_seconds.unwrap_or(WAIT).min(WAIT_MAX))
 }
 
 fn understood<T: DeserializeOwned>(arguments: Value) -> Result<T, Failure> {

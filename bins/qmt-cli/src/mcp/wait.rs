@@ -13,14 +13,6 @@ use crate::failure::Failure;
 use crate::session::seen::{Calls, TurnSeen};
 use crate::session::turn::{address, ended};
 
-/// The turn of a prompt.
-pub(super) struct Waiting<'a> {
-    pub(super) session: &'a str,
-    pub(super) node: &'a str,
-    pub(super) prompt: &'a str,
-    pub(super) after: u64,
-}
-
 #[derive(Serialize)]
 pub(super) struct Waited {
     #[serde(flatten)]
@@ -32,17 +24,17 @@ pub(super) struct Waited {
     note: Option<String>,
 }
 
-/// Waits until the turn has ended or the time is over. A caller that takes its request back ends the turn too.
+/// Waits, from an event on, until the turn has ended, a tool waits to be allowed, or the time is over. A caller that takes its
+/// request back ends the turn too.
 pub(super) async fn wait(
     client: &Client,
-    waiting: Waiting<'_>,
+    mut seen: TurnSeen,
+    after: u64,
     limit: Duration,
     context: &RequestContext<RoleServer>,
 ) -> Result<Waited, Failure> {
-    let mut seen = TurnSeen::of(waiting.session, waiting.node, waiting.prompt);
-    let mut session = address(waiting.session, waiting.node);
-    let mut follow = client.follow_session(&session, waiting.after);
-    let mut calls = Calls::default();
+    let mut session = address(&seen.session, &seen.node);
+    let mut follow = client.follow_session(&session, after);
     let token = context.meta.get_progress_token();
     let end = Instant::now() + limit;
     let note = loop {
@@ -61,12 +53,14 @@ pub(super) async fn wait(
                 if !seen.take(&happened) {
                     continue;
                 }
-                calls.take(&happened);
                 if let Some(token) = &token {
-                    progress(context, token.clone(), event.number, &happened, &calls).await;
+                    progress(context, token.clone(), event.number, &happened, seen.calls()).await;
                 }
                 if seen.outcome.is_some() {
                     break None;
+                }
+                if matches!(happened, Happened::ToolAsked { .. }) {
+                    break Some(waits(&seen));
                 }
             }
             Followed::Lost(_) => {}
@@ -78,16 +72,18 @@ pub(super) async fn wait(
             Followed::End(end) => return Err(ended(end.end, end.why.as_deref())),
         }
     };
-    let asked = calls.asked().iter().map(|asked| calls.line(&asked.call)).collect::<Vec<_>>();
-    let note = match note {
-        Some(_) if !asked.is_empty() => Some(format!(
-            "it waits until somebody allows {}, with `qmt-cli session allow {}`",
-            asked.join(", "),
-            seen.session
-        )),
-        note => note,
-    };
     Ok(Waited { seen, last_event: follow.at(), note })
+}
+
+/// What the turn waits for, and who can do something about it.
+fn waits(seen: &TurnSeen) -> String {
+    let calls = seen.calls();
+    let asked = calls.asked().iter().map(|asked| calls.line(&asked.call)).collect::<Vec<_>>();
+    format!(
+        "it waits until somebody allows {}: decide_tool, or a person with `qmt-cli session allow {}`; read_session shows how it goes on",
+        asked.join(", "),
+        seen.session
+    )
 }
 
 /// Says what the agent does, to callers that show it.

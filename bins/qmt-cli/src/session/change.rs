@@ -8,7 +8,7 @@ use mesh_control::{
 
 use super::args::{DecideArgs, ShareArgs};
 use super::list::asked;
-use super::seen::line;
+use super::seen::{Asked, line};
 use super::turn::{Saying, address, at_first, new_id, patiently};
 use super::{begun, labels};
 use crate::failure::Failure;
@@ -56,34 +56,39 @@ pub(super) async fn decide(
     allowed: bool,
 ) -> Result<(), Failure> {
     let session = client.session(&args.session).await?;
-    let mut asked = asked(client, &session).await?;
-    if let Some(wanted) = &args.call {
-        asked.retain(|asked| asked.call.starts_with(wanted.as_str()));
-    }
-    let call = match (asked.len(), args.call) {
-        (1, _) => asked.swap_remove(0),
-        (0, None) => {
-            return Err(Failure::new("unknown_call", "no tool of this session waits for a decision"));
-        }
-        (0, Some(call)) => {
-            return Err(Failure::new("unknown_call", format!("no call {call:?} waits for a decision"))
-                .with_mend("see `qmt-cli session show`"));
-        }
-        _ => {
-            let name = |asked: &super::seen::Asked| {
-                format!("{} ({})", asked.call, line(&asked.name, &asked.arguments))
-            };
-            let all = asked.iter().map(name).collect::<Vec<_>>().join(", ");
-            return Err(Failure::new("ambiguous", harmless(&format!("several calls wait: {all}")))
-                .with_mend("name one of them"));
-        }
-    };
+    let call = waiting_call(client, &session, args.call).await?;
     let said = line(&call.name, &call.arguments);
     let session = address(&session.id, &session.node);
     let decision = DecideTool { session, turn: call.turn, call: call.call, allowed };
     let written = client.decide(&decision).await?;
     screen.note(&harmless(&format!("{} {said}", if allowed { "allowed" } else { "denied" })));
     done(screen, &written)
+}
+
+/// The call that waits for a decision, and is meant.
+pub(crate) async fn waiting_call(
+    client: &Client,
+    session: &SessionView,
+    wanted: Option<String>,
+) -> Result<Asked, Failure> {
+    let mut asked = asked(client, session).await?;
+    if let Some(wanted) = &wanted {
+        asked.retain(|asked| asked.call.starts_with(wanted.as_str()));
+    }
+    match (asked.len(), wanted) {
+        (1, _) => Ok(asked.swap_remove(0)),
+        (0, None) => Err(Failure::new("unknown_call", "no tool of this session waits for a decision")),
+        (0, Some(call)) => {
+            Err(Failure::new("unknown_call", format!("no call {call:?} waits for a decision"))
+                .with_mend("see `qmt-cli session show`"))
+        }
+        _ => {
+            let name = |asked: &Asked| format!("{} ({})", asked.call, line(&asked.name, &asked.arguments));
+            let all = asked.iter().map(name).collect::<Vec<_>>().join(", ");
+            Err(Failure::new("ambiguous", harmless(&format!("several calls wait: {all}")))
+                .with_mend("name one of them"))
+        }
+    }
 }
 
 pub(super) async fn name(

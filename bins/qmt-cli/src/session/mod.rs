@@ -2,7 +2,7 @@
 
 pub(crate) mod args;
 mod attach;
-mod change;
+pub(crate) mod change;
 mod list;
 pub(crate) mod seen;
 mod talk;

@@ -51,6 +51,22 @@ impl TurnSeen {
         Self { session: own(session), node: own(node), prompt: own(prompt), ..Self::default() }
     }
 
+    /// The turn of a call that waits for a decision, from there on.
+    pub(crate) fn of_call(session: &str, node: &str, asked: &Asked) -> Self {
+        let call = EventToolCall {
+            id: asked.call.clone(),
+            name: asked.name.clone(),
+            arguments: asked.arguments.clone(),
+        };
+        let calls = Calls { calls: BTreeMap::from([(call.id.clone(), call)]), asked: Vec::new() };
+        Self { turn: Some(asked.turn), calls, ..Self::of(session, node, "") }
+    }
+
+    /// Its calls of tools.
+    pub(crate) fn calls(&self) -> &Calls {
+        &self.calls
+    }
+
     /// Takes the next event of the session; whether it belongs to this turn.
     pub(crate) fn take(&mut self, happened: &Happened) -> bool {
         if let Happened::TurnStarted { turn, prompt } = happened

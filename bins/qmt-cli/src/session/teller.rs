@@ -1,5 +1,7 @@
 //! Events as a person reads them: what was said to standard output, all else to standard error.
 
+use std::collections::BTreeMap;
+
 use mesh_control::{Client, ContentQuery, EventPart, EventText, Happened};
 
 use super::seen::Calls;
@@ -9,6 +11,8 @@ use crate::screen::{Screen, harmless};
 
 /// Longest line of what a tool said that is shown, in characters.
 const LINE_CHARS_MAX: usize = 200;
+/// The most lines that are shown of what one call prints: the rest is for the model, and in the log.
+const PRINTED_LINES_MAX: usize = 200;
 
 /// Shows the events of a session, one after the other.
 pub(crate) struct Teller<'a> {
@@ -17,14 +21,24 @@ pub(crate) struct Teller<'a> {
     calls: Calls,
     /// Some of an answer was shown that is not complete: it counts for nothing when the model is asked again.
     has_shown: bool,
+    /// What running tools have printed, by their calls.
+    printed: BTreeMap<String, Printed>,
     /// Prompts that this program sent, which its user has typed already.
     own: Vec<String>,
+}
+
+/// What a tool has printed so far.
+#[derive(Default)]
+struct Printed {
+    /// The line that has not ended.
+    line: String,
+    lines: usize,
 }
 
 impl<'a> Teller<'a> {
     pub(crate) fn new(screen: &'a Screen) -> Self {
         let (writer, calls) = (Writer::new(screen), Calls::default());
-        Self { screen, writer, calls, has_shown: false, own: Vec::new() }
+        Self { screen, writer, calls, has_shown: false, printed: BTreeMap::new(), own: Vec::new() }
     }
 
     /// A prompt that need not be shown when it comes as an event.
@@ -86,7 +100,11 @@ impl<'a> Teller<'a> {
                 self.note(&format!("{} waits to be allowed: {why}", self.calls.line(call)))
             }
             Happened::ToolStarted { call, .. } => self.note(&format!("[{}]", self.calls.line(call))),
+            Happened::ToolPrinted { call, text, .. } => self.print(call, text),
             Happened::ToolEnded { call, result, .. } => {
+                if let Some(printed) = self.printed.remove(call).filter(|printed| !printed.line.is_empty()) {
+                    self.note(&format!("  | {}", printed.line))?;
+                }
                 let (name, _) = self.calls.named(call);
                 let said = said(client, session, &result.parts).await;
                 let line: String =
@@ -99,6 +117,7 @@ impl<'a> Teller<'a> {
             }
             Happened::TurnEnded { outcome, .. } => {
                 self.has_shown = false;
+                self.printed.clear();
                 self.writer.end()?;
                 match (outcome.word.as_str(), &outcome.why, &outcome.limit) {
                     ("done", ..) => Ok(()),
@@ -117,6 +136,30 @@ impl<'a> Teller<'a> {
             }
             _ => Ok(()),
         }
+    }
+
+    /// Shows the lines that a tool has completed by this, the first few of them.
+    fn print(&mut self, call: &str, text: &str) -> Result<(), Failure> {
+        let mut printed = self.printed.remove(call).unwrap_or_default();
+        for piece in text.split_inclusive('\n') {
+            let room = LINE_CHARS_MAX.saturating_sub(printed.line.chars().count());
+            printed.line.extend(piece.trim_end_matches(['\n', '\r']).chars().take(room));
+            if !piece.ends_with('\n') {
+                continue;
+            }
+            printed.lines += 1;
+            let line = std::mem::take(&mut printed.line);
+            match printed.lines {
+                lines if lines < PRINTED_LINES_MAX => self.note(&format!("  | {line}"))?,
+                PRINTED_LINES_MAX => self.note("  | …")?,
+                _ => {}
+            }
+        }
+        if printed.lines >= PRINTED_LINES_MAX {
+            printed.line.clear();
+        }
+        self.printed.insert(call.to_owned(), printed);
+        Ok(())
     }
 
     /// A remark on a line of its own.

@@ -28,6 +28,24 @@ async fn opened(home: &Path) -> Piped {
     agent
 }
 
+#[tokio::test]
+async fn an_editor_lists_the_sessions_with_its_agent() {
+    let host = Host::start(Memory::default());
+    let mut agent = begun(host.home.path()).await;
+    let listed = agent.call(1, "session/list", json!({"cwd": "/work"})).await;
+    let session = &listed["result"]["sessions"][0];
+    assert_eq!((&session["sessionId"], &session["cwd"]), (&ADDRESS.into(), &"/work".into()), "{listed}");
+    assert!(session["title"].as_str().is_some_and(|title| title.starts_with("work")), "{listed}");
+    assert_eq!(listed["result"].get("nextCursor"), None, "the page is not full");
+    let listed = agent.call(2, "session/list", json!({"cursor": "0197"})).await;
+    assert_eq!(listed["result"]["sessions"][0]["cwd"], "/", "{listed}");
+    assert_eq!(
+        host.stub.queries("GET /api/sessions"),
+        ["agent=coder&node=gpu&limit=100", "agent=coder&node=gpu&before=0197&limit=100"]
+    );
+    assert_eq!(agent.end().await, Some(0));
+}
+
 fn says(text: &str) -> Value {
     json!({"sessionId": ADDRESS, "prompt": [{"type": "text", "text": text}]})
 }

@@ -48,6 +48,7 @@ async fn any_agent_lists_delegates_and_reads() {
             "list_sessions",
             "read_session",
             "prompt_session",
+            "decide_tool",
             "search_sessions"
         ]
     );
@@ -71,18 +72,20 @@ async fn any_agent_lists_delegates_and_reads() {
 }
 
 #[tokio::test]
-async fn a_call_returns_before_its_turn_and_says_what_it_waits_for() {
-    let (script, _) = asks();
-    let host = Host::start(Memory { script, breaks: vec![5], ..Memory::default() });
+async fn a_call_returns_when_a_tool_waits_and_the_caller_decides() {
+    let (script, after_decision) = asks();
+    let host = Host::start(Memory { script, after_decision, breaks: vec![5], ..Memory::default() });
     let mut server = begun(host.home.path()).await;
-    let arguments = json!({"session": "work", "text": "Build it", "wait_seconds": 1});
+    let arguments = json!({"session": "work", "text": "Build it"});
     let params = json!({"name": "prompt_session", "arguments": arguments, "_meta": {"progressToken": "p"}});
     let answer = server.call(2, "tools/call", params).await;
     let waited = read(answer["result"]["content"][0]["text"].as_str().expect("text"));
     assert_eq!((&waited["outcome"], &waited["text"]), (&Value::Null, &"I build it.".into()));
     let note = waited["note"].as_str().expect("a note");
     assert!(
-        note.contains("shell {\"command\":\"make\"}") && note.contains("qmt-cli session allow"),
+        note.contains("shell {\"command\":\"make\"}")
+            && note.contains("qmt-cli session allow")
+            && note.contains("decide_tool"),
         "{note}"
     );
     let progress: Vec<&Value> = server
@@ -92,20 +95,34 @@ async fn a_call_returns_before_its_turn_and_says_what_it_waits_for() {
         .map(|line| &line["params"])
         .collect();
     assert_eq!(progress[0]["message"], "thinks", "{progress:?}");
+    let (text, is_error) =
+        called(&mut server, 3, "decide_tool", json!({"session": "work", "allow": false, "call": "c9"})).await;
+    assert!(is_error && text.contains("no call \"c9\" waits"), "{text}");
+    let (text, _) = called(&mut server, 4, "decide_tool", json!({"session": "work", "allow": true})).await;
+    let decided = read(&text);
+    assert_eq!(
+        (&decided["outcome"], &decided["text"]),
+        (&"done".into(), &"It has no rule.".into()),
+        "{text}"
+    );
+    assert_eq!(decided["tools"][0]["name"], "shell", "{text}");
+    assert_eq!(
+        host.stub.bodies("POST /api/sessions/decide"),
+        [json!({"session": ADDRESS, "turn": 1, "call": "c1", "allowed": true})]
+    );
     assert_eq!(server.end().await, Some(0));
 }
 
 #[tokio::test]
 async fn a_call_that_is_taken_back_ends_its_turn() {
-    let (script, _) = asks();
+    let (mut script, _) = asks();
+    script.truncate(2);
     let host = Host::start(Memory { script, ..Memory::default() });
     let mut server = begun(host.home.path()).await;
     let arguments = json!({"session": "work", "text": "Build it"});
     let params = json!({"name": "prompt_session", "arguments": arguments, "_meta": {"progressToken": 7}});
     server.request(2, "tools/call", params).await;
-    server
-        .until(|line| line["params"]["message"].as_str().is_some_and(|text| text.starts_with("waits")))
-        .await;
+    server.until(|line| line["params"]["message"].as_str().is_some_and(|text| text == "thinks")).await;
     let taken = json!({"jsonrpc": "2.0", "method": "notifications/cancelled", "params": {"requestId": 2}});
     server.send(taken).await;
     crate::support::until(|| !host.stub.bodies("POST /api/sessions/cancel").is_empty()).await;

@@ -266,6 +266,37 @@ async fn an_attached_reader_sees_everything_past_and_live_until_the_end() {
 }
 
 #[tokio::test]
+async fn what_a_tool_prints_is_shown_while_it_runs_by_lines_and_within_bounds() {
+    let call = json!({"id": "c1", "name": "shell", "arguments": {"command": "make"}});
+    let printed = |text: &str| json!({"kind": "tool_printed", "turn": 1, "call": "c1", "text": text});
+    let mut log = vec![
+        json!({"kind": "turn_started", "turn": 1, "prompt": "p"}),
+        json!({"kind": "answered", "turn": 1, "text": "", "tool_calls": [call], "usage": {}}),
+        json!({"kind": "tool_started", "turn": 1, "call": "c1"}),
+        printed("cc a.c\ncc "),
+        printed("b\u{1b}[2J.c\r\nld"),
+    ];
+    let end =
+        json!({"kind": "tool_ended", "turn": 1, "call": "c1", "result": {"outcome": "done", "parts": []}});
+    log.push(end.clone());
+    let host = Host::start(Memory { log: log.clone(), ..Memory::default() });
+    let ran = run(&host, &["session", "attach", "work", "--past"]).await;
+    let shown = "[shell {\"command\":\"make\"}]\n  | cc a.c\n  | cc b?[2J.c\n  | ld\n";
+    assert!((ran.code, ran.out.as_str()) == (0, "") && ran.err.ends_with(shown), "{ran:?}");
+
+    log.truncate(3);
+    log.push(printed(&format!("{}\n", "x".repeat(10_000))));
+    log.push(printed(&"y\n".repeat(10_000)));
+    log.push(end);
+    let host = Host::start(Memory { log, ..Memory::default() });
+    let ran = run(&host, &["session", "attach", "work", "--past"]).await;
+    assert!(
+        ran.err.lines().count() == 202 && ran.err.len() < 2_000 && ran.err.ends_with("  | …\n"),
+        "{ran:?}"
+    );
+}
+
+#[tokio::test]
 async fn a_session_is_written_to_a_file_and_taken_in_from_one() {
     let folder = tempfile::tempdir().expect("a folder");
     let path = folder.path().join("s.jsonl");

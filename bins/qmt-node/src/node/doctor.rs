@@ -7,9 +7,11 @@ use mesh_control::{Finding, Verdict};
 use mesh_identity::{UnixTime, key_file};
 use mesh_inference::catalogue::Catalogue;
 use mesh_inference::llama::LlamaCpp;
+use mesh_sessions::tools::Confinement;
 
+use super::agents::all_entries;
 use super::{Node, audit, chain, copied, renew};
-use crate::config::{Config, Identity};
+use crate::config::{AgentEntry, BuiltIn, Config, Identity};
 
 /// Below this much free space in the home folder writes will soon fail, bytes.
 const FREE_BYTES_LOW: u64 = 200_000_000;
@@ -38,6 +40,7 @@ pub async fn diagnose(config: &Config) -> Diagnosis {
     let runtime_missing = runtime.verdict == Verdict::Fail;
     findings.push(runtime);
     findings.push(check_models(config, runtime_missing));
+    findings.extend(check_agents(all_entries(config), Confinement::is_enforced()));
     findings.extend(
         config
             .warnings
@@ -222,6 +225,26 @@ fn check_files() -> Finding {
     }
 }
 
+/// What the tools of agents reach; nothing to say of agents whose tools start nothing.
+fn check_agents<'a>(agents: impl Iterator<Item = &'a AgentEntry>, is_enforced: bool) -> Option<Finding> {
+    let starts = |agent: &&AgentEntry| agent.tools.contains(&BuiltIn::Shell) || !agent.servers.is_empty();
+    let agents: Vec<&str> = agents.filter(starts).map(|agent| agent.id.as_str()).collect();
+    if agents.is_empty() {
+        return None;
+    }
+    let agents = agents.join(", ");
+    Some(match is_enforced {
+        true => ok("agents", format!("what these start is kept from the node's files: {agents}")),
+        false => warn(
+            "agents",
+            format!(
+                "this system confines no program: what these start reaches all files of this user, the node's key too: {agents}"
+            ),
+            "use a kernel with Landlock (Linux 5.13 or later, and `landlock` in /sys/kernel/security/lsm), or give these agents neither a shell nor MCP servers",
+        ),
+    })
+}
+
 async fn check_runtime(config: &Config) -> Finding {
     match LlamaCpp::find(
         config.inference.bin_dir.as_deref(),
@@ -276,5 +299,23 @@ fn fail(check: &str, detail: impl Into<String>, mend: impl Into<String>) -> Find
         verdict: Verdict::Fail,
         detail: detail.into(),
         mend: Some(mend.into()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn agents_whose_programs_nothing_confines_are_warned_of() {
+        let agent = |id: &str| AgentEntry::new(id.parse().expect("an id"), "gemma");
+        let (mut shell, talker) = (agent("coder"), agent("talker"));
+        shell.tools.push(BuiltIn::Shell);
+        assert_eq!(check_agents([&talker].into_iter(), false), None);
+        let warned = check_agents([&talker, &shell].into_iter(), false).expect("a finding");
+        assert_eq!((warned.verdict, warned.mend.is_some()), (Verdict::Warn, true));
+        assert!(warned.detail.ends_with(": coder"), "{}", warned.detail);
+        let confined = check_agents([&shell].into_iter(), true).expect("a finding");
+        assert_eq!(confined.verdict, Verdict::Ok);
     }
 }

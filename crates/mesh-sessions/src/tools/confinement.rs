@@ -54,6 +54,20 @@ impl Confinement {
         Self { read, write }
     }
 
+    /// Whether this system confines programs at all. Changes nothing.
+    #[cfg(target_os = "linux")]
+    pub fn is_enforced() -> bool {
+        use landlock::{ABI, Access, AccessFs, CompatLevel, Compatible, Ruleset, RulesetAttr};
+        let strict = Ruleset::default().set_compatibility(CompatLevel::HardRequirement);
+        strict.handle_access(AccessFs::from_all(ABI::V1)).and_then(|ruleset| ruleset.create()).is_ok()
+    }
+
+    /// Whether this system confines programs at all.
+    #[cfg(not(target_os = "linux"))]
+    pub fn is_enforced() -> bool {
+        false
+    }
+
     /// Confines this process and all that it starts, for good.
     #[cfg(target_os = "linux")]
     pub(crate) fn enter(&self) -> Result<(), landlock::RulesetError> {

@@ -184,6 +184,6 @@ impl Node {
 }
 
 /// The agents of a configuration, delegates included.
-fn all_entries(config: &Config) -> impl Iterator<Item = &AgentEntry> {
+pub(super) fn all_entries(config: &Config) -> impl Iterator<Item = &AgentEntry> {
     config.agents.iter().chain(&config.delegates)
 }
