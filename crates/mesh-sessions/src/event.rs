@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use mesh_identity::{NodeId, Role, ScopeId};
+use mesh_identity::{NodeId, Role, ScopeId, Signature};
 use serde::{Deserialize, Serialize};
 
 use crate::chain::SignedChain;
@@ -268,6 +268,9 @@ pub enum Body {
         /// Who brought it, as the link has proved it: what the log says of the user of the host before is said of this party,
         /// and what was asked for before runs as far as this party may have it run, too.
         from: Party,
+        /// By which the old host has said that this is its log up to here; none when it took the session back.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        signature: Option<Signature>,
     },
     /// Something that a later build wrote.
     #[serde(untagged)]

@@ -28,8 +28,17 @@ impl Sessions {
         self.command(session, by, Command::HandOver { to }).await
     }
 
+    /// A place to take the session over; none while it is being taken: who brings it over two links is not refused by one of
+    /// them, and so takes it back, while it arrives over the other.
+    pub(crate) fn taking(&self, session: SessionId) -> Option<Taking> {
+        let is_free = lock(&self.inner.taking).insert(session);
+        is_free.then(|| Taking { sessions: self.clone(), session })
+    }
+
     /// Whether this node has taken the session over in this epoch, or had it later.
     pub(crate) async fn has_taken(&self, session: SessionId, epoch: u64) -> Result<bool, CommandError> {
+        // One that came over a link which is gone may be at the disk still.
+        self.inner.store.caught_up().await?;
         match self.inner.store.session(session).await {
             Ok(here) => {
                 let waits = self.handed_over(session).await?.2 == Some(self.inner.me);
@@ -121,7 +130,7 @@ impl Sessions {
             return Ok(());
         }
         let again = Body::HandedOver { epoch: epoch.saturating_add(1), to: me };
-        let bodies = vec![again, Body::TakenOver { from: Party::local(me) }];
+        let bodies = vec![again, Body::TakenOver { from: Party::local(me), signature: None }];
         let append = Append { session, epoch, after: Some(last), at_ms: now_ms(), bodies };
         let appended = self.inner.store.append(append).await;
         self.inner.delivered.notify_waiters();
@@ -170,6 +179,18 @@ impl Sessions {
     /// Resolves when a session was handed over after the last call.
     pub(crate) async fn handing_over(&self) {
         self.inner.handing_over.notified().await;
+    }
+}
+
+/// A session that is being taken over.
+pub(crate) struct Taking {
+    sessions: Sessions,
+    session: SessionId,
+}
+
+impl Drop for Taking {
+    fn drop(&mut self) {
+        lock(&self.sessions.inner.taking).remove(&self.session);
     }
 }
 

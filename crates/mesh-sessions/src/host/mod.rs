@@ -14,7 +14,7 @@ mod snapshot;
 #[cfg(test)]
 pub(crate) mod tests;
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::{Duration, SystemTime};
 
@@ -108,6 +108,8 @@ struct Inner {
     chains: Mutex<HashMap<SessionId, Chain>>,
     /// Told of every session that is handed over.
     handing_over: Notify,
+    /// Those that are being taken over from other nodes.
+    taking: Mutex<HashSet<SessionId>>,
     /// Told of every one that has arrived, or has come back.
     delivered: Notify,
     tasks: TaskTracker,
@@ -143,6 +145,7 @@ impl Sessions {
             live: Mutex::default(),
             chains: Mutex::default(),
             handing_over: Notify::new(),
+            taking: Mutex::default(),
             delivered: Notify::new(),
             tasks: TaskTracker::new(),
             cancel: cancel.clone(),

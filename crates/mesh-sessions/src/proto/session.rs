@@ -264,7 +264,7 @@ impl Session {
             Body::HandedOver { epoch, to } if *epoch > self.epoch() => {
                 (self.epoch, self.host, self.is_on_its_way) = (*epoch, Some(*to), true);
             }
-            Body::TakenOver { from } => self.take_over(from),
+            Body::TakenOver { from, .. } => self.take_over(from),
             body => {
                 if let Some(turn) = &mut self.turn {
                     turn.apply(body);

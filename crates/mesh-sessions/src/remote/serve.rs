@@ -183,7 +183,7 @@ impl Caller {
             return write(&mut self.send, &refused(&error), idle).await;
         }
         write(&mut self.send, &Tell::Log, idle).await?;
-        write_log(&mut self.send, self.sessions.store(), session, idle).await
+        write_log(&mut self.send, self.sessions.store(), session, &|_, _| None, idle).await
     }
 
     async fn content(&mut self, session: SessionId, blob: BlobId) -> Result<(), Broken> {
@@ -295,6 +295,7 @@ async fn take(
     frames: &mut Reader,
     (session, epoch): (SessionId, u64),
 ) -> Result<(), CommandError> {
+    let _taking = sessions.taking(session).ok_or(CommandError::Busy)?;
     // First of all: who is told no goes on with the session itself.
     if sessions.has_taken(session, epoch).await? {
         return Ok(());

@@ -102,7 +102,7 @@ fn facts(row: i64, number: u64, at_ms: i64, body: &Body) -> Vec<Statement> {
             "UPDATE sessions SET epoch = ?, host = ?, undelivered = 1 WHERE row = ?",
             vec![Value::Number(epoch.cast_signed()), Value::Bytes(to.as_bytes().to_vec()), row],
         ),
-        Body::TakenOver { from } => one(
+        Body::TakenOver { from, .. } => one(
             "UPDATE sessions SET undelivered = 0, \
              owner = CASE WHEN json_extract(owner, '$.scope') IS NULL THEN ? ELSE owner END WHERE row = ?",
             vec![party(from), row],

@@ -1,6 +1,6 @@
 //! Sessions on their way from one node to another.
 
-use mesh_identity::NodeId;
+use mesh_identity::{Domain, NodeId, NodeKey, ScopeId, Signature};
 use sqlx::Row;
 use tokio::io::{AsyncBufRead, AsyncReadExt};
 
@@ -25,6 +25,40 @@ pub struct Bringing {
     pub to: NodeId,
 }
 
+const DOMAIN: Domain = Domain::new("qmt-mesh/session-log/v1");
+
+/// What the node that hands a session over says of its log, beside the log's hash.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Summary {
+    pub(crate) session: SessionId,
+    pub(crate) last: EventNumber,
+    /// From then on.
+    pub(crate) epoch: u64,
+    pub(crate) to: NodeId,
+}
+
+impl Summary {
+    pub(crate) fn sign(&self, key: &NodeKey, scope: &ScopeId, log: &blake3::Hash) -> Signature {
+        key.sign(DOMAIN, scope, &self.statement(log))
+    }
+
+    pub(crate) fn is_signed_by(
+        &self,
+        node: &NodeId,
+        scope: &ScopeId,
+        log: &blake3::Hash,
+        by: &Signature,
+    ) -> bool {
+        node.verify(DOMAIN, scope, &self.statement(log), by)
+    }
+
+    /// Of fields that all have their length.
+    fn statement(&self, log: &blake3::Hash) -> Vec<u8> {
+        let (last, epoch) = (self.last.0.to_be_bytes(), self.epoch.to_be_bytes());
+        [self.session.as_bytes().as_slice(), &last, &epoch, self.to.as_bytes(), log.as_bytes()].concat()
+    }
+}
+
 impl Store {
     /// Takes in a session that was handed over to a node by the one that brings it, when its agent is wanted there, and writes
     /// behind it that it is taken over, all at once.
@@ -45,7 +79,6 @@ impl Store {
         };
         let check = |says: &Says| {
             let wrong = |why: &str| Err(why.to_owned());
-            let taken = Body::TakenOver { from: bringing.from.clone() };
             if says.session != bringing.session {
                 return wrong("it is another session");
             }
@@ -61,12 +94,34 @@ impl Store {
             if says.is_forged {
                 return wrong("the delegations that led to it are not signed by their nodes");
             }
+            let summary = Summary {
+                session: says.session,
+                last: says.last,
+                epoch: says.host.map_or(0, |(epoch, _)| epoch),
+                to: bringing.to,
+            };
+            let signature = says.signed.as_ref().filter(|(digest, signature)| {
+                let scope = bringing.from.scope.as_ref();
+                scope.is_some_and(|scope| summary.is_signed_by(&bringing.from.node, scope, digest, signature))
+            });
+            let Some((_, signature)) = signature else {
+                return wrong("its log is not signed by the node that brings it");
+            };
+            let taken = Body::TakenOver { from: bringing.from.clone(), signature: Some(*signature) };
             match &says.agent {
                 Some(agent) if is_wanted(agent) => Ok(Some(taken)),
                 _ => wrong("its agent is not here, or not for who brings it"),
             }
         };
         self.import_if(&mut from.take(BROUGHT_BYTES_MAX), now_ms, &check).await
+    }
+
+    /// Resolves when all that was asked to be written before is, or is not.
+    ///
+    /// # Errors
+    /// [`StorageError`].
+    pub(crate) async fn caught_up(&self) -> Result<(), StorageError> {
+        self.alone(|_| Box::pin(async { Ok(()) })).await
     }
 
     /// Sessions that were handed over by the node, and have not been found to be there yet: to which node.

@@ -49,11 +49,13 @@ pub use blobs::{BLOB_BYTES_MAX, PutError, SNAPSHOT_BYTES_MAX};
 pub use check::{Check, Damage};
 pub use error::{AppendError, CreateError, ForkError, OpenError, ReadError, StorageError};
 pub use hand_over::Bringing;
+pub(crate) use hand_over::Summary;
 pub use list::{Filter, LIST_MAX, Listed, ResolveError, State};
 pub use read::ReadLimit;
 pub use repair::{Lost, Repair};
 pub use retain::{Retained, Retention};
 pub use search::{HITS_MAX, Hit};
+pub(crate) use transfer::Sign;
 pub use transfer::{ExportError, ImportError, Imported};
 
 use chain::Checksum;

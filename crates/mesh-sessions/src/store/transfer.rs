@@ -9,7 +9,7 @@ use std::io;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
-use mesh_identity::NodeId;
+use mesh_identity::{NodeId, Signature};
 use serde::{Deserialize, Serialize};
 use tokio::io::{AsyncBufRead, AsyncBufReadExt, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 
@@ -53,7 +53,13 @@ struct Content {
 struct End {
     end: u64,
     blake3: String,
+    /// Of the node that hands the session over.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    signature: Option<Signature>,
 }
+
+/// Signs a text that has this last event and this hash, or does not.
+pub(crate) type Sign<'a> = &'a (dyn Fn(EventNumber, &blake3::Hash) -> Option<Signature> + Send + Sync);
 
 /// A session was not written out, or not wholly.
 #[derive(Debug, thiserror::Error)]
@@ -134,6 +140,16 @@ impl Store {
         session: SessionId,
         to: &mut W,
     ) -> Result<u64, ExportError> {
+        self.export_signed(session, to, &|_, _| None).await
+    }
+
+    /// [`Store::export`] with a signature at its end.
+    pub(crate) async fn export_signed<W: AsyncWrite + Unpin>(
+        &self,
+        session: SessionId,
+        to: &mut W,
+        sign: Sign<'_>,
+    ) -> Result<u64, ExportError> {
         let last = self.last(session).await?;
         let mut out = Lines { to, digest: blake3::Hasher::new() };
         out.write(&Head { qmt_session: VERSION, session }).await?;
@@ -153,8 +169,9 @@ impl Store {
                 out.write(&event).await?;
             }
         }
-        let blake3 = out.digest.finalize().to_hex().to_string();
-        out.write(&End { end: last.0, blake3 }).await?;
+        let digest = out.digest.finalize();
+        let (blake3, signature) = (digest.to_hex().to_string(), sign(last, &digest));
+        out.write(&End { end: last.0, blake3, signature }).await?;
         out.to.flush().await?;
         Ok(last.0)
     }
@@ -268,7 +285,9 @@ impl Store {
         self.write_batch(&mut batch).await.map_err(|error| text.duplicate(error))?;
         let last = EventNumber(batch.last);
         let mut last = last;
-        let more = check(&Says { here, last, ..batch.says.clone() }).map_err(ImportError::NotWanted)?;
+        let signed = end.signature.map(|signature| (digest, signature));
+        let more =
+            check(&Says { here, last, signed, ..batch.says.clone() }).map_err(ImportError::NotWanted)?;
         if let Some(body) = more.filter(|_| last >= here) {
             last = last.next();
             batch
@@ -410,6 +429,8 @@ pub(super) struct Says {
     pub(super) host_before: Option<NodeId>,
     /// Whether it ends with being handed over.
     pub(super) is_handed_over: bool,
+    /// The hash of the text, and who brings it says by this that it is so.
+    pub(super) signed: Option<(blake3::Hash, Signature)>,
     /// Whether nobody has signed the delegations that it says have led to it.
     pub(super) is_forged: bool,
     /// The last event that is here, and the one that there would be.
@@ -423,8 +444,17 @@ pub(super) type Check<'a> = &'a (dyn Fn(&Says) -> Result<Option<Body>, String> +
 impl Says {
     fn new(session: SessionId) -> Self {
         let (here, last) = (EventNumber::START, EventNumber::START);
-        let (is_handed_over, is_forged) = (false, false);
-        Self { session, agent: None, host: None, host_before: None, is_handed_over, is_forged, here, last }
+        Self {
+            session,
+            agent: None,
+            host: None,
+            host_before: None,
+            is_handed_over: false,
+            signed: None,
+            is_forged: false,
+            here,
+            last,
+        }
     }
 
     fn take_in(&mut self, body: &Body) {

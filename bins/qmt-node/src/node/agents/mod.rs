@@ -148,7 +148,7 @@ impl Node {
             }
         };
         mesh_sessions::remote::serve(self.transport(), &sessions, self.remote_config());
-        let delivering = mesh_sessions::remote::deliver(&sessions, self.remote_agents());
+        let delivering = mesh_sessions::remote::deliver(&sessions, self.remote_agents(), self.key().clone());
         self.inner.agents.state.send_replace(State::Running(sessions));
         self.refresh();
         tokio::join!(delivering, self.complete(built, is_whole));

@@ -52,7 +52,8 @@ impl Two {
         serve(transport, &sessions, self.config.clone());
         let everybody = Arc::new(Everybody(self.mesh.scope()));
         let agents = RemoteAgents::new(transport.clone(), everybody, self.config.clone());
-        let delivering = AbortOnDropHandle::new(tokio::spawn(deliver(&sessions, agents)));
+        let delivering =
+            AbortOnDropHandle::new(tokio::spawn(deliver(&sessions, agents, self.mesh[at].key.clone())));
         self.running[at] = Some((sessions, delivering));
     }
 
@@ -223,8 +224,22 @@ async fn what_was_not_handed_over_is_not_taken() {
     two.at(0).store().export(id, &mut text).await.unwrap();
     let forged = String::from_utf8(text.clone()).unwrap();
     let before = log(two.at(1).store(), id).await;
-    two.at(1).take(id, &member(2), text.as_slice()).await.unwrap();
+    let taken = two.at(1).take(id, &member(2), text.as_slice()).await;
+    assert!(matches!(taken, Err(CommandError::NotTaken { .. })), "not signed: {taken:?}");
     assert_eq!(log(two.at(1).store(), id).await.len(), before.len(), "an old log changes nothing");
+    let signed = |event: &Event| matches!(&event.body, Body::TakenOver { signature: Some(_), .. });
+    assert_eq!(before.iter().filter(|event| signed(event)).count(), 1, "what was signed stays with the log");
+    // What the host before says of its log holds for that log, for that node and for that epoch.
+    let summary = crate::store::Summary { session: id, last: EventNumber(9), epoch: 2, to: two.mesh[1].id() };
+    let (key, scope, hash) = (&two.mesh[0].key, two.mesh.scope(), blake3::hash(b"a log"));
+    let signature = summary.sign(key, &scope, &hash);
+    let holds = |summary: crate::store::Summary, hash| {
+        summary.is_signed_by(&two.mesh[0].id(), &scope, &hash, &signature)
+    };
+    assert!(holds(summary, hash) && !holds(summary, blake3::hash(b"another")));
+    assert!(!holds(crate::store::Summary { epoch: 3, ..summary }, hash));
+    assert!(!holds(crate::store::Summary { to: two.mesh[2].id(), ..summary }, hash));
+    assert!(!holds(crate::store::Summary { last: EventNumber(8), ..summary }, hash));
     let cut = two.at(1).take(id, &member(0), &forged.as_bytes()[..forged.len() / 2]).await;
     assert!(matches!(cut, Err(CommandError::NotTaken { .. })), "{cut:?}");
     assert!(two.at(1).has_taken(id, 2).await.unwrap() && !two.at(1).has_taken(id, 3).await.unwrap());
