@@ -116,6 +116,22 @@ fn a_chain_is_for_one_link_one_scope_and_its_time() {
 }
 
 #[test]
+fn a_session_that_has_moved_delegates_as_deep_as_it_is() {
+    let at_three = received(two(), 2, 3).expect("sound");
+    let from = AgentAt { node: key(5).node_id(), ..agent(3) };
+    let moved = |to, tokens| Hop { from: from.clone(), ..hop(3, to, tokens) };
+    let onward = at_three.extend(&key(5), &scope(), moved(4, 500)).expect("a chain");
+    let at_four = received(onward, 5, 4).expect("sound");
+    assert_eq!((at_four.depth(), at_four.hops().count()), (3, 1));
+    assert_eq!(at_three.extend(&key(5), &scope(), moved(4, 501)), Err(ChainError::Widened));
+    let back = at_three.extend(&key(5), &scope(), moved(1, 1));
+    assert_eq!(back, Err(ChainError::Loop { agent: agent(1).agent }));
+    let other = Hop { from: agent(5), ..hop(3, 4, 500) };
+    assert_eq!(at_three.extend(&key(5), &scope(), other), Err(ChainError::Broken));
+    assert!(two().is_signed(&scope()) && !two().is_signed(&ScopeId::lan(Some(b"psk"))));
+}
+
+#[test]
 fn another_scope_sees_the_depth_and_not_the_nodes() {
     let elsewhere = ScopeId::lan(Some(b"psk"));
     let at_three = received(two(), 2, 3).expect("sound");
