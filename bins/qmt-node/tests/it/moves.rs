@@ -185,6 +185,15 @@ async fn a_session_of_another_node_is_shared_exported_and_searched_from_here() {
     let shown = desk.session(&session).await.unwrap();
     assert_eq!((shown.owner.node.as_str(), shown.right, shown.epoch), (me.as_str(), Some(RightView::Own), 1));
     assert_eq!((shown.state, shown.shares), (SessionState::Waiting, Some(Vec::new())));
+    let query = SessionQuery { node: Some("gpu".into()), ..SessionQuery::default() };
+    let listed = desk.sessions(&query).await.unwrap().sessions;
+    assert_eq!((listed.len(), listed[0].state, &listed[0].owner), (1, SessionState::Waiting, &shown.owner));
+    for (state, unfinished, found) in
+        [(Some(SessionState::Active), false, 1), (Some(SessionState::Archived), false, 0), (None, true, 0)]
+    {
+        let query = SessionQuery { state, unfinished, ..query.clone() };
+        assert_eq!(desk.sessions(&query).await.unwrap().sessions.len(), found, "{query:?}");
+    }
     let scope = desk.status().await.unwrap().scopes[0].id.clone();
     let with =
         ShareView { node: None, scope: Some(scope), role: Some(Role::Member), right: RightView::Prompt };

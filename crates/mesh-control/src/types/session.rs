@@ -119,7 +119,7 @@ pub enum SessionState {
     Created,
     /// A fork that nobody has prompted.
     Forked,
-    /// It goes on; which of the next three is not known, as in lists.
+    /// It goes on; whether a model is asked, tools run or somebody is to decide is not known, as in lists.
     Active,
     /// A model has been asked, or tools run.
     Processing,

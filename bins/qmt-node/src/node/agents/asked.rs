@@ -137,8 +137,10 @@ impl Node {
             let label = query.label.as_ref().and_then(|label| label.split_once('='));
             query.name.as_ref().is_none_or(|name| view.name.as_ref() == Some(name))
                 && label.is_none_or(|(key, value)| view.labels.get(key).is_some_and(|has| has == value))
-                && query.state.is_none_or(|state| state == view.state)
-                && (!query.unfinished || view.state == SessionState::Active)
+                && query
+                    .state
+                    .is_none_or(|state| state == view.state || is_active(state) && is_active(view.state))
+                && (!query.unfinished || view.turn.is_some() || view.waiting > 0)
         };
         let views = listed.into_iter().map(|facts| {
             self.keep_remote(host.session(facts.id));
@@ -382,7 +384,7 @@ impl Node {
             owner: party_view(&listed.owner),
             name: listed.name.as_ref().map(ToString::to_string),
             labels: listed.labels.clone(),
-            state: stands(listed.state.word()),
+            state: listed_as(listed.state.word(), listed.turn, listed.waiting),
             turn: listed.turn.map(|turn| turn.0),
             waiting: listed.waiting,
             parent: parent_view(listed.parent),
@@ -405,7 +407,7 @@ impl Node {
             owner: party_view(&facts.owner),
             name: facts.name.map(|name| name.to_string()),
             labels: facts.labels,
-            state: stands(&facts.state),
+            state: listed_as(&facts.state, facts.turn, facts.waiting),
             turn: facts.turn.map(|turn| turn.0),
             waiting: facts.waiting,
             parent: parent_view(facts.parent),
@@ -489,6 +491,20 @@ fn listed_state(state: SessionState) -> Result<ListedState, ApiError> {
 /// Where a session stands, by the word that logs and peers have for it.
 fn stands(word: &str) -> SessionState {
     serde_json::from_value(word.into()).unwrap_or_default()
+}
+
+/// The same as lists have it: one without work waits for a prompt, and of others it is not said what they do.
+fn listed_as(word: &str, turn: Option<TurnNumber>, waiting: u32) -> SessionState {
+    match stands(word) {
+        SessionState::Active if turn.is_none() && waiting == 0 => SessionState::Waiting,
+        state => state,
+    }
+}
+
+/// Whether it goes on, whatever it does.
+fn is_active(state: SessionState) -> bool {
+    use SessionState::{Active, Processing, Streaming, Waiting};
+    matches!(state, Active | Processing | Streaming | Waiting)
 }
 
 fn right_view(right: Right) -> RightView {
