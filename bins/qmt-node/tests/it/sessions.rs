@@ -238,6 +238,46 @@ async fn a_session_of_another_node_is_held_like_an_own_one_and_outlives_its_host
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_node_that_has_just_started_asks_for_patience_with_sessions_of_others() {
+    let (there, here, script) = (Folder::new(), Folder::new(), Script::start().await);
+    configure(&there, &script, "\"edit\"");
+    here.configure("[api]\nport = 0\n");
+    let (mut host, mut node) =
+        tokio::join!(there.start(&["--node-name", "gpu"]), here.start(&["--node-name", "desk"]));
+    let invite = host.client.invite(&InviteRequest::default()).await.unwrap();
+    node.client.join(&JoinRequest { token: invite.token }).await.unwrap();
+    until("the agent is known", || async {
+        let agents = node.client.agents().await.unwrap();
+        agents.iter().any(|agent| agent.name == "coder" && !agent.local).then_some(())
+    })
+    .await;
+    let session = begin(&node.client, "coder@gpu").await;
+    host.kill();
+    node.kill();
+    let node = here.start(&["--node-name", "desk"]).await;
+    let (id, _) = session.split_once('@').unwrap();
+    let parts = vec![PromptPart::Text { text: "hello".to_owned() }];
+    let prompt = PromptSession { session: session.clone(), prompt: "p".to_owned(), parts };
+    // It waits, or is told to ask again; nobody says that there is no such node.
+    let asked = async {
+        loop {
+            match node.client.prompt(&prompt).await {
+                Err(error) if error.may_pass() => {
+                    tokio::time::sleep(std::time::Duration::from_millis(50)).await
+                }
+                done => return done,
+            }
+        }
+    };
+    let (written, _host) = tokio::join!(asked, there.start(&["--node-name", "gpu"]));
+    assert_eq!(written.unwrap().session, id);
+    let read = to_the_end(&node.client, &session, 0).await;
+    assert!(count(&read, "prompted") == 1 && count(&read, "answered") == 1, "{read:?}");
+    let typo = node.client.session(&format!("{id}@nowhere")).await.unwrap_err();
+    assert!(!typo.may_pass(), "{typo}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_task_goes_to_an_agent_of_another_node_and_does_not_come_back() {
     let (there, here, script) = (Folder::new(), Folder::new(), Script::start().await);
     configure_agent(&there, &script, "worker", "\"delegate\"");

@@ -128,8 +128,20 @@ impl Node {
         if self.id().to_string() == node || self.name().as_str() == node {
             return Ok(None);
         }
-        let (scope, id) = self.resolve_node(node, None)?;
+        let resolved = self.resolve_node(node, None);
+        let (scope, id) = resolved.map_err(|error| self.not_heard_of_yet(node, error))?;
         Ok((id != self.id()).then(|| self.remote_host(scope, id)))
+    }
+
+    /// A program that goes on with a session names its host by the whole id. After a start the others are not known for a
+    /// while, and it is to ask again instead of giving the session up.
+    fn not_heard_of_yet(&self, node: &str, error: ApiError) -> ApiError {
+        let has_just_started = self.started().elapsed() < self.config().mesh.stream_grace;
+        if error.code != ErrorCode::UnknownNode || node.parse::<NodeId>().is_err() || !has_just_started {
+            return error;
+        }
+        let what = format!("nothing is heard of node {node} yet: this node has just started");
+        ApiError::new(ErrorCode::Unavailable, what).with_mend("ask again")
     }
 
     /// The sessions of a peer.
