@@ -1,5 +1,5 @@
-//! What the tests across the crates share: a laboratory of networks to run real nodes in, and meshes of real nodes, and answers that
-//! outlive what is done to those.
+//! What the tests across the crates share: a laboratory of networks to run real nodes in, and meshes of real nodes, and answers and
+//! sessions that outlive what is done to those.
 
 #![forbid(unsafe_code)]
 
@@ -11,4 +11,6 @@ pub mod browser;
 pub mod fleet;
 #[cfg(target_os = "linux")]
 pub mod lab;
+#[cfg(target_os = "linux")]
+pub mod sessions;
 pub mod stand_in;

@@ -46,7 +46,7 @@ pub struct Setup<'a> {
     /// Where each runs; none for all on this machine, where they meet over its loopback.
     pub hosts: Vec<Arc<Host>>,
     /// What a node's configuration has beside what all have, by its number.
-    pub configure: &'a dyn Fn(usize) -> String,
+    pub configure: &'a (dyn Fn(usize) -> String + Sync),
 }
 
 impl<'a> Setup<'a> {

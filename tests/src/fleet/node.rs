@@ -66,6 +66,11 @@ impl Node {
         self.host.as_deref()
     }
 
+    /// The folder with its files.
+    pub fn home(&self) -> &Path {
+        &self.home
+    }
+
     /// What it wrote to standard error in all its lives.
     pub fn log(&self) -> String {
         std::fs::read_to_string(self.home.join("log")).unwrap_or_default()

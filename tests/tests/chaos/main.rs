@@ -6,6 +6,7 @@
 
 mod answers;
 mod schedule;
+mod sessions;
 
 use std::sync::Arc;
 use std::time::Duration;
