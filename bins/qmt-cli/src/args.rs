@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand};
 use clap_complete::Shell;
 
+use crate::ca::CaArgs;
 use crate::session::args::{DelegateArgs, SessionCommand, Tools};
 
 const AFTER_HELP: &str = "\
@@ -207,6 +208,8 @@ pub(crate) enum Command {
         /// The folder; it is made where it is not there.
         folder: PathBuf,
     },
+    /// Make and keep the CA whose certificates open the agent channel; needs no node.
+    Ca(CaArgs),
     /// Find what is missing or wrong, and what mends it; also when no node runs.
     Doctor,
     /// Install llama.cpp and a first model on this machine, once; needs no node.

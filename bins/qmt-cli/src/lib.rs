@@ -6,6 +6,7 @@
 mod acp;
 mod args;
 mod audit;
+mod ca;
 mod chat;
 mod console;
 mod doctor;
@@ -130,6 +131,7 @@ async fn perform(client: &Client, home: &Path, screen: &Screen, command: Command
         Command::Service { what } => service::service(home, screen, what).await,
         Command::Completions { shell } => completions(screen, shell),
         Command::Man { folder } => man(screen, &folder),
+        Command::Ca(args) => ca::ca(home, screen, args),
         Command::Doctor => doctor::doctor(client, home, screen).await,
         Command::Setup(args) => setup::setup(screen, args).await,
     }

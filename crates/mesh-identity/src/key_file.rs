@@ -191,7 +191,7 @@ fn check_mode(_: &File, _: &Path) -> Result<(), KeyFileError> {
 }
 
 /// The path as it can be pasted into a shell.
-fn quoted(path: &Path) -> String {
+pub(crate) fn quoted(path: &Path) -> String {
     let text = path.display().to_string();
     let plain = |c: char| c.is_ascii_alphanumeric() || "/._-~+:,@%".contains(c);
     if text.chars().all(plain) { text } else { format!("'{}'", text.replace('\'', r"'\''")) }

@@ -18,7 +18,7 @@ pub const NODE_URI_PREFIX: &str = "qmt:node:";
 pub const LEAF_BYTES_MAX: usize = 16 * 1024;
 
 /// More names than any node has: each costs a comparison at every request.
-const NAMES_MAX: usize = 64;
+pub(super) const NAMES_MAX: usize = 64;
 
 /// The facts of a node's certificate. Reading it verifies no signature and no time: TLS has done that, or
 /// `verify` of this module does.
@@ -186,7 +186,7 @@ fn is_host_of(dns: &str, name: &NodeName) -> bool {
     bare.eq_ignore_ascii_case(name.as_str()) || dns.eq_ignore_ascii_case(name.as_str())
 }
 
-fn address(bytes: &[u8]) -> Option<IpAddr> {
+pub(super) fn address(bytes: &[u8]) -> Option<IpAddr> {
     match bytes.len() {
         4 => <[u8; 4]>::try_from(bytes).ok().map(IpAddr::from),
         16 => <[u8; 16]>::try_from(bytes).ok().map(IpAddr::from),
@@ -204,7 +204,7 @@ fn malformed(reason: impl ToString) -> LeafError {
 }
 
 /// What a stranger wrote, short and harmless on a terminal.
-fn shown(text: &str) -> String {
+pub(super) fn shown(text: &str) -> String {
     text.chars().filter(|c| !c.is_control()).take(128).collect()
 }
 
