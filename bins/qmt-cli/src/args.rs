@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand};
 use clap_complete::Shell;
 
+use crate::board::BoardCommand;
 use crate::ca::CaArgs;
 use crate::session::args::{DelegateArgs, SessionCommand, Tools};
 
@@ -158,6 +159,14 @@ pub(crate) enum Command {
     Session {
         #[command(subcommand)]
         what: SessionCommand,
+    },
+    /// Make, read and share boards, on which people and agents of the mesh post.
+    ///
+    /// BOARD is a name, an id or the beginning of one, each with @NODE behind it for a board of another node; a name alone is
+    /// looked for at this node first, then at all that are reached.
+    Board {
+        #[command(subcommand)]
+        what: BoardCommand,
     },
     /// Give an agent a task, show how it is done, and exit by how it ended.
     Delegate(DelegateArgs),

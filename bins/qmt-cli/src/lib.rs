@@ -6,6 +6,7 @@
 mod acp;
 mod args;
 mod audit;
+mod board;
 mod ca;
 mod chat;
 mod console;
@@ -116,6 +117,7 @@ async fn perform(client: &Client, home: &Path, screen: &Screen, command: Command
         Command::Mcp => mcp::serve(client).await,
         Command::Agents => session::agents(client, screen).await,
         Command::Session { what } => session::session(client, screen, what).await,
+        Command::Board { what } => board::board(client, screen, what).await,
         Command::Delegate(args) => session::delegate(client, screen, args).await,
         Command::Chat(args) if args.agent.is_some() || args.session.is_some() => {
             session::chat(client, screen, args).await

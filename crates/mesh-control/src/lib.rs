@@ -55,6 +55,10 @@
 //! | `POST /api/sessions/import` | lines of JSON | [`ImportedSession`] |
 //! | `GET /api/sessions/content` | [`ContentQuery`] as the query | the bytes |
 //! | `GET /api/sessions/events` | [`EventsQuery`] as the query | [`SessionEvent`]s as server-sent events, then one [`StreamEnd`] |
+//! | `GET /api/boards` | [`SessionQuery`] as the query | [`SessionPage`] |
+//! | `POST /api/boards` | [`CreateBoard`] | [`SessionView`] |
+//! | `GET /api/boards/show` | [`BoardQuery`] as the query | [`SessionView`] |
+//! | `POST /api/boards/post` | [`PostOnBoard`] | [`Written`] |
 //!
 //! Every failure is an HTTP error status with the body `{"error":{"code","message","mend"}}`: [`ApiError`].
 //! Readers ignore fields they do not know and map unknown enum words to `Unknown`, so either side may be newer.
@@ -95,6 +99,7 @@ pub use session_events::{
 };
 pub use types::agent::{AgentState, AgentView};
 pub use types::audit::{AuditChain, AuditEntry, AuditQuery, AuditView};
+pub use types::board::{BoardQuery, CreateBoard, PostOnBoard};
 pub use types::console::{ConsoleClosed, ConsoleLink, LinkRequest};
 pub use types::doctor::{Finding, Verdict};
 pub use types::invite::{

@@ -114,6 +114,10 @@ fn all(generator: &mut SchemaGenerator) -> Vec<Operation> {
         get ExportSession "A session as lines of JSON" (Query OneQuery) -> Bytes, "application/x-ndjson";
         post ImportSession "Takes such lines in" (Lines String) -> Json ImportedSession,;
         get SearchSessions "Where words were said" (Query SearchQuery) -> Json Vec<HitView>,;
+        get Boards "Boards, the newest first" (Query SessionQuery) -> Json SessionPage,;
+        post Boards "Makes a board at the node" (Body CreateBoard) -> Json SessionView,;
+        get ShowBoard "One board, by what people call it" (Query BoardQuery) -> Json SessionView,;
+        post PostOnBoard "Posts on a board" (Body PostOnBoard) -> Json Written,;
     }
 }
 

@@ -95,6 +95,12 @@ pub enum Endpoint {
     ImportSession,
     /// `GET /api/sessions/search?words=`
     SearchSessions,
+    /// `GET` and `POST /api/boards`
+    Boards,
+    /// `GET /api/boards/show?board=`
+    ShowBoard,
+    /// `POST /api/boards/post`
+    PostOnBoard,
 }
 
 impl Endpoint {
@@ -147,6 +153,9 @@ impl Endpoint {
             Self::ExportSession => "/api/sessions/export",
             Self::ImportSession => "/api/sessions/import",
             Self::SearchSessions => "/api/sessions/search",
+            Self::Boards => "/api/boards",
+            Self::ShowBoard => "/api/boards/show",
+            Self::PostOnBoard => "/api/boards/post",
         }
     }
 }

@@ -15,6 +15,7 @@ use crate::client::{Client, ClientError, Stream, request};
 use crate::paths::{Endpoint, with_query};
 use crate::session_events::SessionItem;
 use crate::types::agent::AgentView;
+use crate::types::board::{CreateBoard, PostOnBoard};
 use crate::types::session::{
     CancelTurn, ContentQuery, CreateSession, DecideTool, EventsQuery, ForkSession, HitView, ImportedSession,
     LabelSession, MoveSession, NameSession, OneSession, PromptSession, SearchQuery, SessionPage,
@@ -119,6 +120,28 @@ impl Client {
     pub async fn search_sessions(&self, query: &SearchQuery) -> Result<Vec<HitView>, ClientError> {
         let uri = query.to_uri(Endpoint::SearchSessions.path());
         self.get(Endpoint::SearchSessions, &uri, self.deadlines.remote).await
+    }
+
+    /// A page of boards; of the query only `name`, `state`, `node`, `all`, `before` and `limit` mean something.
+    pub async fn boards(&self, query: &SessionQuery) -> Result<SessionPage, ClientError> {
+        let uri = query.to_uri(Endpoint::Boards.path());
+        self.get(Endpoint::Boards, &uri, self.deadlines.remote).await
+    }
+
+    /// Begins a board at the node.
+    pub async fn create_board(&self, new: &CreateBoard) -> Result<SessionView, ClientError> {
+        self.post(Endpoint::Boards, new, self.deadlines.remote).await
+    }
+
+    /// One board, by what people call it.
+    pub async fn board(&self, board: &str) -> Result<SessionView, ClientError> {
+        let uri = with_query(Endpoint::ShowBoard.path(), "board", board);
+        self.get(Endpoint::ShowBoard, &uri, self.deadlines.remote).await
+    }
+
+    /// Posts on a board. Returns when the post is safe in the board's log.
+    pub async fn post_on_board(&self, post: &PostOnBoard) -> Result<Written, ClientError> {
+        self.post(Endpoint::PostOnBoard, post, self.deadlines.prompt).await
     }
 
     /// A content that an event names: a text that is too long for an event, or an image.

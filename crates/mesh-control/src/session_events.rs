@@ -62,6 +62,15 @@ pub enum Happened {
         #[serde(default)]
         parts: Vec<EventPart>,
     },
+    Posted {
+        post: String,
+        #[serde(default)]
+        by: PartyView,
+        #[serde(default)]
+        agent: Option<String>,
+        #[serde(default)]
+        parts: Vec<EventPart>,
+    },
     Steered {
         turn: u32,
         #[serde(default)]

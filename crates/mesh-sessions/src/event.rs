@@ -106,6 +106,18 @@ pub enum Body {
         /// What was said.
         parts: Vec<Part>,
     },
+    /// Somebody wrote on the board.
+    Posted {
+        /// Chosen by the caller; a second post of the same id is the same post.
+        post: PromptId,
+        /// Who.
+        by: Party,
+        /// The agent of that node that wrote it, as the node says; none for a person.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        agent: Option<AgentId>,
+        /// What was written.
+        parts: Vec<Part>,
+    },
     /// Somebody spoke to the agent in the middle of a turn, for it to hear before its next model call.
     Steered {
         /// The turn.

@@ -184,6 +184,19 @@ name! {
     /// An agent, by the id of its configuration.
     AgentId, InvalidAgentId, "an agent id", 128
 }
+
+impl AgentId {
+    /// What stands for the agent of a board: nobody, and no agent of a configuration, which has no `@` in its id.
+    pub fn board() -> Self {
+        Self("@board".to_owned())
+    }
+
+    /// Whether it is that one.
+    pub fn is_board(&self) -> bool {
+        self.0 == "@board"
+    }
+}
+
 name! {
     /// A prompt, by the id that its caller chose: a prompt that comes twice under one id is one prompt.
     PromptId, InvalidPromptId, "a prompt id", 128

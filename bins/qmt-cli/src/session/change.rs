@@ -120,27 +120,48 @@ pub(super) async fn label(
 
 pub(super) async fn share(client: &Client, screen: &Screen, args: ShareArgs) -> Result<(), Failure> {
     let view = client.session(&args.session).await?;
-    let known = view.shares.ok_or_else(|| {
-        Failure::new("not_allowed", "this node is not told with whom the session is shared")
-            .with_mend("share it at the node that hosts it, as its owner")
-    })?;
-    let with = match args.with {
-        Some(node) => (Some(resolved_node(client, &node).await?), None, None),
-        None => {
-            let scope = resolved_scope(client, &args.scope.unwrap_or_default()).await?;
-            (None, Some(scope), Some(if args.role == "client" { Role::Client } else { Role::Member }))
-        }
-    };
-    let is_other = |share: &ShareView| (&share.node, &share.scope, share.role) != (&with.0, &with.1, with.2);
-    let mut shares: Vec<ShareView> = known.into_iter().filter(is_other).collect();
     let right = match args.right.as_str() {
         "watch" => Some(RightView::Watch),
         "prompt" => Some(RightView::Prompt),
         "own" => Some(RightView::Own),
         _ => None,
     };
+    let role = if args.role == "client" { Role::Client } else { Role::Member };
+    share_view(client, screen, view, ShareTo { node: args.with, scope: args.scope, role, right }).await
+}
+
+/// With whom to share, and how far.
+pub(crate) struct ShareTo {
+    pub(crate) node: Option<String>,
+    pub(crate) scope: Option<String>,
+    /// Of the scope.
+    pub(crate) role: Role,
+    /// None ends it.
+    pub(crate) right: Option<RightView>,
+}
+
+/// Shares a session or a board as it is, and with one more.
+pub(crate) async fn share_view(
+    client: &Client,
+    screen: &Screen,
+    view: SessionView,
+    to: ShareTo,
+) -> Result<(), Failure> {
+    let known = view.shares.ok_or_else(|| {
+        Failure::new("not_allowed", "this node is not told with whom it is shared")
+            .with_mend("share it at the node that hosts it, as its owner")
+    })?;
+    let with = match to.node {
+        Some(node) => (Some(resolved_node(client, &node).await?), None, None),
+        None => {
+            let scope = resolved_scope(client, &to.scope.unwrap_or_default()).await?;
+            (None, Some(scope), Some(to.role))
+        }
+    };
+    let is_other = |share: &ShareView| (&share.node, &share.scope, share.role) != (&with.0, &with.1, with.2);
+    let mut shares: Vec<ShareView> = known.into_iter().filter(is_other).collect();
     let (node, scope, role) = with;
-    shares.extend(right.map(|right| ShareView { node, scope, role, right }));
+    shares.extend(to.right.map(|right| ShareView { node, scope, role, right }));
     let session = address(&view.id, &view.node);
     done(screen, &client.share_session(&ShareSession { session, shares }).await?)
 }
@@ -205,7 +226,7 @@ pub(super) async fn resume(client: &Client, screen: &Screen, session: &str) -> R
     done(screen, &client.resume(session).await?)
 }
 
-pub(super) async fn archive(client: &Client, screen: &Screen, session: &str) -> Result<(), Failure> {
+pub(crate) async fn archive(client: &Client, screen: &Screen, session: &str) -> Result<(), Failure> {
     done(screen, &client.archive(session).await?)
 }
 

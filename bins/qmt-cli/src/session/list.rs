@@ -207,14 +207,14 @@ fn shared(share: &ShareView) -> String {
     format!("{}: {with}", share.right)
 }
 
-fn ago(at_ms: u64, now_ms: u64) -> String {
+pub(crate) fn ago(at_ms: u64, now_ms: u64) -> String {
     if at_ms == 0 {
         return String::new();
     }
     format!("{} ago", duration(now_ms.saturating_sub(at_ms) / 1000))
 }
 
-fn now_ms() -> u64 {
+pub(crate) fn now_ms() -> u64 {
     let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
     u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
 }

@@ -3,7 +3,7 @@
 pub(crate) mod args;
 mod attach;
 pub(crate) mod change;
-mod list;
+pub(crate) mod list;
 pub(crate) mod seen;
 mod talk;
 pub(crate) mod teller;

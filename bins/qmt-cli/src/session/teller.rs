@@ -67,6 +67,10 @@ impl<'a> Teller<'a> {
                 let said = said(client, session, parts).await;
                 self.note(&format!("> {said}"))
             }
+            Happened::Posted { parts, .. } => {
+                let said = said(client, session, parts).await;
+                self.note(&format!("> {said}"))
+            }
             Happened::Steered { parts, .. } => {
                 let said = said(client, session, parts).await;
                 self.note(&format!(">> {said}"))

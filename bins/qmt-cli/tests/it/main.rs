@@ -2,6 +2,7 @@
 
 mod acp;
 mod audit;
+mod boards;
 mod chat;
 mod doctor;
 mod host;

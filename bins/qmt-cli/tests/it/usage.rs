@@ -21,6 +21,7 @@ const COMMANDS: &[&[&str]] = &[
     &["routes"],
     &["routes", "agents"],
     &["routes", "set", "coder", "--local"],
+    &["board", "list"],
     &["chat", "hello"],
     &["doctor"],
     &["setup"],

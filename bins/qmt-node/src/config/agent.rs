@@ -102,12 +102,25 @@ pub enum BuiltIn {
     Shell,
     /// Tasks for other agents.
     Delegate,
+    /// What stands on shared boards.
+    BoardRead,
+    /// Posts on them.
+    BoardPost,
 }
 
 impl BuiltIn {
     /// All of them.
-    pub const ALL: [Self; 7] =
-        [Self::ReadFile, Self::WriteFile, Self::Edit, Self::List, Self::Search, Self::Shell, Self::Delegate];
+    pub const ALL: [Self; 9] = [
+        Self::ReadFile,
+        Self::WriteFile,
+        Self::Edit,
+        Self::List,
+        Self::Search,
+        Self::Shell,
+        Self::Delegate,
+        Self::BoardRead,
+        Self::BoardPost,
+    ];
 
     /// What models call it.
     pub fn name(self) -> &'static str {
@@ -119,7 +132,14 @@ impl BuiltIn {
             Self::Search => "search",
             Self::Shell => "shell",
             Self::Delegate => "delegate",
+            Self::BoardRead => "board_read",
+            Self::BoardPost => "board_post",
         }
+    }
+
+    /// Whether it works in a folder of its agent.
+    pub fn needs_folder(self) -> bool {
+        !matches!(self, Self::Delegate | Self::BoardRead | Self::BoardPost)
     }
 
     /// The tool of this name.

@@ -626,7 +626,7 @@ fn what_is_wrong_with_an_agent_is_told() {
     for (line, why) in [
         (
             "tools = [\"shel\"]",
-            "4: tools in [[agents]] must be a list of read_file, write_file, edit, list, search, shell, delegate, not one with \"shel\"",
+            "4: tools in [[agents]] must be a list of read_file, write_file, edit, list, search, shell, delegate, board_read, board_post, not one with \"shel\"",
         ),
         (
             "open_to = \"all\"",

@@ -12,8 +12,9 @@ use futures_util::stream::unfold;
 use futures_util::{Stream, TryStreamExt};
 use http::{HeaderMap, StatusCode, header};
 use mesh_control::{
-    ApiError, ContentQuery, EndReason, Endpoint, ErrorCode, EventsQuery, HEARTBEAT, HEARTBEAT_FRAME,
-    MoveSession, OneQuery, OneSession, PROMPT_BODY_BYTES_MAX, SearchQuery, SessionQuery, StreamEnd,
+    ApiError, BoardQuery, ContentQuery, EndReason, Endpoint, ErrorCode, EventsQuery, HEARTBEAT,
+    HEARTBEAT_FRAME, MoveSession, OneQuery, OneSession, PROMPT_BODY_BYTES_MAX, SearchQuery, SessionQuery,
+    StreamEnd,
 };
 use mesh_sessions::ids::EventNumber;
 use mesh_sessions::proto::wire::Deed;
@@ -29,6 +30,10 @@ pub(super) fn routes() -> Router<Node> {
     let prompts = Router::new()
         .route(Endpoint::Prompt.path(), asked(|node, body| async move { node.prompt_session(body).await }))
         .route(Endpoint::Steer.path(), asked(|node, body| async move { node.steer_session(body).await }))
+        .route(
+            Endpoint::PostOnBoard.path(),
+            asked(|node, body| async move { node.post_on_board(body).await }),
+        )
         .layer(DefaultBodyLimit::max(PROMPT_BODY_BYTES_MAX));
     let imports = Router::new()
         .route(Endpoint::ImportSession.path(), axum::routing::post(import))
@@ -71,6 +76,11 @@ pub(super) fn routes() -> Router<Node> {
             Endpoint::MoveSession.path(),
             asked(|node, body: MoveSession| async move { node.move_session(body).await }),
         )
+        .route(
+            Endpoint::Boards.path(),
+            get(boards).merge(asked(|node, body| async move { node.create_board(body).await })),
+        )
+        .route(Endpoint::ShowBoard.path(), get(show_board))
         .route(Endpoint::ExportSession.path(), get(export))
         .route(Endpoint::SearchSessions.path(), get(search))
         .merge(prompts)
@@ -87,6 +97,14 @@ async fn agent_routes(State(node): State<Node>) -> Response {
 
 async fn list(State(node): State<Node>, Query(query): Query<SessionQuery>) -> Response {
     answer(node.session_page(query).await)
+}
+
+async fn boards(State(node): State<Node>, Query(query): Query<SessionQuery>) -> Response {
+    answer(node.board_page(query).await)
+}
+
+async fn show_board(State(node): State<Node>, Query(query): Query<BoardQuery>) -> Response {
+    answer(node.show_board(&query.board).await)
 }
 
 async fn show(State(node): State<Node>, Query(query): Query<OneQuery>) -> Response {

@@ -2,6 +2,7 @@
 #![allow(missing_docs, clippy::unwrap_used, reason = "tests")]
 
 mod audit;
+mod boards;
 mod children;
 mod control;
 mod crowd;

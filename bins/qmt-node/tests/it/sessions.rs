@@ -71,7 +71,7 @@ pub(crate) fn is_gapless(events: &[SessionEvent], after: u64) -> bool {
 }
 
 /// The text of what the tools returned.
-fn results(events: &[SessionEvent]) -> String {
+pub(crate) fn results(events: &[SessionEvent]) -> String {
     let ended = events.iter().filter(|event| event.kind() == "tool_ended");
     ended.map(|event| event.fields["result"].to_string()).collect()
 }

@@ -2,6 +2,7 @@
 
 pub(crate) mod agent;
 pub(crate) mod audit;
+pub(crate) mod board;
 pub(crate) mod console;
 pub(crate) mod doctor;
 pub(crate) mod invite;

@@ -286,9 +286,11 @@ impl Session<'_> {
         Ok(())
     }
 
-    /// Where a prompt stands in the log already.
+    /// Where a prompt or post stands in the log already.
     async fn seen(&mut self, by: &Party, command: &Command) -> Result<Option<EventNumber>, CommandError> {
-        let Command::Prompt { prompt, .. } = command else { return Ok(None) };
+        let (Command::Prompt { prompt, .. } | Command::Post { post: prompt, .. }) = command else {
+            return Ok(None);
+        };
         if self.core.session().right_of(by) < Some(command.needs()) {
             return Ok(None);
         }

@@ -30,11 +30,11 @@ use self::live::{Live, REQUESTS_MAX, Request};
 use self::snapshot::load;
 use crate::agent::Agent;
 use crate::chain::Chain;
-use crate::event::{Body, Party, Right};
+use crate::event::{Body, Party, Right, Share};
 use crate::ids::{AgentId, EventNumber, PromptId, SessionId, SessionName, TurnNumber};
 use crate::model::{ModelClient, Shown};
 use crate::proto::{Command, Now, Refusal, Session};
-use crate::store::{Filter, Hit, Listed, StorageError, Store};
+use crate::store::{Filter, Hit, Kind, Listed, StorageError, Store};
 
 /// How sessions are kept. `Default` suits a node on a workstation.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -183,7 +183,8 @@ impl Sessions {
     /// # Errors
     /// [`CommandError`].
     pub async fn create(&self, id: SessionId, by: &Party, new: NewSession) -> Result<(), CommandError> {
-        let agent = self.inner.agent(&new.agent).filter(|agent| agent.is_open_to(by));
+        let is_open = |agent: &Arc<Agent>| agent.is_open_to(by) && !agent.id.is_board();
+        let agent = self.inner.agent(&new.agent).filter(is_open);
         let agent = agent.ok_or(CommandError::NoSuchAgent(new.agent))?;
         Command::Label { labels: new.labels.clone() }.check()?;
         let mut bodies = vec![Body::Created { agent: agent.id.clone(), owner: by.clone() }];
@@ -194,6 +195,30 @@ impl Sessions {
         bodies.extend(new.name.map(|name| Body::Named { name: Some(name) }));
         if !new.labels.is_empty() {
             bodies.push(Body::Labelled { labels: new.labels });
+        }
+        match self.inner.store.create(id, now_ms(), bodies).await {
+            Ok(_) => Ok(()),
+            Err(crate::store::CreateError::Exists(_)) => self.is_own(id, by).await,
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// Begins a board: a log without an agent, on which all with the right to prompt post. `id` as in [`Sessions::create`].
+    ///
+    /// # Errors
+    /// [`CommandError`].
+    pub async fn create_board(
+        &self,
+        id: SessionId,
+        by: &Party,
+        name: SessionName,
+        shares: Vec<Share>,
+    ) -> Result<(), CommandError> {
+        Command::Share { shares: shares.clone() }.check()?;
+        let created = Body::Created { agent: AgentId::board(), owner: by.clone() };
+        let mut bodies = vec![created, Body::Named { name: Some(name) }];
+        if !shares.is_empty() {
+            bodies.push(Body::Shared { shares });
         }
         match self.inner.store.create(id, now_ms(), bodies).await {
             Ok(_) => Ok(()),
@@ -243,6 +268,24 @@ impl Sessions {
         self.needs(session, by, Right::Prompt).await?;
         let parts = content::parts(&self.inner.store, parts).await?;
         self.command(session, by, Command::Prompt { prompt, parts }).await
+    }
+
+    /// Posts on a board, in the name of an agent of the party's node or of the party itself. Returns when it stands in the
+    /// log, with its number. The same post id again is the same post. Cancel safe in that sense.
+    ///
+    /// # Errors
+    /// [`CommandError`].
+    pub async fn post(
+        &self,
+        board: SessionId,
+        by: &Party,
+        post: PromptId,
+        agent: Option<AgentId>,
+        parts: Vec<Shown>,
+    ) -> Result<EventNumber, CommandError> {
+        self.needs(board, by, Right::Prompt).await?;
+        let parts = content::parts(&self.inner.store, parts).await?;
+        self.command(board, by, Command::Post { post, agent, parts }).await
     }
 
     /// Says something in the middle of a turn (none: the one under way), for the agent to hear before its next model call.
@@ -338,12 +381,17 @@ impl Sessions {
         Ok(self.inner.store.search(words, Some(by), limit).await?)
     }
 
-    /// The session of this id, name or beginning of an id, of those that the party may watch.
+    /// The session of this id, name or beginning of an id, of those of a kind that the party may watch.
     ///
     /// # Errors
     /// [`CommandError`].
-    pub async fn resolve(&self, by: &Party, text: &str) -> Result<SessionId, CommandError> {
-        Ok(self.inner.store.resolve(by, text).await?)
+    pub async fn resolve(
+        &self,
+        by: &Party,
+        text: &str,
+        kind: Option<Kind>,
+    ) -> Result<SessionId, CommandError> {
+        Ok(self.inner.store.resolve(by, text, kind).await?)
     }
 
     /// Has every session rest in order (models are let go, tools told to end) and waits for it, at most for

@@ -6,7 +6,7 @@ use mesh_identity::NodeId;
 
 use crate::content::Part;
 use crate::event::{Right, Share};
-use crate::ids::{PromptId, SessionName, ToolCallId, TurnNumber};
+use crate::ids::{AgentId, PromptId, SessionName, ToolCallId, TurnNumber};
 
 /// The most prompts that wait for their turn. More is a program gone wild.
 pub const QUEUE_MAX: usize = 64;
@@ -31,6 +31,15 @@ pub enum Command {
         /// Chosen by the caller. That it was not seen before is for the store to know.
         prompt: PromptId,
         /// What is said; long texts are blobs already.
+        parts: Vec<Part>,
+    },
+    /// Keep this on the board. Answered when it stands in the log.
+    Post {
+        /// Chosen by the caller. That it was not seen before is for the store to know.
+        post: PromptId,
+        /// The caller's agent that writes it; none for a person.
+        agent: Option<AgentId>,
+        /// What is written; long texts are blobs already.
         parts: Vec<Part>,
     },
     /// Hear this before your next model call.
@@ -90,7 +99,11 @@ impl Command {
     pub fn needs(&self) -> Right {
         match self {
             Self::Watch => Right::Watch,
-            Self::Prompt { .. } | Self::Steer { .. } | Self::Cancel { .. } | Self::Resume => Right::Prompt,
+            Self::Prompt { .. }
+            | Self::Post { .. }
+            | Self::Steer { .. }
+            | Self::Cancel { .. }
+            | Self::Resume => Right::Prompt,
             _ => Right::Own,
         }
     }
@@ -101,7 +114,7 @@ impl Command {
             (size <= max).then_some(()).ok_or(Refusal::TooMuch { what, max })
         };
         match self {
-            Self::Prompt { parts, .. } | Self::Steer { parts, .. } => {
+            Self::Prompt { parts, .. } | Self::Post { parts, .. } | Self::Steer { parts, .. } => {
                 too_much("parts", parts.len(), PARTS_MAX)
             }
             Self::Label { labels } => {
@@ -140,6 +153,12 @@ pub enum Refusal {
     /// Its agent is not configured at this node.
     #[error("its agent is not configured at this node")]
     NoAgent,
+    /// It is a board, on which one posts, or none, which one prompts.
+    #[error("{}", if *is_board { "it is a board: post on it" } else { "it is no board: prompt its agent" })]
+    WrongKind {
+        /// Which of the two.
+        is_board: bool,
+    },
     /// Too many prompts wait already.
     #[error("{QUEUE_MAX} prompts wait already; try again when some are answered")]
     QueueFull,

@@ -337,6 +337,16 @@ impl Core {
         }
         match command {
             Command::Watch => {}
+            Command::Prompt { .. } if self.session.is_board() => {
+                return Err(Refusal::WrongKind { is_board: true });
+            }
+            Command::Post { post, agent, parts } => {
+                if !self.session.is_board() {
+                    return Err(Refusal::WrongKind { is_board: false });
+                }
+                self.wake();
+                self.append(Body::Posted { post, by, agent, parts });
+            }
             Command::Prompt { prompt, parts } => {
                 if self.playbook.is_none() {
                     return Err(Refusal::NoAgent);

@@ -123,6 +123,11 @@ impl Session {
         self.agent.as_ref()
     }
 
+    /// Whether it is a board, which no agent answers.
+    pub fn is_board(&self) -> bool {
+        self.agent.as_ref().is_some_and(AgentId::is_board)
+    }
+
     /// Who may do everything with it.
     pub fn owner(&self) -> Option<&Party> {
         self.owner.as_ref()
@@ -254,6 +259,7 @@ impl Session {
                 let (prompt, by, parts) = (prompt.clone(), by.clone(), parts.clone());
                 self.queue.push_back(Queued { prompt, by, brought_by: None, parts });
             }
+            Body::Posted { .. } => self.fresh = None,
             Body::TurnStarted { turn, prompt } => self.start_turn(*turn, prompt, event.at_ms),
             Body::TurnEnded { .. } => self.turn = None,
             Body::Suspended { by, .. } if self.rest != Rest::Archived => {

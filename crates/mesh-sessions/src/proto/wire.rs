@@ -62,6 +62,18 @@ pub enum Ask {
         /// What.
         parts: Vec<PartHead>,
     },
+    /// Write on a board. The contents follow like those of a prompt.
+    Post {
+        /// On which board.
+        session: SessionId,
+        /// Under which id.
+        post: PromptId,
+        /// The caller's agent that writes it; none for a person.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        agent: Option<AgentId>,
+        /// What.
+        parts: Vec<PartHead>,
+    },
     /// Say something in the middle of a turn. The contents follow like those of a prompt.
     Steer {
         /// To which session.
@@ -83,6 +95,9 @@ pub enum Ask {
     Resolve {
         /// The text.
         text: String,
+        /// Which board, not which session.
+        #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+        boards: bool,
     },
     /// Which sessions may I watch? Answered by [`Tell::Sessions`].
     List {
@@ -94,6 +109,9 @@ pub enum Ask {
         before: Option<SessionId>,
         /// At most so many.
         limit: u32,
+        /// Boards, not sessions.
+        #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+        boards: bool,
     },
     /// How does a session stand? Answered by [`Tell::Sessions`] with it alone.
     Show {
@@ -367,6 +385,8 @@ pub enum Code {
     NotTaken,
     /// No such agent is here for the caller.
     NoSuchAgent,
+    /// It is a board, or it is none.
+    WrongKind,
     /// No such turn is under way.
     NoSuchTurn,
     /// No such call of a tool waits for a decision.

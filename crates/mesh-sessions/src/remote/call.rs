@@ -209,7 +209,19 @@ impl RemoteHost {
     /// # Errors
     /// [`RemoteError`].
     pub async fn resolve(&self, text: &str) -> Result<RemoteSession, RemoteError> {
-        match self.ask(&Ask::Resolve { text: text.to_owned() }, &[]).await? {
+        self.resolve_of(text, false).await
+    }
+
+    /// The board of this id, name or beginning of an id.
+    ///
+    /// # Errors
+    /// [`RemoteError`].
+    pub async fn resolve_board(&self, text: &str) -> Result<RemoteSession, RemoteError> {
+        self.resolve_of(text, true).await
+    }
+
+    async fn resolve_of(&self, text: &str, boards: bool) -> Result<RemoteSession, RemoteError> {
+        match self.ask(&Ask::Resolve { text: text.to_owned(), boards }, &[]).await? {
             Tell::Session { id } => Ok(self.session(id)),
             other => Err(self.unexpected(&other)),
         }
@@ -225,7 +237,23 @@ impl RemoteHost {
         before: Option<SessionId>,
         limit: u32,
     ) -> Result<(Vec<SessionFacts>, Option<SessionId>), RemoteError> {
-        match self.ask(&Ask::List { agent, before, limit }, &[]).await? {
+        self.list_of(Ask::List { agent, before, limit, boards: false }).await
+    }
+
+    /// [`RemoteHost::list`] of boards.
+    ///
+    /// # Errors
+    /// [`RemoteError`].
+    pub async fn list_boards(
+        &self,
+        before: Option<SessionId>,
+        limit: u32,
+    ) -> Result<(Vec<SessionFacts>, Option<SessionId>), RemoteError> {
+        self.list_of(Ask::List { agent: None, before, limit, boards: true }).await
+    }
+
+    async fn list_of(&self, ask: Ask) -> Result<(Vec<SessionFacts>, Option<SessionId>), RemoteError> {
+        match self.ask(&ask, &[]).await? {
             Tell::Sessions { sessions, next } => Ok((sessions, next)),
             other => Err(self.unexpected(&other)),
         }
@@ -405,6 +433,22 @@ impl RemoteSession {
         let _waits = self.waiting.try_acquire().map_err(|_| RemoteError::TooManyWaiting)?;
         let _turn = self.order.lock().await;
         let ask = Ask::Prompt { session: self.id, prompt, parts: heads(&parts) };
+        self.done(&ask, &parts).await
+    }
+
+    /// Posts on it, when it is a board; as [`RemoteSession::prompt`] in everything.
+    ///
+    /// # Errors
+    /// [`RemoteError`].
+    pub async fn post(
+        &self,
+        post: PromptId,
+        agent: Option<AgentId>,
+        parts: Vec<Shown>,
+    ) -> Result<EventNumber, RemoteError> {
+        let _waits = self.waiting.try_acquire().map_err(|_| RemoteError::TooManyWaiting)?;
+        let _turn = self.order.lock().await;
+        let ask = Ask::Post { session: self.id, post, agent, parts: heads(&parts) };
         self.done(&ask, &parts).await
     }
 

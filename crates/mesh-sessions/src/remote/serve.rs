@@ -20,7 +20,7 @@ use crate::proto::wire::{
     AgentFacts, Ask, Beat, CONTENTS_BYTES_MAX, Code, Deed, HitFacts, PartHead, SessionFacts, Tell,
 };
 use crate::proto::{Command, PARTS_MAX, Refusal};
-use crate::store::{BLOB_BYTES_MAX, Filter, Hit, Listed};
+use crate::store::{BLOB_BYTES_MAX, Filter, Hit, Kind, Listed};
 
 /// The most sessions of a page, and of their bytes: a page is one frame.
 const PAGE_MAX: u32 = 100;
@@ -244,6 +244,12 @@ async fn answer(
                 Err(error) => Err(error),
             }
         }
+        Ask::Post { session, post, agent, parts } => {
+            match contents(sessions, config, uploads, by, session, frames, &parts).await? {
+                Ok(parts) => sessions.post(session, by, post, agent, parts).await.map(done),
+                Err(error) => Err(error),
+            }
+        }
         Ask::Steer { session, turn, parts } => {
             match contents(sessions, config, uploads, by, session, frames, &parts).await? {
                 Ok(parts) => sessions.steer(session, by, turn, parts).await.map(done),
@@ -251,9 +257,12 @@ async fn answer(
             }
         }
         Ask::Do { session, what } => sessions.command(session, by, command(what)).await.map(done),
-        Ask::Resolve { text } => sessions.resolve(by, &text).await.map(|id| Tell::Session { id }),
-        Ask::List { agent, before, limit } => {
-            let filter = Filter { agent, before, limit: Some(limit.min(PAGE_MAX)), ..Filter::default() };
+        Ask::Resolve { text, boards } => {
+            sessions.resolve(by, &text, kind(boards)).await.map(|id| Tell::Session { id })
+        }
+        Ask::List { agent, before, limit, boards } => {
+            let limit = Some(limit.min(PAGE_MAX));
+            let filter = Filter { kind: kind(boards), agent, before, limit, ..Filter::default() };
             sessions.list(by, filter).await.map(|(listed, next)| page(sessions, listed, next))
         }
         Ask::Take { session, epoch } => {
@@ -344,6 +353,10 @@ async fn contents(
     Ok(Ok(shown))
 }
 
+fn kind(boards: bool) -> Option<Kind> {
+    Some(if boards { Kind::Board } else { Kind::Session })
+}
+
 fn agents(sessions: &Sessions, by: &Party) -> Vec<AgentFacts> {
     let facts = |agent: &Arc<crate::agent::Agent>| AgentFacts {
         id: agent.id.clone(),
@@ -415,6 +428,7 @@ fn refused(error: &CommandError) -> Tell {
             Refusal::Archived => Code::Archived,
             Refusal::Moved { .. } => Code::Moved,
             Refusal::NoAgent => Code::NoSuchAgent,
+            Refusal::WrongKind { .. } => Code::WrongKind,
             Refusal::NoSuchTurn => Code::NoSuchTurn,
             Refusal::NoSuchCall => Code::NoSuchCall,
             Refusal::NoSuchEvent => Code::NoSuchEvent,

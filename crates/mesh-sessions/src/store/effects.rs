@@ -16,7 +16,11 @@ pub(super) fn effects(row: i64, number: u64, at_ms: i64, body: &Body) -> Vec<Sta
     let mut statements = facts(row, number, at_ms, body);
     if matches!(
         body,
-        Body::Prompted { .. } | Body::Steered { .. } | Body::Answered { .. } | Body::Named { .. }
+        Body::Prompted { .. }
+            | Body::Posted { .. }
+            | Body::Steered { .. }
+            | Body::Answered { .. }
+            | Body::Named { .. }
     ) {
         let place = Value::Number(place(row, number));
         statements.push(Statement::new(TO_INDEX, [place]));
@@ -76,6 +80,17 @@ fn facts(row: i64, number: u64, at_ms: i64, body: &Body) -> Vec<Statement> {
                     seen,
                 ),
                 Statement::new(waits, [row]),
+            ]
+        }
+        Body::Posted { post, by, .. } => {
+            let seen = "INSERT INTO prompts (session, prompt, node, number, started) VALUES (?, ?, ?, ?, ?)";
+            let number = Value::Number(number.cast_signed());
+            let (post, node) = (Value::Text(post.as_str().to_owned()), Value::Text(by.node.to_string()));
+            let goes_on = "UPDATE sessions SET state = CASE state WHEN 'suspended' THEN state ELSE 'active' END WHERE row = ?";
+            vec![
+                // Nothing has to follow from it.
+                Statement::new(seen, [row.clone(), post, node, number.clone(), number]),
+                Statement::new(goes_on, [row]),
             ]
         }
         Body::TurnStarted { turn, prompt } => {
@@ -155,7 +170,9 @@ pub(super) fn blobs(body: &Body) -> BTreeSet<BlobId> {
         Part::Image { blob, .. } => Some(*blob),
     };
     match body {
-        Body::Prompted { parts, .. } | Body::Steered { parts, .. } => parts.iter().filter_map(part).collect(),
+        Body::Prompted { parts, .. } | Body::Posted { parts, .. } | Body::Steered { parts, .. } => {
+            parts.iter().filter_map(part).collect()
+        }
         Body::ToolEnded { result, .. } => result.parts.iter().filter_map(part).collect(),
         Body::Answered { text: said, reasoning, .. } => {
             text(said).into_iter().chain(reasoning.as_ref().and_then(text)).collect()

@@ -54,9 +54,20 @@ impl fmt::Display for State {
     }
 }
 
+/// What a log is of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Kind {
+    /// A conversation with an agent.
+    Session,
+    /// A board: what people and agents wrote on it.
+    Board,
+}
+
 /// Which sessions to list: those for which all that is given holds.
 #[derive(Debug, Clone, Default)]
 pub struct Filter {
+    /// Sessions with agents, or boards.
+    pub kind: Option<Kind>,
     /// The agent.
     pub agent: Option<AgentId>,
     /// The name.
@@ -148,6 +159,7 @@ impl Store {
     /// [`StorageError`].
     pub async fn list(&self, filter: Filter) -> Result<Vec<Listed>, StorageError> {
         let mut query = QueryBuilder::<Sqlite>::new(COLUMNS);
+        push_kind(&mut query, filter.kind);
         if let Some(agent) = &filter.agent {
             query.push(" AND s.agent = ").push_bind(agent.as_str().to_owned());
         }
@@ -204,11 +216,16 @@ impl Store {
         Ok(level.and_then(right))
     }
 
-    /// The session of this id, of this name, or whose id alone begins so, of those that the party may watch.
+    /// The session of this id, of this name, or whose id alone begins so, of those of a kind that the party may watch.
     ///
     /// # Errors
     /// [`ResolveError`].
-    pub async fn resolve(&self, party: &Party, text: &str) -> Result<SessionId, ResolveError> {
+    pub async fn resolve(
+        &self,
+        party: &Party,
+        text: &str,
+        kind: Option<Kind>,
+    ) -> Result<SessionId, ResolveError> {
         if let Ok(session) = text.parse::<SessionId>() {
             let right = self.right_of(session, party).await?;
             return right.map(|_| session).ok_or_else(|| ResolveError::Unknown(text.to_owned()));
@@ -216,7 +233,9 @@ impl Store {
         let mut query =
             QueryBuilder::<Sqlite>::new("SELECT s.session FROM sessions s WHERE s.hidden = 0 AND ");
         push_level(&mut query, party);
-        query.push(" > 0 AND (s.name = ");
+        query.push(" > 0");
+        push_kind(&mut query, kind);
+        query.push(" AND (s.name = ");
         query.push_bind(text.to_owned());
         if let Some((low, high)) = range(text) {
             query
@@ -235,6 +254,12 @@ impl Store {
             _ => Err(ResolveError::Ambiguous { text: text.to_owned(), sessions }),
         }
     }
+}
+
+fn push_kind(query: &mut QueryBuilder<Sqlite>, kind: Option<Kind>) {
+    let Some(kind) = kind else { return };
+    let compared = if kind == Kind::Board { " AND s.agent = " } else { " AND s.agent <> " };
+    query.push(compared).push_bind(String::from(AgentId::board()));
 }
 
 /// What the party may do with the session `s`, as a number of the table of shares; 0 for nothing.

@@ -50,7 +50,7 @@ pub use check::{Check, Damage};
 pub use error::{AppendError, CreateError, ForkError, OpenError, ReadError, StorageError};
 pub use hand_over::Bringing;
 pub(crate) use hand_over::Summary;
-pub use list::{Filter, LIST_MAX, Listed, ResolveError, State};
+pub use list::{Filter, Kind, LIST_MAX, Listed, ResolveError, State};
 pub use read::ReadLimit;
 pub use repair::{Lost, Repair};
 pub use retain::{Retained, Retention};

@@ -305,7 +305,7 @@ impl Plan {
                     return Err(AppendError::Misplaced("an epoch is greater than those before"));
                 }
                 Body::HandedOver { epoch, .. } => head.epoch = *epoch,
-                Body::Prompted { prompt, by, .. } => {
+                Body::Prompted { prompt, by, .. } | Body::Posted { post: prompt, by, .. } => {
                     let key = (head.row, prompt.clone(), by.node);
                     let seen = match self.prompts.get(&key).or_else(|| prompts.get(&key)) {
                         Some(at) => Some(*at),

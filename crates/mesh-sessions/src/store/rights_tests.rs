@@ -133,9 +133,9 @@ async fn a_party_finds_what_is_its_own_or_shared_with_it() {
     assert_eq!(list(&guest, 1).await, [id(3)]);
     assert_eq!(list(&owner, 2).await, [id(3), id(2)]);
     assert_eq!(list(&Party::peer(node(5), scope(2), Role::Member), 9).await, []);
-    assert!(matches!(store.resolve(&guest, &id(1).to_string()).await, Err(ResolveError::Unknown(_))));
-    assert_eq!(store.resolve(&guest, "0000").await.unwrap(), id(3), "the others are not there for it");
-    assert!(matches!(store.resolve(&owner, "0000").await, Err(ResolveError::Ambiguous { .. })));
+    assert!(matches!(store.resolve(&guest, &id(1).to_string(), None).await, Err(ResolveError::Unknown(_))));
+    assert_eq!(store.resolve(&guest, "0000", None).await.unwrap(), id(3), "the others are not there for it");
+    assert!(matches!(store.resolve(&owner, "0000", None).await, Err(ResolveError::Ambiguous { .. })));
 
     // What was shared is not shared by its fork.
     store.fork(id(3), EventNumber(3), id(4), 9, vec![forked(id(3), 3)]).await.unwrap();

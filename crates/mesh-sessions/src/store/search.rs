@@ -143,7 +143,7 @@ async fn stored(connection: &mut SqliteConnection, blob: BlobId) -> Result<Strin
 
 fn texts(body: &Body) -> Vec<&Text> {
     match body {
-        Body::Prompted { parts, .. } | Body::Steered { parts, .. } => {
+        Body::Prompted { parts, .. } | Body::Posted { parts, .. } | Body::Steered { parts, .. } => {
             let texts = parts.iter().filter_map(|part| match part {
                 Part::Text { text } => Some(text),
                 Part::Image { .. } => None,

@@ -358,15 +358,15 @@ async fn sessions_are_listed_by_what_their_logs_say_of_them() {
     let over = store.session(one).await.unwrap();
     assert_eq!((over.state, over.waiting), (State::Archived, 0));
 
-    assert_eq!(store.resolve(&me(), "blue whale").await.unwrap(), one);
-    assert_eq!(store.resolve(&me(), "1000").await.unwrap(), one);
-    assert_eq!(store.resolve(&me(), &two.to_string()).await.unwrap(), two);
-    let several = store.resolve(&me(), "100").await;
+    assert_eq!(store.resolve(&me(), "blue whale", None).await.unwrap(), one);
+    assert_eq!(store.resolve(&me(), "1000", None).await.unwrap(), one);
+    assert_eq!(store.resolve(&me(), &two.to_string(), None).await.unwrap(), two);
+    let several = store.resolve(&me(), "100", None).await;
     assert!(
         matches!(&several, Err(ResolveError::Ambiguous { sessions, .. }) if sessions.len() == 2),
         "{several:?}"
     );
-    assert!(matches!(store.resolve(&me(), "white whale").await, Err(ResolveError::Unknown(_))));
+    assert!(matches!(store.resolve(&me(), "white whale", None).await, Err(ResolveError::Unknown(_))));
 }
 
 #[tokio::test]

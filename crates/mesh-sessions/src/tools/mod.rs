@@ -1,9 +1,11 @@
-//! The tools that an agent has: files of a workspace, a shell, servers of the Model Context Protocol, and other agents.
+//! The tools that an agent has: files of a workspace, a shell, servers of the Model Context Protocol, other
+//! agents, and shared boards.
 //!
 //! What a call may do is the policy's affair ([`crate::policy`]); what it can do at most is settled here: files lie in a
 //! [`Workspace`], results and times are bounded, processes end with their call, and [`Secrets`] are taken out of what comes
 //! back.
 
+mod board;
 mod confinement;
 mod delegate;
 mod edit;
@@ -25,6 +27,7 @@ mod write_file;
 #[cfg(test)]
 mod tests;
 
+pub use board::{BoardFrom, BoardPost, BoardRead, BoardSeen, Boards, NewPost, PostSeen, PostsSeen};
 pub use confinement::Confinement;
 pub use delegate::{Candidate, Delegate, Delegator, Order, Roster};
 pub use environment::Environment;

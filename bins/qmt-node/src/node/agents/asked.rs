@@ -18,7 +18,7 @@ use mesh_sessions::ids::{AgentId, BlobId, EventNumber, SessionId, SessionName, T
 use mesh_sessions::model::Shown;
 use mesh_sessions::proto::wire::{Deed, HitFacts, SessionFacts};
 use mesh_sessions::remote::RemoteHost;
-use mesh_sessions::store::{Filter, Hit, Listed, State as ListedState};
+use mesh_sessions::store::{Filter, Hit, Kind, Listed, State as ListedState};
 
 use super::super::{Node, views};
 use super::held::{Held, refused, refused_there};
@@ -63,22 +63,30 @@ impl Node {
     }
 
     pub(crate) async fn session_page(&self, query: SessionQuery) -> Result<SessionPage, ApiError> {
+        self.page_of(&query, Kind::Session).await
+    }
+
+    pub(super) async fn page_of(&self, query: &SessionQuery, kind: Kind) -> Result<SessionPage, ApiError> {
         if query.all {
-            return self.all_sessions(&query).await;
+            return self.page_of_all(query, kind).await;
         }
         match query.node.as_deref().map(|node| self.host_of(node)).transpose()?.flatten() {
-            Some(host) => self.sessions_there(&host, &query).await,
-            None => self.sessions_here(&query).await,
+            Some(host) => self.page_there(&host, query, kind).await,
+            None => self.page_here(query, kind).await,
         }
     }
 
-    async fn all_sessions(&self, query: &SessionQuery) -> Result<SessionPage, ApiError> {
-        let here = self.sessions_here(query).await?.sessions;
+    async fn page_of_all(&self, query: &SessionQuery, kind: Kind) -> Result<SessionPage, ApiError> {
+        let here = self.page_here(query, kind).await?.sessions;
         let me = self.id().to_string();
         let (sessions, mut elsewhere): (Vec<_>, Vec<_>) = here.into_iter().partition(|view| view.node == me);
         let mut page = SessionPage { sessions, ..SessionPage::default() };
-        let asked = self.peers_with_sessions().into_iter().map(|host| async move {
-            let answer = tokio::time::timeout(PEER_ANSWERS, self.sessions_there(&host, query)).await;
+        let hosts = match kind {
+            Kind::Session => self.peers_with_sessions(),
+            Kind::Board => self.board_hosts(),
+        };
+        let asked = hosts.into_iter().map(|host| async move {
+            let answer = tokio::time::timeout(PEER_ANSWERS, self.page_there(&host, query, kind)).await;
             (
                 host.node(),
                 answer
@@ -106,12 +114,13 @@ impl Node {
         Ok(page)
     }
 
-    async fn sessions_here(&self, query: &SessionQuery) -> Result<SessionPage, ApiError> {
+    async fn page_here(&self, query: &SessionQuery, kind: Kind) -> Result<SessionPage, ApiError> {
         let label = query.label.as_ref().map(|label| {
             let (key, value) = label.split_once('=').ok_or_else(|| bad("label must be KEY=VALUE"))?;
             Ok::<_, ApiError>((key.to_owned(), value.to_owned()))
         });
         let filter = Filter {
+            kind: Some(kind),
             agent: query.agent.as_deref().map(agent_id).transpose()?,
             name: query.name.clone().map(session_name).transpose()?,
             label: label.transpose()?,
@@ -128,10 +137,19 @@ impl Node {
     }
 
     /// Peers are asked by agent alone; the rest is chosen here.
-    async fn sessions_there(&self, host: &RemoteHost, query: &SessionQuery) -> Result<SessionPage, ApiError> {
+    async fn page_there(
+        &self,
+        host: &RemoteHost,
+        query: &SessionQuery,
+        kind: Kind,
+    ) -> Result<SessionPage, ApiError> {
         let agent = query.agent.as_deref().map(agent_id).transpose()?;
         let before = query.before.as_deref().map(session_id).transpose()?;
-        let listed = host.list(agent, before, query.limit.unwrap_or(PAGE)).await;
+        let limit = query.limit.unwrap_or(PAGE);
+        let listed = match kind {
+            Kind::Session => host.list(agent, before, limit).await,
+            Kind::Board => host.list_boards(before, limit).await,
+        };
         let (listed, next) = listed.map_err(|error| refused_there(&error))?;
         let fits = |view: &SessionView| {
             let label = query.label.as_ref().and_then(|label| label.split_once('='));
@@ -365,7 +383,7 @@ impl Node {
         Ok(hits.map_err(|error| refused(&error))?.into_iter().map(view).collect())
     }
 
-    fn written(&self, held: &Held, number: EventNumber) -> Written {
+    pub(super) fn written(&self, held: &Held, number: EventNumber) -> Written {
         let node = match held {
             Held::Here { .. } => self.id(),
             Held::There(session) => session.host().node(),
@@ -420,7 +438,7 @@ impl Node {
         }
     }
 
-    fn share(&self, view: &ShareView) -> Result<Share, ApiError> {
+    pub(super) fn share(&self, view: &ShareView) -> Result<Share, ApiError> {
         let right = match view.right {
             RightView::Watch => Right::Watch,
             RightView::Prompt => Right::Prompt,
@@ -449,11 +467,11 @@ impl Node {
 /// So long another node may take where others would do, or are asked too.
 pub(super) const PEER_ANSWERS: std::time::Duration = std::time::Duration::from_secs(5);
 
-fn bad(why: impl Into<String>) -> ApiError {
+pub(super) fn bad(why: impl Into<String>) -> ApiError {
     ApiError::new(ErrorCode::BadRequest, why)
 }
 
-fn session_id(text: &str) -> Result<SessionId, ApiError> {
+pub(super) fn session_id(text: &str) -> Result<SessionId, ApiError> {
     text.parse().map_err(|error| bad(format!("{text:?}: {error}")))
 }
 
@@ -461,11 +479,11 @@ fn agent_id(text: &str) -> Result<AgentId, ApiError> {
     text.parse().map_err(|error| bad(format!("{text:?}: {error}")))
 }
 
-fn session_name(text: String) -> Result<SessionName, ApiError> {
+pub(super) fn session_name(text: String) -> Result<SessionName, ApiError> {
     text.parse().map_err(|error| bad(format!("name: {error}")))
 }
 
-fn parts(parts: Vec<PromptPart>) -> Result<Vec<Shown>, ApiError> {
+pub(super) fn parts(parts: Vec<PromptPart>) -> Result<Vec<Shown>, ApiError> {
     let part = |part| match part {
         PromptPart::Text { text } => Ok(Shown::Text(text)),
         PromptPart::Image { media_type, data } => {

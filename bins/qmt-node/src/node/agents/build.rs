@@ -10,8 +10,8 @@ use mesh_sessions::chain::Budget;
 use mesh_sessions::ids::AgentId;
 use mesh_sessions::tool::Tool;
 use mesh_sessions::tools::{
-    Delegate, Environment, FileLimits, Files, Guard, Mcp, McpLimits, McpServer, Secrets, Shell, ShellLimits,
-    Workspace,
+    BoardPost, BoardRead, Delegate, Environment, FileLimits, Files, Guard, Mcp, McpLimits, McpServer,
+    Secrets, Shell, ShellLimits, Workspace,
 };
 
 use super::confine::{Hidden, WORK_FOLDER, confinement};
@@ -86,8 +86,7 @@ impl Parts<'_> {
         hidden: &Hidden,
         secrets: &Secrets,
     ) -> Result<(Agent, Vec<Mcp>), String> {
-        let needs_folder =
-            entry.tools.iter().any(|tool| *tool != BuiltIn::Delegate) || !entry.servers.is_empty();
+        let needs_folder = entry.tools.iter().any(|tool| tool.needs_folder()) || !entry.servers.is_empty();
         let workspace = if needs_folder { Some(self.workspace(entry, hidden)?) } else { None };
         let mut tools: Vec<Arc<dyn Tool>> = Vec::new();
         let mut servers = Vec::new();
@@ -115,6 +114,9 @@ impl Parts<'_> {
             delegator: Arc::new(self.mesh.of(&entry.id)),
             budget: Budget::UNBOUNDED,
         })));
+        let boards = Arc::new(self.mesh.of(&entry.id));
+        tools.push(secrets.keep_from(Arc::new(BoardRead(boards.clone()))));
+        tools.push(secrets.keep_from(Arc::new(BoardPost(boards))));
         tools.retain(|tool| {
             let named = BuiltIn::named(&tool.spec().name);
             named.is_some_and(|named| entry.tools.contains(&named))

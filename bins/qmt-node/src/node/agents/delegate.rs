@@ -42,7 +42,12 @@ impl Mesh {
         Self { agent: Some(agent.clone()), ..self.clone() }
     }
 
-    fn node(&self) -> Option<Node> {
+    /// The agent whose tool it is.
+    pub(super) fn agent(&self) -> Option<&AgentId> {
+        self.agent.as_ref()
+    }
+
+    pub(super) fn node(&self) -> Option<Node> {
         self.node.upgrade().map(|inner| Node { inner, _last_handle: None })
     }
 }

@@ -7,12 +7,12 @@ use mesh_control::{Address, ApiError, ErrorCode};
 use mesh_identity::{NodeId, ScopeId};
 use mesh_sessions::event::Party;
 use mesh_sessions::host::{CommandError, Sessions};
-use mesh_sessions::ids::{EventNumber, SessionId};
-use mesh_sessions::ids::{PromptId, TurnNumber};
+use mesh_sessions::ids::{AgentId, EventNumber, PromptId, SessionId, TurnNumber};
 use mesh_sessions::model::Shown;
 use mesh_sessions::proto::wire::{Code, Deed};
 use mesh_sessions::proto::{Command, Refusal};
 use mesh_sessions::remote::{Config as RemoteConfig, RemoteError, RemoteHost, RemoteSession};
+use mesh_sessions::store::Kind;
 
 use super::super::Node;
 use super::super::scopes::Scope;
@@ -62,7 +62,7 @@ impl Node {
         let Address { what, node } = Address::of(text);
         let Some(node) = node else { return self.hold_anywhere(text).await };
         match self.host_of(node) {
-            Ok(None) => self.hold_here(what).await,
+            Ok(None) => self.hold_here(what, Kind::Session).await,
             Ok(Some(host)) => {
                 let session = match what.parse() {
                     // An id needs nobody to say which it is: what is asked of it waits for its host.
@@ -72,13 +72,13 @@ impl Node {
                 Ok(self.hold_remote(session).await)
             }
             // A name may have an @ in it.
-            Err(error) => self.hold_here(text).await.map_err(|_| error),
+            Err(error) => self.hold_here(text, Kind::Session).await.map_err(|_| error),
         }
     }
 
-    async fn hold_here(&self, text: &str) -> Result<Held, ApiError> {
+    pub(super) async fn hold_here(&self, text: &str, kind: Kind) -> Result<Held, ApiError> {
         let (sessions, by) = (self.sessions().await?, self.owner());
-        let id = sessions.resolve(&by, text).await.map_err(|error| refused(&error))?;
+        let id = sessions.resolve(&by, text, Some(kind)).await.map_err(|error| refused(&error))?;
         let moved = sessions.host_of(id).await.map_err(|error| refused(&error))?;
         // Until the new host has it, and when that one is not in the mesh any more, it is read here.
         if let Some(to) = moved
@@ -108,7 +108,7 @@ impl Node {
     }
 
     async fn hold_anywhere(&self, text: &str) -> Result<Held, ApiError> {
-        let unknown = match self.hold_here(text).await {
+        let unknown = match self.hold_here(text, Kind::Session).await {
             Err(error) if error.code == ErrorCode::UnknownSession => error,
             other => return other,
         };
@@ -190,6 +190,22 @@ impl Held {
         }
     }
 
+    pub(crate) async fn post(
+        &self,
+        post: PromptId,
+        agent: Option<AgentId>,
+        parts: Vec<Shown>,
+    ) -> Result<EventNumber, ApiError> {
+        match self {
+            Self::Here { sessions, by, id } => {
+                sessions.post(*id, by, post, agent, parts).await.map_err(|error| refused(&error))
+            }
+            Self::There(session) => {
+                session.post(post, agent, parts).await.map_err(|error| refused_there(&error))
+            }
+        }
+    }
+
     pub(crate) async fn steer(
         &self,
         turn: Option<TurnNumber>,
@@ -236,6 +252,7 @@ pub(crate) fn refused(error: &CommandError) -> ApiError {
             // It is on its way, and the same call goes to its new host a little later.
             Refusal::Moved { .. } => ErrorCode::Unavailable,
             Refusal::NoAgent => ErrorCode::UnknownAgent,
+            Refusal::WrongKind { .. } => ErrorCode::BadRequest,
             Refusal::NoSuchTurn => ErrorCode::UnknownTurn,
             Refusal::NoSuchCall => ErrorCode::UnknownCall,
             Refusal::NoSuchEvent => ErrorCode::UnknownEvent,
@@ -260,6 +277,7 @@ pub(crate) fn refused_there(error: &RemoteError) -> ApiError {
             Code::Archived => ErrorCode::Archived,
             Code::Moved => ErrorCode::Conflict,
             Code::NoSuchAgent => ErrorCode::UnknownAgent,
+            Code::WrongKind => ErrorCode::BadRequest,
             Code::NoSuchTurn => ErrorCode::UnknownTurn,
             Code::NoSuchCall => ErrorCode::UnknownCall,
             Code::NoSuchEvent | Code::NoSuchContent => ErrorCode::UnknownEvent,

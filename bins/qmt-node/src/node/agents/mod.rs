@@ -1,6 +1,7 @@
 //! The agents of this node at work: sessions over the node's store, models and tools.
 
 mod asked;
+mod boards;
 mod build;
 mod confine;
 pub(crate) mod delegate;

@@ -207,7 +207,7 @@ async fn who_has_no_right_learns_nothing_and_watches_no_longer_than_allowed() {
     assert!(is_hidden(&sessions.follow(session, &guest, EventNumber::START).await.unwrap_err()));
     assert!(is_hidden(&sessions.prompt(session, &guest, prompt_id(), text("x")).await.unwrap_err()));
     assert!(is_hidden(&sessions.fork(session, None, new_id(), &guest).await.unwrap_err()));
-    assert!(is_hidden(&sessions.resolve(&guest, "secret").await.unwrap_err()));
+    assert!(is_hidden(&sessions.resolve(&guest, "secret", None).await.unwrap_err()));
     assert!(is_hidden(&sessions.follow(new_id(), &guest, EventNumber::START).await.unwrap_err()));
     assert_eq!(sessions.list(&guest, Filter::default()).await.unwrap().0, []);
     let new =
@@ -220,7 +220,7 @@ async fn who_has_no_right_learns_nothing_and_watches_no_longer_than_allowed() {
     let mut following = sessions.follow(session, &guest, EventNumber::START).await.unwrap();
     let refused = sessions.prompt(session, &guest, prompt_id(), text("x")).await;
     assert!(matches!(refused, Err(CommandError::Refused(Refusal::NotAllowed { needs: Right::Prompt }))));
-    assert_eq!(sessions.resolve(&guest, "secret").await.unwrap(), session);
+    assert_eq!(sessions.resolve(&guest, "secret", None).await.unwrap(), session);
     assert_eq!(sessions.list(&guest, Filter::default()).await.unwrap().0.len(), 1);
     for _ in 0..3 {
         following.next().await.unwrap();

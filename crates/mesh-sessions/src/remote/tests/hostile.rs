@@ -58,7 +58,7 @@ async fn arbitrary_frames_end_their_stream_and_nothing_else() {
     let ask = |ask: &Ask| serde_json::to_vec(ask).unwrap();
     let valid = [
         ask(&Ask::Attach { session: session.id(), after: EventNumber::START }),
-        ask(&Ask::List { agent: None, before: None, limit: u32::MAX }),
+        ask(&Ask::List { agent: None, before: None, limit: u32::MAX, boards: false }),
         ask(&Ask::Prompt {
             session: session.id(),
             prompt: "q".parse().unwrap(),

@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used)]
 
 mod agents;
+mod boards;
 mod calls;
 mod facts;
 mod hand_over;
