@@ -33,7 +33,7 @@ pub use delegate::{Candidate, Delegate, Delegator, Order, Roster};
 pub use environment::Environment;
 pub use files::{FileLimits, Files};
 pub use guard::Guard;
-pub use mcp::{Mcp, McpError, McpLimits, McpServer};
+pub use mcp::{Mcp, McpAt, McpError, McpLimits, McpProgram, McpServer, McpWeb};
 pub use secrets::{MARK, SECRET_BYTES_MIN, Secrets};
 pub use shell::{Shell, ShellLimits};
 pub use workspace::{PathError, Workspace};

@@ -4,6 +4,7 @@
 mod harness;
 mod mcp;
 mod mcp_server;
+mod mcp_web;
 mod room;
 mod shell;
 
@@ -42,6 +43,8 @@ fn main() -> ExitCode {
             ("a_server_that_floods_still_answers", mcp::a_server_that_floods_still_answers),
             ("an_endless_list_is_cut", mcp::an_endless_list_is_cut),
             ("a_call_that_hangs_ends", mcp::a_call_that_hangs_ends),
+            ("a_server_at_an_address_is_used", mcp::a_server_at_an_address_is_used),
+            ("a_bad_server_at_an_address_is_said", mcp::a_bad_server_at_an_address_is_said),
             ("the_last_handle_takes_its_server_along", mcp::the_last_handle_takes_its_server_along),
         ]),
     }

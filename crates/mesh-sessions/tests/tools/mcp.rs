@@ -5,20 +5,25 @@ use std::time::Duration;
 
 use mesh_sessions::content::ToolOutcome::{Cancelled, Done, Failed};
 use mesh_sessions::tool::{Ran, Tool};
-use mesh_sessions::tools::{Environment, Mcp, McpError, McpLimits, McpServer, Secrets};
+use mesh_sessions::tools::{
+    Environment, Mcp, McpAt, McpError, McpLimits, McpProgram, McpServer, McpWeb, Secrets,
+};
 use serde_json::{Value, json};
 
+use crate::mcp_web;
 use crate::room::{Room, block_on, call, guard, is_alive, text, until};
 
 fn server(room: &Room, mode: &str) -> McpServer {
     McpServer {
         name: "fake".to_owned(),
-        program: std::env::current_exe().unwrap(),
-        arguments: vec!["__mcp".into(), mode.into()],
-        folder: room.root.clone(),
-        environment: Environment::default(),
-        confinement: None,
-        guard: guard(),
+        at: McpAt::Program(McpProgram {
+            program: std::env::current_exe().unwrap(),
+            arguments: vec!["__mcp".into(), mode.into()],
+            folder: room.root.clone(),
+            environment: Environment::default(),
+            confinement: None,
+            guard: guard(),
+        }),
         secrets: Secrets::new(["sk-live-123456".to_owned()]),
         trusts_hints: true,
         limits: McpLimits { grace: Duration::from_millis(300), ..McpLimits::default() },
@@ -147,7 +152,8 @@ pub(crate) fn a_server_that_never_was_one_is_said() {
         });
     }
     let mut missing = server(&room, "good");
-    missing.program = "/nonexistent/server".into();
+    let McpAt::Program(at) = &mut missing.at else { unreachable!() };
+    at.program = "/nonexistent/server".into();
     block_on(async {
         let mcp = Mcp::new(missing);
         let error = mcp.tools().await.err().unwrap().to_string();
@@ -225,5 +231,57 @@ pub(crate) fn the_last_handle_takes_its_server_along() {
         assert!(is_alive(process));
         drop(mcp);
         until("it is gone", || (!is_alive(process)).then_some(())).await;
+    });
+}
+
+fn at_address(room: &Room, url: &str) -> McpServer {
+    let headers = [("authorization".to_owned(), "Bearer sk-live-123456".to_owned())].into();
+    McpServer { at: McpAt::Web(McpWeb { url: url.to_owned(), headers }), ..server(room, "good") }
+}
+
+pub(crate) fn a_server_at_an_address_is_used() {
+    let room = Room::new();
+    for mode in ["json", "events", "session"] {
+        let (url, _) = mcp_web::serve(mode);
+        block_on(async {
+            let mcp = Mcp::new(at_address(&room, &url));
+            let said = ran(&mcp, "echo", json!({"text": mode})).await;
+            assert_eq!((said.outcome, text(&said)), (Done, format!("echo: {mode}")));
+            let said = ran(&mcp, "secret", json!({})).await;
+            assert_eq!(text(&said), "the key is [secret]");
+            mcp.close().await;
+        });
+    }
+    let shown = format!("{:?}", at_address(&room, "http://127.0.0.1:1/"));
+    assert!(!shown.contains("sk-live"), "{shown}");
+}
+
+pub(crate) fn a_bad_server_at_an_address_is_said() {
+    let room = Room::new();
+    let (elsewhere, asked) = mcp_web::serve("json");
+    for (mode, why) in [
+        ("refusing", "401"),
+        ("endless", "larger than 65536 bytes"),
+        ("endless-events", ""),
+        ("nonsense", ""),
+        ("silent", "not ready within 1 s"),
+        (elsewhere.as_str(), "307"),
+    ] {
+        let (url, _) = mcp_web::serve(mode);
+        let mut bad = at_address(&room, &url);
+        bad.limits.start = Duration::from_secs(if mode == "silent" { 1 } else { 20 });
+        bad.limits.message_bytes = 64 * 1024;
+        block_on(async {
+            let mcp = Mcp::new(bad);
+            let error = mcp.tools().await.err().unwrap();
+            assert!(matches!(error, McpError::NotStarted { .. }), "{mode}: {error}");
+            assert!(error.to_string().contains(why), "{mode}: {error}");
+            mcp.close().await;
+        });
+    }
+    assert_eq!(asked.load(std::sync::atomic::Ordering::SeqCst), 0, "keys do not go where a server points");
+    block_on(async {
+        let mcp = Mcp::new(at_address(&room, "http://127.0.0.1:1/mcp"));
+        assert!(matches!(mcp.tools().await, Err(McpError::NotStarted { .. })));
     });
 }

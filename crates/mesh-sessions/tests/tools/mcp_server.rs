@@ -72,7 +72,7 @@ fn send(message: &Value) {
     }
 }
 
-fn answer(mode: &str, method: &str, params: &Value) -> Result<Option<Value>, String> {
+pub(crate) fn answer(mode: &str, method: &str, params: &Value) -> Result<Option<Value>, String> {
     match method {
         "initialize" => Ok(Some(json!({
             "protocolVersion": params["protocolVersion"],

@@ -6,11 +6,14 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use http::{HeaderName, HeaderValue};
 use rmcp::model::{
     ClientCapabilities, ClientConfig, ClientRequest, Implementation, PaginatedRequestParams, PingRequest,
 };
 use rmcp::service::{NotificationContext, Peer, RunningService, ServiceExt};
 use rmcp::transport::async_rw::AsyncRwTransport;
+use rmcp::transport::streamable_http_client::StreamableHttpClientTransportConfig;
+use rmcp::transport::{StreamableHttpClientTransport, Transport};
 use rmcp::{ClientHandler, RoleClient};
 use serde_json::Value;
 use tokio::io::AsyncReadExt;
@@ -22,7 +25,8 @@ use tokio::time::{Instant, sleep_until, timeout};
 use super::super::guard::Guarded;
 use super::super::output::HeadTail;
 use super::transport::Narrow;
-use super::{Connected, McpError, McpServer, Remote};
+use super::web::Web;
+use super::{Connected, McpAt, McpError, McpProgram, McpServer, Remote};
 use crate::model::ToolSpec;
 
 /// The first wait before a server that failed is started again; it doubles with each failure.
@@ -64,7 +68,8 @@ pub(super) struct Driver {
 /// A server's process and the connection to it.
 struct Running {
     service: RunningService<RoleClient, Client>,
-    process: Process,
+    /// None for one at an address.
+    process: Option<Process>,
     tools: Arc<Vec<Arc<Remote>>>,
     has_changed: Arc<AtomicBool>,
     since: Instant,
@@ -193,19 +198,22 @@ impl Driver {
         // It closes the server's standard input, by which the guard ends it.
         let _ = running.service.close_with_timeout(self.server.limits.grace).await;
         drop(running.service);
-        running.process.end(&self.server).await
+        match running.process {
+            Some(process) => process.end(&self.server).await,
+            None => String::new(),
+        }
     }
 }
 
 impl Process {
     fn spawn(
         server: &McpServer,
+        at: &McpProgram,
     ) -> std::io::Result<(Self, tokio::process::ChildStdout, tokio::process::ChildStdin)> {
-        let how =
-            Guarded { grace: server.limits.grace, talks: true, confinement: server.confinement.as_ref() };
-        let mut command = server.guard.command(&how, server.program.as_os_str(), &server.arguments);
-        command.current_dir(&server.folder).stdout(Stdio::piped()).stderr(Stdio::piped());
-        server.environment.apply(&mut command);
+        let how = Guarded { grace: server.limits.grace, talks: true, confinement: at.confinement.as_ref() };
+        let mut command = at.guard.command(&how, at.program.as_os_str(), &at.arguments);
+        command.current_dir(&at.folder).stdout(Stdio::piped()).stderr(Stdio::piped());
+        at.environment.apply(&mut command);
         let mut guard = tokio::process::Command::from(command).spawn()?;
         let (stdin, stdout, stderr) = (guard.stdin.take(), guard.stdout.take(), guard.stderr.take());
         let (Some(stdin), Some(stdout), Some(stderr)) = (stdin, stdout, stderr) else {
@@ -242,9 +250,36 @@ async fn listen(mut stderr: ChildStderr, kept: Arc<Mutex<HeadTail>>) {
 
 /// Starts the server and asks for its tools; the error says why not, with its last words.
 async fn start(server: &McpServer) -> Result<Running, String> {
-    let started = Process::spawn(server);
-    let (process, stdout, stdin) = started.map_err(|error| error.to_string())?;
-    let transport = AsyncRwTransport::new(stdout, stdin).with_max_line_length(server.limits.message_bytes);
+    match &server.at {
+        McpAt::Program(at) => {
+            let started = Process::spawn(server, at);
+            let (process, stdout, stdin) = started.map_err(|error| error.to_string())?;
+            let transport = AsyncRwTransport::new(stdout, stdin);
+            let transport = transport.with_max_line_length(server.limits.message_bytes);
+            greet(server, transport, Some(process)).await
+        }
+        McpAt::Web(at) => {
+            let web = Web::new(server.limits.message_bytes).map_err(|error| error.to_string())?;
+            let mut config = StreamableHttpClientTransportConfig::with_uri(at.url.as_str());
+            config.allow_stateless = true;
+            for (name, value) in &at.headers {
+                let bad = || format!("the header {name} is not valid");
+                let parsed = (HeaderName::try_from(name), HeaderValue::try_from(value));
+                let (Ok(name), Ok(mut value)) = parsed else { return Err(bad()) };
+                value.set_sensitive(true);
+                config.custom_headers.insert(name, value);
+            }
+            greet(server, StreamableHttpClientTransport::with_client(web, config), None).await
+        }
+    }
+}
+
+/// Shakes hands with the server behind a transport. On failure the transport is dropped, and with it a program's standard
+/// input.
+async fn greet<T>(server: &McpServer, transport: T, process: Option<Process>) -> Result<Running, String>
+where
+    T: Transport<RoleClient> + 'static,
+{
     let has_changed = Arc::new(AtomicBool::new(false));
     let client = Client { has_changed: has_changed.clone() };
     let greeted = async {
@@ -252,7 +287,6 @@ async fn start(server: &McpServer) -> Result<Running, String> {
         let tools = list(server, service.peer()).await?;
         Ok::<_, String>((service, tools))
     };
-    // On failure the connection is dropped here, and with it the server's standard input.
     let why = match timeout(server.limits.start, greeted).await {
         Ok(Ok((service, tools))) => {
             let since = Instant::now();
@@ -261,7 +295,11 @@ async fn start(server: &McpServer) -> Result<Running, String> {
         Ok(Err(why)) => cut(&why, LAST_WORDS),
         Err(_) => format!("it was not ready within {} s", server.limits.start.as_secs()),
     };
-    match process.end(server).await {
+    let words = match process {
+        Some(process) => process.end(server).await,
+        None => String::new(),
+    };
+    match words {
         words if words.is_empty() => Err(server.secrets.redact(&why).into_owned()),
         words => Err(format!("{}; its last words: {words}", server.secrets.redact(&why))),
     }

@@ -1,14 +1,17 @@
-//! Tools of servers that speak the Model Context Protocol over standard input and output.
+//! Tools of servers that speak the Model Context Protocol, over standard input and output or over HTTP.
 //!
-//! A server is a program of the owner's choice behind a [`Guard`]. It is started when its tools are first asked for and
-//! started again, later each time, when it dies. What it sends is bounded and waited for no longer than [`McpLimits`] says; a
+//! A server is of the owner's choice: a program behind a [`Guard`], or an address. It is started when its tools are first asked
+//! for and started again, later each time, when it dies. What it sends is bounded and waited for no longer than [`McpLimits`] says; a
 //! server that talks nonsense, floods or hangs costs its own tools and nothing else. It is asked for tools only: it cannot
 //! prompt a model, read files through the node or ask people for input.
 
 mod driver;
 mod transport;
+mod web;
 
+use std::collections::BTreeMap;
 use std::ffi::OsString;
+use std::fmt;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -39,11 +42,33 @@ const COMMANDS: usize = 64;
 /// So long a server that did not answer a call may take to show that it lives.
 const PING: Duration = Duration::from_secs(5);
 
-/// A server and how it is run.
+/// A server and how it is reached.
 #[derive(Debug, Clone)]
 pub struct McpServer {
     /// What its tools' names begin with: letters, digits, `_` and `-`, at most 32.
     pub name: String,
+    /// Where it is.
+    pub at: McpAt,
+    /// What is taken out of its results.
+    pub secrets: Secrets,
+    /// Whether its word that a tool only reads is believed.
+    pub trusts_hints: bool,
+    /// How long and how much.
+    pub limits: McpLimits,
+}
+
+/// Where a server is.
+#[derive(Debug, Clone)]
+pub enum McpAt {
+    /// A program here, over its standard input and output.
+    Program(McpProgram),
+    /// At an address, over HTTP.
+    Web(McpWeb),
+}
+
+/// A server that is a program.
+#[derive(Debug, Clone)]
+pub struct McpProgram {
     /// The program.
     pub program: PathBuf,
     /// Its arguments.
@@ -52,16 +77,27 @@ pub struct McpServer {
     pub folder: PathBuf,
     /// The variables that it sees, keys that it needs included.
     pub environment: Environment,
-    /// Between the node and the server.
-    pub guard: Guard,
     /// What it reaches of the disk; none for all that the node's user does.
     pub confinement: Option<Confinement>,
-    /// What is taken out of its results.
-    pub secrets: Secrets,
-    /// Whether its word that a tool only reads is believed.
-    pub trusts_hints: bool,
-    /// How long and how much.
-    pub limits: McpLimits,
+    /// Between the node and the server.
+    pub guard: Guard,
+}
+
+/// A server at an address.
+#[derive(Clone)]
+pub struct McpWeb {
+    /// Such as `https://example.org/mcp`.
+    pub url: String,
+    /// Sent with every request, keys that it needs included.
+    pub headers: BTreeMap<String, String>,
+}
+
+/// Shows no value of a header: there the keys stand.
+impl fmt::Debug for McpWeb {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let names: Vec<&String> = self.headers.keys().collect();
+        f.debug_struct("McpWeb").field("url", &self.url).field("headers", &names).finish()
+    }
 }
 
 /// How long servers are waited for and how much they may say.
