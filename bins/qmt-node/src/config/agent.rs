@@ -148,11 +148,36 @@ impl BuiltIn {
     }
 }
 
-/// An MCP server: a program that is spoken to over its standard input and output.
+/// An MCP server.
 #[derive(Debug, Clone)]
 pub struct ServerEntry {
     /// What its tools' names begin with.
     pub name: String,
+    /// Where it is.
+    pub at: ServerAt,
+    /// Whether its word that a tool only reads is believed.
+    pub trusts_hints: bool,
+}
+
+/// Where an MCP server is.
+#[derive(Debug, Clone)]
+pub enum ServerAt {
+    /// A program, spoken to over its standard input and output.
+    Program(ProgramEntry),
+    /// An address, spoken to over HTTP.
+    Web {
+        /// Such as `https://example.org/mcp`.
+        url: String,
+        /// Sent with every request, keys apart.
+        headers: BTreeMap<String, String>,
+        /// The key that is sent as a bearer token.
+        token: Option<Secret>,
+    },
+}
+
+/// A program of an MCP server.
+#[derive(Debug, Clone)]
+pub struct ProgramEntry {
     /// The program: a path, or a name that is looked for in `PATH`.
     pub program: PathBuf,
     /// Its arguments.
@@ -163,6 +188,15 @@ pub struct ServerEntry {
     pub secrets: Vec<(String, Secret)>,
     /// Whether it is kept to the workspace and the system's folders.
     pub confined: bool,
-    /// Whether its word that a tool only reads is believed.
-    pub trusts_hints: bool,
+}
+
+impl ServerEntry {
+    /// The values that nobody else is to see.
+    pub fn secrets(&self) -> impl Iterator<Item = &Secret> {
+        let (passed, token) = match &self.at {
+            ServerAt::Program(program) => (program.secrets.as_slice(), None),
+            ServerAt::Web { token, .. } => (&[][..], token.as_ref()),
+        };
+        passed.iter().map(|(_, secret)| secret).chain(token)
+    }
 }

@@ -84,7 +84,21 @@ pub const TABLES: &[Table] = &[
         ],
     ),
     list("agents.policy", &["tools", "arguments", "callers", "then"]),
-    list("agents.mcp", &["name", "command", "args", "env", "pass_env", "confined", "trust_hints"]),
+    list(
+        "agents.mcp",
+        &[
+            "name",
+            "command",
+            "args",
+            "env",
+            "pass_env",
+            "confined",
+            "url",
+            "headers",
+            "token_env",
+            "trust_hints",
+        ],
+    ),
     list(
         "providers",
         &[

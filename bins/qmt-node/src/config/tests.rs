@@ -592,6 +592,7 @@ fn agents_are_read_with_their_rules_and_servers() {
         tools = [\"read_file\", \"shell\"]\nopen_to = \"clients\"\ninterrupted = \"ask\"\nturn_tokens = 9\nturn_cost = 0.5\n\
         [[agents.policy]]\ntools = [\"shell\"]\narguments = { command = \"git *\" }\ncallers = [\"owner\"]\nthen = \"allow\"\n\
         [[agents.mcp]]\nname = \"files\"\ncommand = \"./server\"\nargs = [\"-v\"]\nenv = { MODE = \"${NAME}\" }\npass_env = [\"TOKEN\"]\n\
+        [[agents.mcp]]\nname = \"far\"\nurl = \"https://example.org/mcp\"\nheaders = { X-Team = \"red\" }\ntoken_env = \"TOKEN\"\n\
         [[agents]]\nid = \"plain\"\nmodel = \"m\"\nworkspace = \"~/x\"\n\
         [[delegates]]\nid = \"worker\"\nmodel = \"m\"\npeer = \"gpu\"\ntools = [\"edit\"]\n\
         [[remote_agents]]\nid = \"far\"\npeer = \"gpu\"\n";
@@ -607,11 +608,14 @@ fn agents_are_read_with_their_rules_and_servers() {
         "tools": ["shell"], "arguments": {"command": ["git *"]}, "callers": ["owner"], "then": "allow",
     }]);
     assert_eq!(rule, wanted);
-    let server = &coder.servers[0];
+    let ServerAt::Program(server) = &coder.servers[0].at else { panic!("{:?}", coder.servers) };
     assert_eq!(server.program, config.home.join("./server"));
     assert_eq!(server.environment, BTreeMap::from([("MODE".to_owned(), "ann".to_owned())]));
     assert_eq!(server.secrets[0].1.expose(), "hush-hush");
-    assert!(server.confined && coder.confined && !server.trusts_hints);
+    assert!(server.confined && coder.confined && !coder.servers[0].trusts_hints);
+    let ServerAt::Web { url, headers, token } = &coder.servers[1].at else { panic!("{:?}", coder.servers) };
+    assert_eq!((url.as_str(), headers["X-Team"].as_str()), ("https://example.org/mcp", "red"));
+    assert_eq!(token.as_ref().expect("a token").expose(), "hush-hush");
     assert_eq!(config.agents[1].workspace, Some("/home/ann/x".into()));
     let worker = &config.delegates[0];
     assert_eq!((worker.peer.as_deref(), worker.open_to), (Some("gpu"), OpenTo::Nobody));
@@ -649,6 +653,23 @@ fn what_is_wrong_with_an_agent_is_told() {
         (
             "[[agents.mcp]]\nname = \"a b\"\ncommand = \"x\"",
             "5: name in [[agents.mcp]] must be 1 to 32 of the characters A-Z a-z 0-9 _ -, not that text",
+        ),
+        ("[[agents.mcp]]\nname = \"a\"", "4: [[agents.mcp]] needs command or url"),
+        (
+            "[[agents.mcp]]\nname = \"a\"\ncommand = \"x\"\nurl = \"http://x\"",
+            "7: [[agents.mcp]] takes command or url, not both",
+        ),
+        (
+            "[[agents.mcp]]\nname = \"a\"\nurl = \"ftp://x\"",
+            "6: url in [[agents.mcp]] must be an address that begins with http:// or https://, not that text",
+        ),
+        (
+            "[[agents.mcp]]\nname = \"a\"\nurl = \"http://x\"\nargs = [\"y\"]",
+            "7: args in [[agents.mcp]] is for a server with command",
+        ),
+        (
+            "[[agents.mcp]]\nname = \"a\"\nurl = \"http://x\"\ntoken_env = \"GONE\"",
+            "7: token_env in [[agents.mcp]]: the variable GONE is not set",
         ),
         (
             "[[agents.mcp]]\nname = \"a\"\ncommand = \"x\"\npass_env = [\"GONE\"]",

@@ -1,6 +1,7 @@
 //! A few nodes on one machine: the wiring, from outside, in one binary.
 #![allow(missing_docs, clippy::unwrap_used, reason = "tests")]
 
+mod agents;
 mod audit;
 mod boards;
 mod children;

@@ -185,14 +185,14 @@ async fn what_a_tool_starts_reaches_neither_the_nodes_files_nor_its_control_sock
 
 /// Elsewhere nothing is confined.
 #[cfg(target_os = "linux")]
-fn landlock_is_there() -> bool {
+pub(crate) fn landlock_is_there() -> bool {
     use landlock::{ABI, Access, AccessFs, CompatLevel, Compatible, Ruleset, RulesetAttr};
     let strict = Ruleset::default().set_compatibility(CompatLevel::HardRequirement);
     strict.handle_access(AccessFs::from_all(ABI::V1)).and_then(|ruleset| ruleset.create()).is_ok()
 }
 
 #[cfg(not(target_os = "linux"))]
-fn landlock_is_there() -> bool {
+pub(crate) fn landlock_is_there() -> bool {
     false
 }
 

@@ -203,15 +203,71 @@ fn rule(document: &Document<'_>, table: &Section<'_>) -> Option<Rule> {
 }
 
 fn server(document: &Document<'_>, table: &Section<'_>) -> Option<ServerEntry> {
-    let (name, command) = (table.needed("name"), table.needed("command"));
+    let name = table.needed("name");
     let is_name = |name: &String| {
         name.len() <= 32 && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"_-".contains(&byte))
     };
     if name.as_ref().is_some_and(|name| !is_name(name)) {
         table.wrong("name", "1 to 32 of the characters A-Z a-z 0-9 _ -", "that text");
     }
+    let at = match (program(document, table), web(document, table)) {
+        (Some(_), Some(_)) => {
+            document
+                .problem(table.line_of("url"), format!("{} takes command or url, not both", table.head()));
+            None
+        }
+        (Some(program), None) => {
+            only_for(document, table, "url", &["headers", "token_env"]);
+            Some(ServerAt::Program(program))
+        }
+        (None, Some(web)) => {
+            only_for(document, table, "command", &["args", "env", "pass_env", "confined"]);
+            Some(web)
+        }
+        (None, None) => {
+            if !table.has("command") && !table.has("url") {
+                document.problem(table.line(), format!("{} needs command or url", table.head()));
+            }
+            None
+        }
+    };
+    let trusts_hints = table.bool("trust_hints").unwrap_or_default();
+    Some(ServerEntry { name: name?, at: at?, trusts_hints })
+}
+
+/// Keys that mean nothing where the server is, are wrong.
+fn only_for(document: &Document<'_>, table: &Section<'_>, what: &str, keys: &[&'static str]) {
+    for key in keys.iter().filter(|key| table.has(key)) {
+        let message = format!("{key} in {} is for a server with {what}", table.head());
+        document.problem(table.line_of(key), message);
+    }
+}
+
+fn web(document: &Document<'_>, table: &Section<'_>) -> Option<ServerAt> {
+    let url = table.word("url");
+    let is_web = |uri: http::Uri| matches!(uri.scheme_str(), Some("http" | "https")) && uri.host().is_some();
+    if url.as_ref().is_some_and(|url| !url.parse().is_ok_and(is_web)) {
+        table.wrong("url", "an address that begins with http:// or https://", "that text");
+    }
+    let headers = table.map("headers");
+    let is_header = |(name, value): (&String, &String)| {
+        http::HeaderName::try_from(name).is_ok() && http::HeaderValue::try_from(value).is_ok()
+    };
+    if !headers.iter().all(is_header) {
+        table.wrong("headers", "a table of HTTP headers", "that");
+    }
+    let variable = table.word("token_env");
+    let token = variable.as_ref().and_then(|variable| document.variable(variable));
+    if let (Some(variable), None) = (&variable, &token) {
+        let message = format!("token_env in {}: the variable {variable} is not set", table.head());
+        document.problem(table.line_of("token_env"), message);
+    }
+    Some(ServerAt::Web { url: url?, headers, token: token.map(Secret::new) })
+}
+
+fn program(document: &Document<'_>, table: &Section<'_>) -> Option<ProgramEntry> {
     // A name is looked for in PATH; what has a slash is a path.
-    let program = command.map(|command| match command.contains('/') {
+    let program = table.word("command").map(|command| match command.contains('/') {
         true => document.resolve(&command),
         false => PathBuf::from(command),
     });
@@ -222,7 +278,7 @@ fn server(document: &Document<'_>, table: &Section<'_>) -> Option<ServerEntry> {
             document.problem(table.line_of("pass_env"), message);
         }
     }
-    Some(ServerEntry {
+    Some(ProgramEntry {
         arguments: table.words("args"),
         environment: table.map("env"),
         secrets: variables
@@ -230,8 +286,6 @@ fn server(document: &Document<'_>, table: &Section<'_>) -> Option<ServerEntry> {
             .filter_map(|name| Some((name.clone(), Secret::new(document.variable(&name)?))))
             .collect(),
         confined: table.bool("confined").unwrap_or(true),
-        trusts_hints: table.bool("trust_hints").unwrap_or_default(),
-        name: name?,
         program: program?,
     })
 }

@@ -10,13 +10,13 @@ use mesh_sessions::chain::Budget;
 use mesh_sessions::ids::AgentId;
 use mesh_sessions::tool::Tool;
 use mesh_sessions::tools::{
-    BoardPost, BoardRead, Delegate, Environment, FileLimits, Files, Guard, Mcp, McpLimits, McpServer,
-    Secrets, Shell, ShellLimits, Workspace,
+    BoardPost, BoardRead, Delegate, Environment, FileLimits, Files, Guard, Mcp, McpAt, McpLimits, McpProgram,
+    McpServer, McpWeb, Secrets, Shell, ShellLimits, Workspace,
 };
 
 use super::confine::{Hidden, WORK_FOLDER, confinement};
 use super::delegate::Mesh;
-use crate::config::{AgentEntry, BuiltIn, Config, Instructions, Secret, ServerEntry};
+use crate::config::{AgentEntry, BuiltIn, Config, Instructions, Secret, ServerAt, ServerEntry};
 
 /// So long sessions wait for MCP servers before they go on without their tools.
 const SERVERS: Duration = Duration::from_secs(10);
@@ -170,18 +170,32 @@ impl Parts<'_> {
         hidden: &Hidden,
         secrets: &Secrets,
     ) -> McpServer {
-        let mut environment = Environment::default();
-        environment.set.extend(server.environment.clone());
-        let passed = server.secrets.iter().map(|(name, value)| (name.clone(), value.expose().to_owned()));
-        environment.set.extend(passed);
+        let at = match &server.at {
+            ServerAt::Program(program) => {
+                let mut environment = Environment::default();
+                environment.set.extend(program.environment.clone());
+                let passed =
+                    program.secrets.iter().map(|(name, value)| (name.clone(), value.expose().to_owned()));
+                environment.set.extend(passed);
+                McpAt::Program(McpProgram {
+                    program: program.program.clone(),
+                    arguments: program.arguments.iter().map(Into::into).collect(),
+                    folder: folder.to_owned(),
+                    environment,
+                    guard: self.guard.clone(),
+                    confinement: Some(confinement(entry, folder, program.confined, hidden)),
+                })
+            }
+            ServerAt::Web { url, headers, token } => {
+                let mut headers = headers.clone();
+                let key = token.as_ref().map(|token| format!("Bearer {}", token.expose()));
+                headers.extend(key.map(|key| ("authorization".to_owned(), key)));
+                McpAt::Web(McpWeb { url: url.clone(), headers })
+            }
+        };
         McpServer {
             name: server.name.clone(),
-            program: server.program.clone(),
-            arguments: server.arguments.iter().map(Into::into).collect(),
-            folder: folder.to_owned(),
-            environment,
-            guard: self.guard.clone(),
-            confinement: Some(confinement(entry, folder, server.confined, hidden)),
+            at,
             secrets: secrets.clone(),
             trusts_hints: server.trusts_hints,
             limits: McpLimits::default(),
@@ -192,9 +206,8 @@ impl Parts<'_> {
 /// The values that no tool is to return.
 fn secrets(config: &Config) -> Secrets {
     let keys = config.providers.iter().filter_map(|provider| provider.api_key.as_ref());
-    let passed = config.agents.iter().flat_map(|agent| &agent.servers).flat_map(|server| &server.secrets);
-    let all =
-        keys.chain(&config.gateway.api_key).chain(&config.hub.token).chain(passed.map(|(_, value)| value));
+    let passed = config.agents.iter().flat_map(|agent| &agent.servers).flat_map(ServerEntry::secrets);
+    let all = keys.chain(&config.gateway.api_key).chain(&config.hub.token).chain(passed);
     let psk = config.mesh.lan.iter().filter_map(|lan| lan.psk.clone());
     Secrets::new(all.map(|secret: &Secret| secret.expose().to_owned()).chain(psk))
 }
