@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 
 use anyhow::{Context as _, Result};
-use axum::{Json, Router, routing::post};
+use axum::{Json, Router, response::IntoResponse as _, routing::post};
 use bytes::Bytes;
 use http_body_util::{BodyExt as _, Full};
 use hyper_util::{client::legacy::Client, rt::TokioExecutor};
@@ -15,8 +15,16 @@ use tokio::sync::watch;
 /// of it.
 pub(crate) async fn serve(model: &str) -> Result<Backend> {
     let answer = |Json(asked): Json<Value>| async move {
-        let text = format!("You said: {}", asked["messages"][0]["content"].as_str().unwrap_or_default());
-        Json(json!({"choices": [{"index": 0, "message": {"role": "assistant", "content": text}}]}))
+        let last = asked["messages"].as_array().and_then(|messages| messages.last());
+        let said = last.map(|last| &last["content"]).unwrap_or(&Value::Null);
+        let said = said.as_str().or_else(|| said[0]["text"].as_str()).unwrap_or_default();
+        let text = json!({"role": "assistant", "content": format!("You said: {said}")});
+        if asked["stream"] != true {
+            return Json(json!({"choices": [{"index": 0, "message": text}]})).into_response();
+        }
+        let piece = json!({"choices": [{"index": 0, "delta": text, "finish_reason": "stop"}]});
+        ([("content-type", "text/event-stream")], format!("data: {piece}\n\ndata: [DONE]\n\n"))
+            .into_response()
     };
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await?;
     let url = format!("http://{}", listener.local_addr()?).parse()?;
