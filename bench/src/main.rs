@@ -89,7 +89,8 @@ enum Command {
         #[arg(long)]
         report: Option<PathBuf>,
     },
-    /// Sessions on disk: durable events a second beside bare SQLite, forks, very long sessions, a thousand watchers.
+    /// Sessions on disk: durable events a second beside bare SQLite, forks, very long sessions, a thousand watchers; and at
+    /// other nodes, which are killed and cut off.
     Sessions {
         /// Fewer rounds: enough to see that it runs, too few to rely on.
         #[arg(long)]
@@ -97,9 +98,12 @@ enum Command {
         /// Measure this alone; may be repeated. The other figures are said to be not measured.
         #[arg(long = "part")]
         parts: Vec<sessions::Part>,
-        /// Folder with qmt-node and qmt-cli, which it does not need.
+        /// Folder with qmt-node.
         #[arg(long)]
         bin_dir: Option<PathBuf>,
+        /// Of the part `chaos`: how often nodes are harmed [default: 1000].
+        #[arg(long)]
+        runs: Option<u64>,
         /// Where to write the report.
         #[arg(long)]
         report: Option<PathBuf>,
@@ -154,8 +158,8 @@ fn main() -> ExitCode {
         Command::Transport { quick, parts, bin_dir, report } => {
             transport::run(&transport::Options { quick, parts, bin_dir, report })
         }
-        Command::Sessions { quick, parts, bin_dir: _, report } => {
-            sessions::run(&sessions::Options { quick, parts, report })
+        Command::Sessions { quick, parts, bin_dir, runs, report } => {
+            sessions::run(&sessions::Options { quick, parts, bin_dir, runs, report })
         }
         #[cfg(target_os = "linux")]
         Command::Console { quick, bin_dir, report } => {

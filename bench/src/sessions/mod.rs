@@ -1,8 +1,12 @@
-//! `sessions`: their store, beside bare SQLite in the same run.
+//! `sessions`: their store, beside bare SQLite in the same run; real nodes that hold them for each other, also while they are killed.
 
 mod appends;
 mod bare;
+#[cfg(target_os = "linux")]
+mod chaos;
 mod forks;
+#[cfg(target_os = "linux")]
+mod remote;
 mod resume;
 mod watchers;
 
@@ -23,6 +27,10 @@ pub(crate) struct Options {
     pub(crate) quick: bool,
     /// None: all.
     pub(crate) parts: Vec<Part>,
+    /// With qmt-node, for the parts with real nodes.
+    pub(crate) bin_dir: Option<PathBuf>,
+    /// Of the part `chaos`; none for the usual number.
+    pub(crate) runs: Option<u64>,
     pub(crate) report: Option<PathBuf>,
 }
 
@@ -37,15 +45,31 @@ pub(crate) enum Part {
     Resume,
     /// A thousand watchers of one session: memory and delay.
     Watchers,
+    /// Agents of another node beside own ones, and a very long session there.
+    #[cfg(target_os = "linux")]
+    Remote,
+    /// Nodes that are killed and cut off while they hold sessions.
+    #[cfg(target_os = "linux")]
+    Chaos,
 }
 
 impl Part {
-    async fn measure(self, report: &mut Report, quick: bool) -> Result<()> {
+    async fn measure(self, report: &mut Report, options: &Options) -> Result<()> {
+        let quick = options.quick;
+        #[cfg(target_os = "linux")]
+        let node = || {
+            let folder = options.bin_dir.as_ref().context("--bin-dir says where qmt-node is")?;
+            anyhow::Ok(folder.join("qmt-node"))
+        };
         match self {
             Self::Appends => appends::measure(report, quick).await,
             Self::Forks => forks::measure(report, quick).await,
             Self::Resume => resume::measure(report, quick).await,
             Self::Watchers => watchers::measure(report, quick).await,
+            #[cfg(target_os = "linux")]
+            Self::Remote => remote::measure(report, &node()?, quick).await,
+            #[cfg(target_os = "linux")]
+            Self::Chaos => chaos::measure(report, &node()?, options.runs, quick).await,
         }
     }
 
@@ -56,6 +80,10 @@ impl Part {
             Self::Forks => forks::lacking(),
             Self::Resume => resume::lacking(),
             Self::Watchers => watchers::lacking(),
+            #[cfg(target_os = "linux")]
+            Self::Remote => remote::lacking(),
+            #[cfg(target_os = "linux")]
+            Self::Chaos => chaos::lacking(),
         }
     }
 }
@@ -67,7 +95,7 @@ pub(crate) fn run(options: &Options) -> Result<bool> {
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     for part in Part::value_variants() {
         let measured = if options.parts.is_empty() || options.parts.contains(part) {
-            runtime.block_on(part.measure(&mut report, options.quick))
+            runtime.block_on(part.measure(&mut report, options))
         } else {
             Err(anyhow!("left out by --part"))
         };
