@@ -110,7 +110,7 @@ impl Node {
         workers.iter().map(name).collect()
     }
 
-    fn local_models(&self) -> Vec<String> {
+    pub(crate) fn local_models(&self) -> Vec<String> {
         let mut models: Vec<String> = self
             .backends()
             .list()
@@ -131,7 +131,7 @@ impl Node {
         all
     }
 
-    /// All nodes this one knows, itself first in each scope.
+    /// All nodes this one knows, itself first in each scope; those that only the agent channel's registry knows come last.
     pub(crate) fn nodes(&self) -> Vec<NodeView> {
         let links = self.transport().links();
         let mut views = Vec::new();
@@ -150,6 +150,8 @@ impl Node {
             others.sort_by(|a, b| (&a.name, &a.id).cmp(&(&b.name, &b.id)));
             views.extend(others);
         }
+        let registered = self.registry_nodes(&views);
+        views.extend(registered);
         views
     }
 

@@ -21,6 +21,7 @@ mod moves;
 mod placing;
 mod plans;
 mod pulls;
+mod registry;
 mod restarts;
 mod roles;
 mod scenarios;

@@ -4,12 +4,14 @@ mod candidates;
 mod desk;
 mod directory;
 mod files;
+mod registry;
 mod start;
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use arc_swap::ArcSwapOption;
+use mesh_gossip::registry::Registry;
 use mesh_identity::{NodeId, NodeName};
 use mesh_sessions::channel::{Client, Directory, Server, Tls};
 use tokio::sync::watch;
@@ -26,6 +28,8 @@ pub(crate) struct Channel {
     running: watch::Sender<Option<Running>>,
     /// The registry; until it is there one that is kept in memory.
     directory: ArcSwapOption<Box<dyn Directory>>,
+    /// The registry that is kept in `mesh.json`; none until there is a certificate.
+    registry: ArcSwapOption<Registry>,
     /// What nodes of the registry are called by here.
     nodes: Mutex<HashMap<NodeId, NodeName>>,
     /// Nodes that did not answer, and when.
@@ -45,6 +49,7 @@ impl Default for Channel {
         Self {
             running: watch::Sender::new(None),
             directory: ArcSwapOption::empty(),
+            registry: ArcSwapOption::empty(),
             nodes: Mutex::default(),
             failed: Mutex::default(),
         }

@@ -68,6 +68,7 @@ impl Node {
             );
         }
         self.inner.tasks.spawn(self.clone().follow_files(files));
+        self.inner.tasks.spawn(self.clone().keep_registry(config));
         Ok(())
     }
 
