@@ -3,6 +3,7 @@
 mod acp;
 mod audit;
 mod boards;
+mod ca;
 mod chat;
 mod doctor;
 mod host;
