@@ -239,6 +239,7 @@ impl Node {
         };
         models::serve(&node);
         plans::serve(&node);
+        super::channel::ca::serve(&node);
         node.start_serving();
         let tasks = &node.inner.tasks;
         tasks.spawn(node.clone().keep_routes());
@@ -260,6 +261,7 @@ impl Node {
             node.inner.stop.cancel();
             return Err(error.into());
         }
+        tasks.spawn(node.clone().keep_certificate());
         tasks.spawn(node.clone().keep_grants());
         // Not before its meshes are there: an invite that is asked for too early would found another one.
         tasks.spawn(socket.serve(router(node.clone()), node.stopping()));

@@ -4,6 +4,7 @@
 mod agents;
 mod audit;
 mod boards;
+mod ca;
 mod children;
 mod control;
 mod crowd;

@@ -78,9 +78,9 @@ impl Files {
         &self.cert
     }
 
-    /// Whether somebody has put a certificate there.
+    /// Whether somebody has put a certificate there, with its key: the folder of a CA has those of nodes that enrolled without.
     pub(super) fn are_there(&self) -> bool {
-        self.cert.exists()
+        self.cert.exists() && self.key.exists()
     }
 
     /// Blocking.

@@ -1,8 +1,10 @@
 //! The agent channel of this node: its server, its client, and what they know of the node.
 
+pub(super) mod ca;
 mod candidates;
 mod desk;
 mod directory;
+mod enrol;
 mod files;
 mod registry;
 mod start;
