@@ -16,6 +16,7 @@ use mesh_identity::NodeName;
 use mesh_sessions::remote::RemoteAgents;
 use qmt_node::Node;
 use qmt_node::config::{AgentEntry, Config, Listener};
+#[expect(dead_code, reason = "another example uses the rest of it")]
 mod echo;
 
 #[tokio::main]
