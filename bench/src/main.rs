@@ -1,6 +1,7 @@
 //! Benchmarks: each prints goal beside figure and ends with `NAME: met X of Y`. Exit code 0 when all goals are met, 1 when
 //! some are not, 2 when the benchmark could not run. `scripts/bench` builds and calls it.
 
+mod channel;
 #[cfg(target_os = "linux")]
 mod console;
 mod gateway;
@@ -31,6 +32,18 @@ struct Arguments {
 
 #[derive(Subcommand)]
 enum Command {
+    /// Delegations over the agent channel beside a bare echo over TLS; handshakes, and how soon a revocation closes connections.
+    AgentChannel {
+        /// Fewer rounds: enough to see that it runs, too few to rely on.
+        #[arg(long)]
+        quick: bool,
+        /// Folder with qmt-node and qmt-cli, which it does not need.
+        #[arg(long)]
+        bin_dir: Option<PathBuf>,
+        /// Where to write the report.
+        #[arg(long)]
+        report: Option<PathBuf>,
+    },
     /// The OpenAI gateway, local and over the mesh, against the backend directly and beside nginx.
     Gateway {
         /// Fewer rounds: enough to see that it runs, too few to rely on.
@@ -144,6 +157,9 @@ enum Command {
 
 fn main() -> ExitCode {
     let done = match Arguments::parse().command {
+        Command::AgentChannel { quick, bin_dir: _, report } => {
+            channel::run(&channel::Options { quick, report })
+        }
         Command::Gateway { quick, bin_dir, nginx, report } => {
             gateway::run(&gateway::Options { quick, bin_dir, nginx, report })
         }

@@ -5,6 +5,7 @@ mod agents;
 mod audit;
 mod boards;
 mod ca;
+mod channel;
 mod children;
 mod control;
 mod crowd;

@@ -27,10 +27,10 @@ const PORTS: u16 = 100;
 #[non_exhaustive]
 pub enum ChannelError {
     /// The certificate's files.
-    #[error("no certificate: {0}")]
+    #[error("it has no certificate")]
     Files(#[from] FilesError),
     /// The certificate.
-    #[error("{0}; {mend}", mend = .0.mend())]
+    #[error("its certificate cannot be used ({mend})", mend = .0.mend())]
     Credentials(#[from] CredentialsError),
     /// The port.
     #[error("port {} cannot be listened on; set agent_channel_port", address.port())]

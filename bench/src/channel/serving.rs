@@ -1,0 +1,89 @@
+//! What stands behind the two servers: an agent that repeats its task, and axum without anything of ours.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use anyhow::Result;
+use axum::Router;
+use axum::body::Body;
+use axum::routing::post;
+use bytes::Bytes;
+use futures_util::future::BoxFuture;
+use futures_util::stream::{self, BoxStream};
+use futures_util::{FutureExt as _, StreamExt as _};
+use hyper::server::conn::http1;
+use hyper_util::rt::TokioIo;
+use hyper_util::service::TowerToHyperService;
+use mesh_identity::ca::Leaf;
+use mesh_identity::{NodeId, NodeKey, NodeName, Role};
+use mesh_sessions::channel::{
+    Caller, Delegation, Desk, Directory, JoinError, ListedAgent, Piece, Place, Standing,
+};
+use rustls::ServerConfig;
+use serde_json::Value;
+use tokio::net::TcpListener;
+use tokio_rustls::TlsAcceptor;
+
+pub(crate) struct Echo;
+
+impl Desk for Echo {
+    fn me(&self) -> NodeId {
+        NodeKey::from_seed([1; 32]).node_id()
+    }
+
+    fn standing(&self, _: &Leaf) -> Option<Standing> {
+        Some(Standing { role: Role::Member, scopes: Vec::new() })
+    }
+
+    fn agents(&self, _: &Caller, _: &Standing) -> Vec<ListedAgent> {
+        Vec::new()
+    }
+
+    fn deliver(&self, delegation: Delegation) -> BoxStream<'static, Piece> {
+        let begun = Piece::Begun { agent: "echo".to_owned(), session: None };
+        stream::iter([begun, Piece::Done { answer: Some(delegation.task) }]).boxed()
+    }
+}
+
+pub(crate) struct Everybody;
+
+impl Directory for Everybody {
+    fn view(&self) -> Value {
+        Value::Null
+    }
+
+    fn knows(&self, _: &NodeName) -> bool {
+        true
+    }
+
+    fn join(&self, _: &Leaf, _: Value) -> BoxFuture<'static, Result<Value, JoinError>> {
+        std::future::ready(Ok(Value::Null)).boxed()
+    }
+
+    fn place_of(&self, _: &NodeName) -> Option<Place> {
+        None
+    }
+}
+
+/// Returns what it is sent, over TLS with certificates at both ends.
+pub(crate) async fn bare(config: Arc<ServerConfig>) -> Result<SocketAddr> {
+    let listener = TcpListener::bind("127.0.0.1:0").await?;
+    let address = listener.local_addr()?;
+    let router = Router::new().route("/api/message", post(async |body: Bytes| body));
+    tokio::spawn(async move {
+        while let Ok((stream, _)) = listener.accept().await {
+            let (acceptor, router) = (TlsAcceptor::from(config.clone()), router.clone());
+            tokio::spawn(async move {
+                let _ = stream.set_nodelay(true);
+                let Ok(stream) = acceptor.accept(stream).await else { return };
+                let service = tower::ServiceExt::map_request(
+                    router.into_service::<Body>(),
+                    |request: hyper::Request<hyper::body::Incoming>| request.map(Body::new),
+                );
+                let service = TowerToHyperService::new(service);
+                let _ = http1::Builder::new().serve_connection(TokioIo::new(stream), service).await;
+            });
+        }
+    });
+    Ok(address)
+}
