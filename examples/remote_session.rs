@@ -37,6 +37,7 @@ async fn main() -> Result<()> {
 
     // The session is in the store of its node, and goes on when that is back.
     desktop.shutdown().await;
+    drop(desktop); // the last handle keeps the folder
     let desktop = start(&homes, "desktop").await?;
     let session = agents.resume_remote_session("desktop", session.id()).await?;
     println!("after a restart: {}", session.chat("Where were we?").await?);

@@ -238,9 +238,17 @@ async fn nodes_that_share_a_ca_alone_delegate_until_one_is_revoked() {
     let written = there.written();
     assert!(written.contains("Received mesh delegation peer.cn=ct112 from=opus to=coder"), "{written}");
 
-    // An agent of one node has one of the other do a task: by the registry, since they share no mesh.
-    join(&ca.client("ct111"), &to_110, "ct111", &at_111, "lead").await;
-    join(&ca.client("ct110"), &to_111, "ct110", &at_110, "coder").await;
+    // An agent of one node has one of the other do a task: by the registry in the folder that they share, since they share no
+    // mesh.
+    for (to, name, agent) in [(&to_111, "ct110", "coder"), (&to_110, "ct111", "lead")] {
+        until("a node knows the other one's agent", || async {
+            let (view, _) = third.registry(to).await.ok()?;
+            let node = view["nodes"].as_object()?.values().find(|node| node["name"] == name)?.clone();
+            let is_there = node["status"] == "online";
+            (is_there && node["agents"].as_array()?.iter().any(|one| one == agent)).then_some(())
+        })
+        .await;
+    }
     let results = prompted(&ct111, "lead", r#"tool delegate {"agent":"coder","task":"hello there"}"#).await;
     assert!(results.contains("heard: hello there"), "{results}");
     assert!(there.written().contains("Received mesh delegation peer.cn=ct111 from=lead to=coder"));
