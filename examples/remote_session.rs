@@ -35,12 +35,9 @@ async fn main() -> Result<()> {
     let fork = agents.fork_remote_session("desktop", session.id(), None).await?;
     println!("the fork: {}", fork.chat("What if?").await?);
 
-    // The session is in the store of its node, and goes on when that is back.
-    desktop.shutdown().await;
-    drop(desktop); // the last handle keeps the folder
-    let desktop = start(&homes, "desktop").await?;
+    // The session is in the store of its node: whoever has its id goes on with it, from another process too.
     let session = agents.resume_remote_session("desktop", session.id()).await?;
-    println!("after a restart: {}", session.chat("Where were we?").await?);
+    println!("resumed: {}", session.chat("Where were we?").await?);
     laptop.shutdown().await;
     desktop.shutdown().await;
     Ok(())

@@ -65,14 +65,14 @@ async fn redeem_offline_admits_two_and_shows_every_fault_with_its_mend() {
 }
 
 #[tokio::test]
-async fn remote_session_outlives_its_node() {
+async fn remote_session_is_begun_forked_and_resumed() {
     assert_eq!(
         lines("remote_session").await,
         [
             "desktop has the agents [\"teller\"]",
             "You said: Hello!",
             "the fork: You said: What if?",
-            "after a restart: You said: Where were we?",
+            "resumed: You said: Where were we?",
         ]
     );
     assert!(include_str!("../remote_session.rs").lines().count() < 80);

@@ -119,7 +119,10 @@ impl Node {
         order: &Order,
     ) -> Result<Outgoing, String> {
         let depth = order.chain.as_ref().map_or(0, |chain| chain.depth());
-        let real = self.registered().into_iter().find(|node| node.name == *to).and_then(|node| node.node);
+        // Signed hops are for those whose certificate says which node they are: without it nobody believes them.
+        let is_node = self.channel().is_some_and(|running| running.tls.leaf().node.is_some());
+        let registered = || self.registered().into_iter().find(|node| node.name == *to);
+        let real = if is_node { registered().and_then(|node| node.node) } else { None };
         let chain = match real {
             None => None,
             Some(node) => {
