@@ -13,7 +13,7 @@ use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::TokioExecutor;
 use mesh_control::{ApiError, ErrorCode};
 
-use super::failure;
+use crate::control::failure;
 use crate::node::Node;
 
 /// What the page says to the gateway and hears from it. Its cookie stays here.

@@ -13,8 +13,9 @@ use http::{Method, Uri};
 use mesh_control::{ApiError, ErrorCode};
 use mesh_identity::UnixTime;
 
+use super::Doors;
 use super::door::{Access, COOKIE_SECS};
-use super::{Doors, failure};
+use crate::control::failure;
 
 /// No script, style, picture or connection but from here; no frame around it; nothing of it elsewhere.
 const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data: blob:; connect-src 'self'; \

@@ -32,6 +32,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_util::sync::CancellationToken;
 
 use crate::config::Listener as Wanted;
+use crate::control::failure;
 use crate::node::Node;
 use crate::store::{Store, StoreError};
 use chat::Chat;
@@ -158,11 +159,6 @@ async fn qr(body: String) -> Response {
 fn no_console() -> ApiError {
     let error = ApiError::new(ErrorCode::Unavailable, "this node runs no console");
     error.with_mend("start it with `qmt-node --console`, or put [console] into its configuration")
-}
-
-fn failure(error: &ApiError) -> Response {
-    let status = StatusCode::from_u16(error.code.http_status()).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
-    (status, [(header::CONTENT_TYPE, "application/json")], error.to_body()).into_response()
 }
 
 impl Node {

@@ -6,6 +6,6 @@ mod router;
 mod sessions;
 mod socket;
 
-pub(crate) use router::metrics;
 pub use router::router;
+pub(crate) use router::{failure, metrics};
 pub(crate) use socket::ControlSocket;

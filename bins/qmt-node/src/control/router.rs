@@ -170,7 +170,7 @@ pub(super) fn answer<T: Serialize>(result: Result<T, ApiError>) -> Response {
     }
 }
 
-pub(super) fn failure(error: &ApiError) -> Response {
+pub(crate) fn failure(error: &ApiError) -> Response {
     let status = StatusCode::from_u16(error.code.http_status()).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
     (status, [(header::CONTENT_TYPE, "application/json")], error.to_body()).into_response()
 }
