@@ -123,7 +123,30 @@ impl Node {
         let _ = tokio::task::spawn_blocking(move || sweep(&swept)).await;
         let (key, lasting) = identity(&config)?;
         let store = Arc::new(Store::open(&config.node_db()).await?);
-        let agents = Agents::open(&config.sessions_db).await?;
+        let agents = match Agents::open(&config.sessions_db).await {
+            Ok(agents) => agents,
+            Err(error) => {
+                store.close().await;
+                return Err(error.into());
+            }
+        };
+        // Whoever hears that it did not start may start it again at once: its files are free by then.
+        let (also_store, also_sessions) = (store.clone(), agents.store());
+        let started = Box::pin(Self::start_beside(config, home, (key, lasting), store, agents)).await;
+        if started.is_err() {
+            also_sessions.close().await;
+            also_store.close().await;
+        }
+        started
+    }
+
+    async fn start_beside(
+        config: Config,
+        home: Home,
+        (key, lasting): (NodeKey, Option<NodeKey>),
+        store: Arc<Store>,
+        agents: Agents,
+    ) -> Result<Self, StartError> {
         let (scopes, admitted) = Scopes::new(key.clone(), store.clone());
         let remembered = store.kv(PORT_KEY).await?.and_then(|port| port.parse().ok());
         let bind = match config.mesh.internet.bind_port {
@@ -252,14 +275,10 @@ impl Node {
         tasks.spawn(node.clone().follow_admissions(admitted));
         tasks.spawn(node.clone().follow_appointments(appointments));
         tasks.spawn(node.clone().check_trail());
-        node.set_routing_policies().await?;
-        node.fill_relay().await?;
-        Box::pin(node.reenter()).await?;
-        node.enter_lan();
-        if let Err(error) = Box::pin(node.start_channel()).await {
+        if let Err(error) = Box::pin(node.enter_all()).await {
             // What has begun ends.
             node.inner.stop.cancel();
-            return Err(error.into());
+            return Err(error);
         }
         tasks.spawn(node.clone().keep_certificate());
         tasks.spawn(node.clone().keep_grants());
@@ -271,6 +290,16 @@ impl Node {
         tasks.spawn(node.clone().take_up_configuration());
         tasks.spawn(node.clone().host_sessions());
         Ok(node)
+    }
+
+    /// Takes its place where it was and where its configuration wants it.
+    async fn enter_all(&self) -> Result<(), StartError> {
+        self.set_routing_policies().await?;
+        self.fill_relay().await?;
+        Box::pin(self.reenter()).await?;
+        self.enter_lan();
+        Box::pin(self.start_channel()).await?;
+        Ok(())
     }
 
     /// Enters the scopes of the last run again.

@@ -71,6 +71,11 @@ impl Agents {
         })
     }
 
+    /// Where they are kept.
+    pub(super) fn store(&self) -> Store {
+        self.store.clone()
+    }
+
     /// Has every session rest in order. Idempotent.
     pub(super) async fn shutdown(&self) {
         self.closing.cancel();
