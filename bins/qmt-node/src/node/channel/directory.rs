@@ -1,7 +1,8 @@
 //! The registry as the channel asks it.
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex, Weak};
+use std::sync::{Arc, Weak};
+use std::time::Duration;
 
 use futures_util::FutureExt as _;
 use futures_util::future::BoxFuture;
@@ -9,13 +10,15 @@ use mesh_identity::NodeName;
 use mesh_identity::ca::Leaf;
 use mesh_sessions::channel::{Directory, JoinError, Place};
 use serde_json::{Value, json};
+use tokio::time::Instant;
 
 use super::super::{Inner, Node};
-use super::lock;
 use crate::config::AgentChannel;
 
-/// Nodes that may join a registry in memory.
-const NODES_MAX: usize = 1000;
+/// A node that joins while this one is starting waits so long for the registry to be read, and is refused then, as long as
+/// it cannot be.
+const REGISTRY_WAIT: Duration = Duration::from_secs(5);
+const REGISTRY_LOOK: Duration = Duration::from_millis(50);
 
 /// Whichever directory the node has at the moment. It does not keep the node alive.
 pub(super) struct Nodes(Weak<Inner>);
@@ -40,11 +43,25 @@ impl Directory for Nodes {
     }
 
     fn join(&self, by: &Leaf, node: Value) -> BoxFuture<'static, Result<Value, JoinError>> {
-        match self.now() {
-            Some(directory) => directory.join(by, node),
-            None => std::future::ready(Err(JoinError::Unavailable("the node is shutting down".to_owned())))
-                .boxed(),
+        let (inner, by) = (self.0.clone(), by.clone());
+        async move {
+            // Nobody is written down by a node that has not read yet who is there.
+            let until = Instant::now() + REGISTRY_WAIT;
+            loop {
+                let unavailable = |why: &str| Err(JoinError::Unavailable(why.to_owned()));
+                let Some(channel) = inner.upgrade().map(|inner| inner.channel.read_directory()) else {
+                    return unavailable("the node is shutting down");
+                };
+                match channel {
+                    Some(directory) => return directory.join(&by, node).await,
+                    None if Instant::now() >= until => {
+                        return unavailable("the registry of this node cannot be read, its log says why");
+                    }
+                    None => tokio::time::sleep(REGISTRY_LOOK).await,
+                }
+            }
         }
+        .boxed()
     }
 
     fn place_of(&self, name: &NodeName) -> Option<Place> {
@@ -52,10 +69,10 @@ impl Directory for Nodes {
     }
 }
 
-/// A registry that is kept in memory: this node, the peers of the configuration, and who has joined since the start.
+/// What is known while the registry is not read, or cannot be: this node, and the peers of the configuration.
 pub(super) struct Known {
     me: Value,
-    nodes: Mutex<BTreeMap<String, Value>>,
+    nodes: BTreeMap<String, Value>,
 }
 
 impl Known {
@@ -67,41 +84,28 @@ impl Known {
         let name = config.node_name.as_str();
         let me =
             json!({"id": name, "name": name, "status": "online", "qmt": {"node": node.id().to_string()}});
-        Self { me, nodes: Mutex::new(peers.collect()) }
+        Self { me, nodes: peers.collect() }
     }
 }
 
 impl Directory for Known {
     fn view(&self) -> Value {
-        let mut nodes: serde_json::Map<String, Value> = lock(&self.nodes).clone().into_iter().collect();
+        let mut nodes: serde_json::Map<String, Value> = self.nodes.clone().into_iter().collect();
         nodes.insert(self.me["id"].as_str().unwrap_or_default().to_owned(), self.me.clone());
         json!({"version": 1, "nodes": nodes})
     }
 
     fn knows(&self, name: &NodeName) -> bool {
-        self.me["name"] == name.as_str() || lock(&self.nodes).contains_key(name.as_str())
+        self.me["name"] == name.as_str() || self.nodes.contains_key(name.as_str())
     }
 
-    fn join(&self, by: &Leaf, node: Value) -> BoxFuture<'static, Result<Value, JoinError>> {
-        let name = by.name.to_string();
-        let is_own_id = node.get("id").is_none_or(|id| id == &Value::String(name.clone()));
-        let joined = if !is_own_id {
-            Err(JoinError::NotYours("the id of the node that joins is not its name".to_owned()))
-        } else {
-            let mut nodes = lock(&self.nodes);
-            if nodes.len() >= NODES_MAX && !nodes.contains_key(&name) {
-                Err(JoinError::Unavailable(format!("the registry has {NODES_MAX} nodes")))
-            } else {
-                nodes.insert(name, node);
-                Ok(())
-            }
-        };
-        std::future::ready(joined.map(|()| self.view())).boxed()
+    fn join(&self, _: &Leaf, _: Value) -> BoxFuture<'static, Result<Value, JoinError>> {
+        let unavailable = JoinError::Unavailable("the registry of this node is not read yet".to_owned());
+        std::future::ready(Err(unavailable)).boxed()
     }
 
     fn place_of(&self, name: &NodeName) -> Option<Place> {
-        let nodes = lock(&self.nodes);
-        let node = nodes.get(name.as_str())?;
+        let node = self.nodes.get(name.as_str())?;
         let port = u16::try_from(node["port"].as_u64()?).ok()?;
         Some(Place { host: node["host"].as_str()?.to_owned(), port })
     }

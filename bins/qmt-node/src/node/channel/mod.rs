@@ -28,7 +28,7 @@ pub use start::ChannelError;
 pub(crate) struct Channel {
     /// None until there is a certificate.
     running: watch::Sender<Option<Running>>,
-    /// The registry; until it is there one that is kept in memory.
+    /// The registry; until it is there what the configuration says.
     directory: ArcSwapOption<Box<dyn Directory>>,
     /// The registry that is kept in `mesh.json`; none until there is a certificate.
     registry: ArcSwapOption<Registry>,
@@ -59,6 +59,12 @@ impl Default for Channel {
 }
 
 impl Channel {
+    /// The directory, once it is the registry.
+    fn read_directory(&self) -> Option<Arc<Box<dyn Directory>>> {
+        // The directory is stored first.
+        self.registry.load().as_ref().and_then(|_| self.directory.load_full())
+    }
+
     /// Takes no more requests, and lets those under way end. Idempotent.
     pub(super) async fn shutdown(&self) {
         let running = self.running.borrow().clone();
