@@ -14,6 +14,7 @@ use std::io;
 use std::os::fd::AsFd;
 
 use mesh_control::{Address, Client, CreateSession, SessionQuery, SessionState};
+use mesh_identity::UnixTime;
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
@@ -329,7 +330,7 @@ async fn list_sessions(client: Client, agent: String, params: ListParams) -> Res
     let listed = page.sessions.iter().filter(|view| view.state != SessionState::Archived).map(|view| {
         json!({
             "sessionId": address(&view.id, &view.node), "cwd": cwd, "title": view.name,
-            "_meta": {"state": view.state, "updatedMs": view.updated_ms},
+            "updatedAt": UnixTime(view.updated_ms / 1000).to_string(), "_meta": {"state": view.state},
         })
     });
     let mut answer = json!({"sessions": listed.collect::<Vec<_>>()});

@@ -36,6 +36,7 @@ async fn an_editor_lists_the_sessions_with_its_agent() {
     let session = &listed["result"]["sessions"][0];
     assert_eq!((&session["sessionId"], &session["cwd"]), (&ADDRESS.into(), &"/work".into()), "{listed}");
     assert!(session["title"].as_str().is_some_and(|title| title.starts_with("work")), "{listed}");
+    assert_eq!(session["updatedAt"], "1970-01-01T00:00:00Z", "{listed}");
     assert_eq!(listed["result"].get("nextCursor"), None, "the page is not full");
     let listed = agent.call(2, "session/list", json!({"cursor": "0197"})).await;
     assert_eq!(listed["result"]["sessions"][0]["cwd"], "/", "{listed}");
