@@ -18,6 +18,7 @@ use axum::extract::{Extension, State};
 use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
 use futures_util::stream;
+use http::request::Parts;
 use http::{HeaderMap, HeaderValue, Request, header};
 use mesh_identity::NodeName;
 use serde::Serialize;
@@ -97,17 +98,16 @@ pub(crate) async fn call(
     Extension(caller): Who,
     request: Request<Body>,
 ) -> Result<Response, Fault> {
-    let standing = api.admit(&caller, request.headers())?;
-    let version = request.headers().get(a2a::SVC_PARAM_VERSION).and_then(|version| version.to_str().ok());
-    let version = version.map(str::to_owned);
-    let body = api.body(request).await?;
+    let (Parts { headers, .. }, body) = request.into_parts();
+    let standing = api.admit(&caller, &headers)?;
+    let version = headers.get(a2a::SVC_PARAM_VERSION).and_then(|version| version.to_str().ok());
+    let body = api.body(&headers, body).await?;
     let Ok(request) = serde_json::from_slice::<JsonRpcRequest>(&body) else {
         return Ok(failed(JsonRpcId::Null, &A2AError::parse_error("no JSON-RPC request")));
     };
     api.accepted(&caller, "POST /a2a");
-    if version.as_deref().is_some_and(|version| version.split('.').next() != Some("1")) {
-        let version = version.unwrap_or_default();
-        return Ok(failed(request.id, &A2AError::version_not_supported(&version)));
+    if let Some(version) = version.filter(|version| version.split('.').next() != Some("1")) {
+        return Ok(failed(request.id, &A2AError::version_not_supported(version)));
     }
     let id = request.id.clone();
     let answered = match request.method.as_str() {

@@ -11,6 +11,7 @@ use axum::routing::{get, post};
 use axum::{Json, Router};
 use bytes::Bytes;
 use futures_util::stream;
+use http::request::Parts;
 use http::{HeaderMap, HeaderValue, Request, StatusCode, header};
 use http_body_util::{BodyExt as _, LengthLimitError, Limited};
 use mesh_identity::{NodeId, UnixTime};
@@ -93,8 +94,9 @@ async fn join(
     Extension(caller): Who,
     request: Request<Body>,
 ) -> Result<Json<Value>, Fault> {
-    claims::header(&caller.leaf, request.headers()).map_err(|fault| api.refused(fault))?;
-    let body = api.body(request).await?;
+    let (head, body) = request.into_parts();
+    claims::header(&caller.leaf, &head.headers).map_err(|fault| api.refused(fault))?;
+    let body = api.body(&head.headers, body).await?;
     let body: Value = serde_json::from_slice(&body).map_err(bad_json)?;
     let node = claims::joining(&caller.leaf, body).map_err(|fault| api.refused(fault))?;
     api.accepted(&caller, "POST /api/mesh/join");
@@ -122,9 +124,9 @@ async fn message(
     Extension(caller): Who,
     request: Request<Body>,
 ) -> Result<Response, Fault> {
-    let standing = api.admit(&caller, request.headers())?;
-    let headers = request.headers().clone();
-    let body = api.body(request).await?;
+    let (Parts { headers, .. }, body) = request.into_parts();
+    let standing = api.admit(&caller, &headers)?;
+    let body = api.body(&headers, body).await?;
     let request: MessageRequest = serde_json::from_slice(&body).map_err(bad_json)?;
     let from =
         claims::agent(&caller.leaf, &request.from_agent).map_err(|fault| api.refused(fault))?.to_owned();
@@ -214,23 +216,22 @@ impl Api {
     }
 
     fn refused(&self, fault: Fault) -> Fault {
-        self.counters.forbidden();
         tracing::debug!(code = ?fault.code, "a request is refused: {fault}");
         fault
     }
 
-    pub(crate) async fn body(&self, request: Request<Body>) -> Result<Bytes, Fault> {
+    pub(crate) async fn body(&self, headers: &HeaderMap, body: Body) -> Result<Bytes, Fault> {
         let bytes_max = self.limits.body_bytes_max;
         let too_large = || {
             Fault::new(Code::TooLarge, format!("a body has at most {bytes_max} bytes"))
                 .with_mend("send less context")
         };
-        let length = request.headers().get(header::CONTENT_LENGTH);
+        let length = headers.get(header::CONTENT_LENGTH);
         let length = length.and_then(|length| length.to_str().ok()?.parse::<u64>().ok());
         if length.is_some_and(|length| usize::try_from(length).map_or(true, |length| length > bytes_max)) {
             return Err(too_large());
         }
-        let read = Limited::new(request.into_body(), bytes_max).collect();
+        let read = Limited::new(body, bytes_max).collect();
         match tokio::time::timeout(self.limits.body, read).await {
             Ok(Ok(body)) => Ok(body.to_bytes()),
             Ok(Err(error)) if error.is::<LengthLimitError>() => Err(too_large()),
@@ -293,12 +294,11 @@ impl Api {
     }
 
     /// Has the delegation carried out, by a task of its own: several may wait for it, and who waits may change.
-    pub(crate) fn begin(&self, under_way: UnderWay, delegation: Delegation, terms: Terms) {
-        let (desk, stop, counters) = (self.desk.clone(), self.stop.clone(), self.counters.clone());
+    pub(crate) fn begin(self: &Arc<Self>, under_way: UnderWay, delegation: Delegation, terms: Terms) {
+        let api = self.clone();
         self.tasks.spawn(async move {
-            let pieces = desk.deliver(delegation);
-            under_way.work.carry_out(pieces, terms, stop).await;
-            counters.delegated(under_way.work.is_done_well());
+            let pieces = api.desk.deliver(delegation);
+            under_way.work.carry_out(pieces, terms, &api.stop, &api.counters).await;
         });
     }
 }
@@ -325,7 +325,7 @@ fn wants_stream(headers: &HeaderMap) -> bool {
     })
 }
 
-async fn whole(mut reader: Reader) -> Result<Response, Fault> {
+async fn whole(reader: Reader) -> Result<Response, Fault> {
     Ok(Json(reader.outcome().await?).into_response())
 }
 

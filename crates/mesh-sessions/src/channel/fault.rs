@@ -50,6 +50,26 @@ pub enum Code {
 }
 
 impl Code {
+    /// Those that this build says, in the order in which they are declared.
+    pub const ALL: [Self; 16] = [
+        Self::BadRequest,
+        Self::NotYou,
+        Self::NotRegistered,
+        Self::NotAllowed,
+        Self::UnknownAgent,
+        Self::NotFound,
+        Self::MethodNotAllowed,
+        Self::Conflict,
+        Self::TooLarge,
+        Self::TooSlow,
+        Self::Loop,
+        Self::Busy,
+        Self::AgentFailed,
+        Self::TimedOut,
+        Self::Unavailable,
+        Self::Internal,
+    ];
+
     /// Its status.
     pub fn status(self) -> StatusCode {
         match self {
@@ -108,8 +128,10 @@ pub(crate) struct FaultBody {
 
 impl IntoResponse for Fault {
     fn into_response(self) -> Response {
-        let (status, retry_after) = (self.code.status(), self.code.retry_after());
+        let (code, status, retry_after) = (self.code, self.code.status(), self.code.retry_after());
         let mut response = (status, Json(FaultBody { error: self })).into_response();
+        // For the server, which counts them.
+        response.extensions_mut().insert(code);
         if let Some(after) = retry_after {
             response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from(after.as_secs()));
         }

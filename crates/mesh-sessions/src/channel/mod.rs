@@ -14,6 +14,7 @@ mod desk;
 mod directory;
 mod fault;
 mod handshake;
+mod heads;
 mod limits;
 mod message;
 mod metrics;
@@ -28,11 +29,12 @@ pub use client::{Answering, AskError, Client, ClientConfig, Heard, Outgoing, Tar
 pub use desk::{Caller, Delegation, Desk, Piece, Standing};
 pub use directory::{Directory, JoinError, Place};
 pub use fault::{Code, Fault};
+pub use handshake::Refusal;
 pub use limits::Limits;
 pub use message::{
     CHAIN_HEADER, KEY_HEADER, ListedAgent, ListedAgents, MessageRequest, MessageResponse, NODE_HEADER, Ping,
     Status,
 };
-pub use metrics::Stats;
+pub use metrics::{Ending, Stats};
 pub use server::Server;
-pub use tls::{Clock, Credentials, CredentialsError, Reloaded, Tls};
+pub use tls::{Clock, Credentials, CredentialsError, Ended, Reloaded, Tls};

@@ -62,12 +62,13 @@ impl Once {
         key: Option<&str>,
         request: &[u8],
     ) -> Result<Turn, Fault> {
+        let key = key.map(|key| ((name.clone(), key.to_owned()), blake3::hash(request)));
         let mut table = self.lock();
         table.forget(&self.limits);
-        let key = key.map(|key| (name.clone(), key.to_owned()));
-        let hash = blake3::hash(request);
-        if let Some(known) = key.as_ref().and_then(|key| table.keyed.get(key)) {
-            if known.hash != hash {
+        if let Some((key, hash)) = &key
+            && let Some(known) = table.keyed.get(key)
+        {
+            if known.hash != *hash {
                 let why = "this Idempotency-Key came with another request before";
                 return Err(Fault::new(Code::Conflict, why).with_mend("use a new key for a new request"));
             }
@@ -81,9 +82,10 @@ impl Once {
         let work = Work::new();
         table.under_way += 1;
         *table.by_name.entry(name.clone()).or_default() += 1;
-        if let Some(key) = &key {
+        let key = key.map(|(key, hash)| {
             table.keyed.insert(key.clone(), Keyed { work: work.clone(), hash });
-        }
+            key
+        });
         Ok(Turn::First(UnderWay { once: self.clone(), name: name.clone(), key, work }))
     }
 

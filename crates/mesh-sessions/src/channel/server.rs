@@ -10,10 +10,11 @@ use std::time::Duration;
 
 use axum::Router;
 use axum::body::Body;
+use futures_util::TryFutureExt as _;
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
-use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::rt::TokioIo;
 use mesh_identity::NodeName;
 use mesh_identity::ca::Leaf;
 use tokio::net::{TcpListener, TcpStream};
@@ -26,7 +27,9 @@ use tower::ServiceExt as _;
 use super::api::{self, Api};
 use super::desk::{Caller, Desk};
 use super::directory::Directory;
-use super::handshake;
+use super::fault::Code;
+use super::handshake::{self, Refusal, Refused};
+use super::heads::Heads;
 use super::limits::Limits;
 use super::metrics::{Counters, Stats};
 use super::once::Once;
@@ -142,7 +145,10 @@ impl Shared {
             match accepted {
                 Ok((stream, from)) => {
                     // Beyond the bound the connection is closed as it came: who can wait tries again.
-                    let Some(place) = self.handshakes.take(from.ip().to_canonical()) else { continue };
+                    let Some(place) = self.handshakes.take(from.ip().to_canonical()) else {
+                        self.api.counters.not_shaken(Refusal::Busy);
+                        continue;
+                    };
                     let shared = self.clone();
                     self.tasks.spawn(async move {
                         let ended = shared.ended.clone();
@@ -176,10 +182,13 @@ impl Shared {
         let _ = stream.set_nodelay(true);
         let shaken = self.handshake(stream).await;
         drop(place);
-        self.api.counters.handshake(shaken.is_ok());
         match shaken {
-            Err(reason) => tracing::warn!("TLS handshake failed from {from}: {reason}"),
+            Err(Refused { why, words }) => {
+                self.api.counters.not_shaken(why);
+                tracing::warn!("TLS handshake failed from {from}: {words}");
+            }
             Ok((stream, leaf, entered)) => {
+                self.api.counters.shaken();
                 let Some(_place) = self.connections.take(leaf.name.clone()) else {
                     tracing::warn!(peer.cn = %leaf.name, "too many open connections: one more is closed");
                     return;
@@ -190,36 +199,48 @@ impl Shared {
         }
     }
 
-    /// A handshake, with what the other end has proved; the error is the reason in words.
-    async fn handshake(&self, stream: TcpStream) -> Result<(TlsStream<TcpStream>, Leaf, Entered), String> {
+    /// A handshake, with what the other end has proved.
+    async fn handshake(&self, stream: TcpStream) -> Result<(TlsStream<TcpStream>, Leaf, Entered), Refused> {
         let limit = self.api.limits.handshake;
         let in_use = self.api.tls.in_use();
         let accept = TlsAcceptor::from(in_use.server.clone()).accept(stream);
         let stream = tokio::select! {
-            () = self.closing.cancelled() => return Err("the node is shutting down".to_owned()),
+            () = self.closing.cancelled() => {
+                return Err(Refused::new(Refusal::Other, "the node is shutting down"));
+            }
             shaken = tokio::time::timeout(limit, accept) => match shaken {
                 Ok(Ok(stream)) => stream,
-                Ok(Err(error)) => return Err(handshake::reason(&error)),
-                Err(_) => return Err(format!("no handshake within {} s", limit.as_secs_f32())),
+                Ok(Err(error)) => return Err(handshake::refused(&error)),
+                Err(_) => {
+                    let words = format!("no handshake within {} s", limit.as_secs_f32());
+                    return Err(Refused::new(Refusal::Broken, words));
+                }
             },
         };
         let chain = stream.get_ref().1.peer_certificates().unwrap_or_default();
-        let own = chain.first().ok_or("peer did not return a certificate")?;
-        let leaf = Leaf::read(own).map_err(|error| error.to_string())?;
-        let entered = self.api.tls.enter(&in_use, Side::Client, chain).ok_or("certificate revoked")?;
+        let none = || Refused::new(Refusal::NoCertificate, "peer did not return a certificate");
+        let own = chain.first().ok_or_else(none)?;
+        let leaf =
+            Leaf::read(own).map_err(|error| Refused::new(Refusal::BadCertificate, error.to_string()))?;
+        let entered = self.api.tls.enter(&in_use, Side::Client, chain, &leaf)?;
         Ok((stream, leaf, entered))
     }
 
     async fn serve(&self, stream: TlsStream<TcpStream>, caller: Caller, entered: Entered) {
-        let (router, who) = (self.router.clone(), caller.clone());
+        let (router, who, counters) = (self.router.clone(), caller.clone(), self.api.counters.clone());
         let service = service_fn(move |mut request: http::Request<Incoming>| {
             request.extensions_mut().insert(who.clone());
-            router.clone().oneshot(request.map(Body::new))
+            let counters = counters.clone();
+            router.clone().oneshot(request.map(Body::new)).inspect_ok(move |response| {
+                if let Some(code) = response.extensions().get::<Code>() {
+                    counters.refused(*code);
+                }
+            })
         });
         let io = TokioIo::new(Paced::new(stream, self.api.limits.stalled));
         let mut builder = http1::Builder::new();
         builder
-            .timer(TokioTimer::new())
+            .timer(Heads::default())
             .header_read_timeout(self.api.limits.head)
             .max_buf_size(BUFFER_BYTES_MAX);
         let mut connection = pin!(builder.serve_connection(io, service));

@@ -19,7 +19,7 @@ use rustls::time_provider::TimeProvider;
 use rustls::version::TLS13;
 use rustls::{CertificateError, ClientConfig, RootCertStore, ServerConfig};
 
-use super::handshake;
+use super::handshake::{self, Refusal, Refused};
 use super::open::{Entered, Open, Side};
 
 /// Longer chains than a root with a few intermediates are no mesh CA's.
@@ -43,6 +43,9 @@ pub struct Credentials {
 
 /// Reads the wall clock.
 pub type Clock = Arc<dyn Fn() -> UnixTime + Send + Sync>;
+
+/// Whether the node of a certificate is let in no more, though the certificate's CA vouches for it: its membership ended.
+pub type Ended = Arc<dyn Fn(&Leaf) -> bool + Send + Sync>;
 
 /// Why credentials cannot be used. Those in use before stay in use.
 #[derive(Debug, thiserror::Error)]
@@ -77,14 +80,14 @@ impl CredentialsError {
     pub fn mend(&self) -> &'static str {
         match self {
             Self::Unreadable { .. } => {
-                "`openssl x509 -noout -text -in FILE` says what a certificate's file holds"
+                "`qmt-cli ca show FILE` says what a certificate's file holds, `qmt-cli ca show --dir DIR` what a CA's folder does"
             }
             Self::KeyOfAnother => "put the key and the certificate that were made together side by side",
             Self::NotANode(_) => {
                 "have the CA issue one for this node: CN=NAME, with NAME.mesh among its host names"
             }
             Self::Refused { .. } => {
-                "have the CA renew it; `openssl verify -CAfile CA_PATH CERT_PATH` says whether the chain is the right one"
+                "have the CA renew it: `qmt-cli ca renew NODE`; `qmt-cli ca verify CERT_PATH --dir DIR` says whether the CA in DIR vouches for it"
             }
         }
     }
@@ -105,6 +108,7 @@ pub struct Tls {
 
 struct Shared {
     clock: Clock,
+    ended: Ended,
     in_use: ArcSwap<InUse>,
     open: Arc<Open>,
 }
@@ -127,8 +131,21 @@ impl Tls {
     /// # Errors
     /// [`CredentialsError`]: there is no channel without a certificate that its CA vouches for.
     pub fn new(credentials: &Credentials, clock: Clock) -> Result<Self, CredentialsError> {
+        Self::with_ended(credentials, clock, Arc::new(|_| false))
+    }
+
+    /// The same, where more than the certificate decides. `ended` is asked at each handshake, of callers and of servers, and
+    /// by [`Tls::close_ended`], which is to be called when its answers change.
+    ///
+    /// # Errors
+    /// As [`Tls::new`].
+    pub fn with_ended(
+        credentials: &Credentials,
+        clock: Clock,
+        ended: Ended,
+    ) -> Result<Self, CredentialsError> {
         let in_use = InUse::new(credentials, &clock, 0)?;
-        let shared = Shared { clock, in_use: ArcSwap::from_pointee(in_use), open: Arc::default() };
+        let shared = Shared { clock, ended, in_use: ArcSwap::from_pointee(in_use), open: Arc::default() };
         Ok(Self { shared: Arc::new(shared) })
     }
 
@@ -144,11 +161,22 @@ impl Tls {
         Ok(Reloaded { closed: self.close_refused() })
     }
 
-    /// Closes connections whose certificates have ended since their handshake, and returns how many. A server does so by
-    /// itself every minute.
+    /// Closes connections whose certificates, or memberships, have ended since their handshake, and returns how many. A server
+    /// does so by itself every minute.
     pub fn close_refused(&self) -> usize {
         let (in_use, now) = (self.in_use(), (self.shared.clock)());
-        self.shared.open.close_unless(|side, chain| in_use.accepts(side, chain, now))
+        let accepts = |side, chain: &[_]| in_use.accepts(side, chain, now) && !self.is_ended(chain);
+        self.shared.open.close_unless(accepts)
+    }
+
+    /// The same for memberships alone, which takes no signature to see.
+    pub fn close_ended(&self) -> usize {
+        self.shared.open.close_unless(|_, chain| !self.is_ended(chain))
+    }
+
+    fn is_ended(&self, chain: &[CertificateDer<'_>]) -> bool {
+        let leaf = chain.first().and_then(|own| Leaf::read(own).ok());
+        leaf.is_some_and(|leaf| (self.shared.ended)(&leaf))
     }
 
     /// What this node's certificate says.
@@ -169,19 +197,27 @@ impl Tls {
         self.shared.in_use.load_full()
     }
 
-    /// Enters a connection whose handshake was made with `made_with`; none when what was put in its place since then refuses
-    /// the other end.
+    /// Enters a connection whose handshake was made with `made_with`, if what was put in its place since then does not refuse
+    /// the other end, and its membership has not ended.
     pub(crate) fn enter(
         &self,
         made_with: &InUse,
         side: Side,
         chain: &[CertificateDer<'_>],
-    ) -> Option<Entered> {
+        leaf: &Leaf,
+    ) -> Result<Entered, Refused> {
         let chain: Arc<[_]> = chain.iter().map(|one| one.clone().into_owned()).collect();
+        // In the table before it is asked: what ends from here on closes it.
         let entered = self.shared.open.enter(side, chain.clone());
         let in_use = self.in_use();
         let is_same = in_use.generation == made_with.generation;
-        (is_same || in_use.accepts(side, &chain, (self.shared.clock)())).then_some(entered)
+        if !is_same && !in_use.accepts(side, &chain, (self.shared.clock)()) {
+            return Err(Refused::new(Refusal::Revoked, "certificate revoked"));
+        }
+        if (self.shared.ended)(leaf) {
+            return Err(Refused::new(Refusal::Revoked, "the membership of its node was revoked"));
+        }
+        Ok(entered)
     }
 }
 

@@ -1,28 +1,32 @@
 //! A delegation under way, and whoever waits for what comes of it.
 
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::SeqCst};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use futures_util::StreamExt as _;
 use futures_util::stream::BoxStream;
-use tokio::sync::watch;
+use tokio::sync::Notify;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::desk::Piece;
 use super::fault::{Code, Fault};
 use super::message::{MessageResponse, Status};
+use super::metrics::{Counters, Ending};
 
 /// What a delegation has said so far. It is written by its own task alone.
 pub(crate) struct Work {
     begun: Instant,
     said: Mutex<Said>,
-    /// Rises with each change of `said`.
-    changes: watch::Sender<u64>,
+    /// Tells of each change of `said`.
+    changed: Notify,
     /// Those who wait.
-    readers: watch::Sender<usize>,
+    readers: AtomicUsize,
     /// Somebody wants it to end.
-    cancelled: CancellationToken,
+    is_cancelled: AtomicBool,
+    /// Tells of each change of these two.
+    wanted: Notify,
 }
 
 #[derive(Default)]
@@ -49,16 +53,18 @@ impl Work {
         Arc::new(Self {
             begun: Instant::now(),
             said: Mutex::default(),
-            changes: watch::Sender::new(0),
-            readers: watch::Sender::new(0),
-            cancelled: CancellationToken::new(),
+            changed: Notify::new(),
+            readers: AtomicUsize::new(0),
+            is_cancelled: AtomicBool::new(false),
+            wanted: Notify::new(),
         })
     }
 
     /// A reader from the beginning.
     pub(crate) fn read(self: &Arc<Self>) -> Reader {
-        self.readers.send_modify(|readers| *readers += 1);
-        Reader { work: self.clone(), changes: self.changes.subscribe(), at: 0, has_begun: false }
+        self.readers.fetch_add(1, SeqCst);
+        self.wanted.notify_waiters();
+        Reader { work: self.clone(), at: 0, has_begun: false }
     }
 
     /// Takes what the agent says until it is done, and ends it when it is not to go on.
@@ -66,9 +72,10 @@ impl Work {
         &self,
         mut pieces: BoxStream<'static, Piece>,
         terms: Terms,
-        stop: CancellationToken,
+        stop: &CancellationToken,
+        counters: &Counters,
     ) {
-        let mut orphaned = std::pin::pin!(self.is_orphaned(terms.orphaned));
+        let mut unwanted = std::pin::pin!(self.unwanted(terms.orphaned));
         let mut deadline = std::pin::pin!(tokio::time::sleep(terms.deadline));
         let outcome = loop {
             let piece = tokio::select! {
@@ -79,13 +86,7 @@ impl Work {
                     let why = format!("the agent was not done within {within} ms");
                     break Err(Fault::new(Code::TimedOut, why).with_mend("allow more by timeoutMs"));
                 }
-                () = &mut orphaned => {
-                    break Err(Fault::new(Code::Conflict, "cancelled: nobody waited for the answer any more")
-                        .with_mend("send it again under another Idempotency-Key"));
-                }
-                () = self.cancelled.cancelled() => {
-                    break Err(Fault::new(Code::Conflict, "cancelled, as somebody asked for"));
-                }
+                fault = &mut unwanted => break Err(fault),
                 () = stop.cancelled() => {
                     break Err(Fault::new(Code::Unavailable, "the node is shutting down"));
                 }
@@ -112,6 +113,8 @@ impl Work {
             }
         };
         drop(pieces);
+        // Counted before anybody hears of it.
+        counters.delegated(Ending::of(&outcome));
         let duration_ms = u64::try_from(self.begun.elapsed().as_millis()).unwrap_or(u64::MAX);
         self.change(|said| {
             said.outcome = Some(outcome.map(|answer| MessageResponse {
@@ -125,11 +128,12 @@ impl Work {
 
     /// Ends it early, for everybody who waits.
     pub(crate) fn cancel(&self) {
-        self.cancelled.cancel();
+        self.is_cancelled.store(true, SeqCst);
+        self.wanted.notify_waiters();
     }
 
     pub(crate) fn is_cancelled(&self) -> bool {
-        self.cancelled.is_cancelled()
+        self.is_cancelled.load(SeqCst)
     }
 
     /// What came of it; none while it is under way.
@@ -141,10 +145,6 @@ impl Work {
         self.lock().outcome.is_some()
     }
 
-    pub(crate) fn is_done_well(&self) -> bool {
-        matches!(self.lock().outcome, Some(Ok(_)))
-    }
-
     /// What it holds in memory.
     pub(crate) fn bytes(&self) -> usize {
         let said = self.lock();
@@ -152,22 +152,36 @@ impl Work {
         said.text.len() + answer.map_or(0, |answer| answer.response.len())
     }
 
-    async fn is_orphaned(&self, after: Option<Duration>) {
-        let Some(after) = after else { return std::future::pending().await };
-        let mut readers = self.readers.subscribe();
+    /// Resolves when it is to end early: cancelled, or without anybody who waits for so long.
+    async fn unwanted(&self, orphaned: Option<Duration>) -> Fault {
+        let has_readers = || self.readers.load(SeqCst) > 0;
         loop {
-            // Its sender is `self`: it does not close.
-            let _ = readers.wait_for(|readers| *readers == 0).await;
-            let comes_back = readers.wait_for(|readers| *readers > 0);
-            if tokio::time::timeout(after, comes_back).await.is_err() {
+            self.until(|| !has_readers() && orphaned.is_some() || self.is_cancelled()).await;
+            if self.is_cancelled() {
+                return Fault::new(Code::Conflict, "cancelled, as somebody asked for");
+            }
+            let comes_back = self.until(|| has_readers() || self.is_cancelled());
+            if tokio::time::timeout(orphaned.unwrap_or_default(), comes_back).await.is_err() {
+                return Fault::new(Code::Conflict, "cancelled: nobody waited for the answer any more")
+                    .with_mend("send it again under another Idempotency-Key");
+            }
+        }
+    }
+
+    async fn until(&self, is_so: impl Fn() -> bool) {
+        loop {
+            // Hears of every change from here on.
+            let wanted = self.wanted.notified();
+            if is_so() {
                 return;
             }
+            wanted.await;
         }
     }
 
     fn change(&self, how: impl FnOnce(&mut Said)) {
         how(&mut self.lock());
-        self.changes.send_modify(|changes| *changes += 1);
+        self.changed.notify_waiters();
     }
 
     fn lock(&self) -> MutexGuard<'_, Said> {
@@ -183,7 +197,6 @@ fn too_long(bytes_max: usize) -> Fault {
 /// Somebody who waits for a delegation. Dropped, it waits no more.
 pub(crate) struct Reader {
     work: Arc<Work>,
-    changes: watch::Receiver<u64>,
     /// Bytes of the text that were returned.
     at: usize,
     has_begun: bool,
@@ -203,25 +216,25 @@ pub(crate) enum News {
 impl Reader {
     /// What is new, once there is something; nothing comes after [`News::Over`]. Cancel safe.
     pub(crate) async fn next(&mut self) -> News {
+        let work = self.work.clone();
         loop {
-            // Seen before it is looked at: what comes in between wakes the wait below.
-            self.changes.borrow_and_update();
+            // Heard of from before it is looked at: what comes in between ends the wait below.
+            let changed = work.changed.notified();
             if let Some(news) = self.look() {
                 return news;
             }
-            // The work holds the sender, and this holds the work.
-            let _ = self.changes.changed().await;
+            changed.await;
         }
     }
 
     /// The outcome, once there is one. Cancel safe.
-    pub(crate) async fn outcome(&mut self) -> Result<MessageResponse, Fault> {
+    pub(crate) async fn outcome(&self) -> Result<MessageResponse, Fault> {
         loop {
-            self.changes.borrow_and_update();
-            if let Some(outcome) = self.work.lock().outcome.clone() {
+            let changed = self.work.changed.notified();
+            if let Some(outcome) = self.work.outcome() {
                 return outcome;
             }
-            let _ = self.changes.changed().await;
+            changed.await;
         }
     }
 
@@ -242,6 +255,7 @@ impl Reader {
 
 impl Drop for Reader {
     fn drop(&mut self) {
-        self.work.readers.send_modify(|readers| *readers -= 1);
+        self.work.readers.fetch_sub(1, SeqCst);
+        self.work.wanted.notify_waiters();
     }
 }

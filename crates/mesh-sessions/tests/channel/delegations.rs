@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use mesh_identity::{NodeKey, ScopeId};
 use mesh_sessions::chain::{AgentAt, Budget, Hop, SignedChain};
-use mesh_sessions::channel::{AskError, Code, Heard, Limits, MessageRequest, Outgoing, Status};
+use mesh_sessions::channel::{AskError, Code, Ending, Heard, Limits, MessageRequest, Outgoing, Status};
 use mesh_sessions::ids::SessionId;
 use serde_json::{Value, json};
 
@@ -44,7 +44,7 @@ async fn an_answer_is_streamed_and_its_connection_kept() {
         assert_eq!((done.response, done.agent, done.status), (text, "echo".to_owned(), Status::Completed));
     }
     assert_eq!(node.server.stats().handshakes, 1, "one connection was kept");
-    assert_eq!(node.server.stats().delegations_done, 3);
+    assert_eq!(node.server.stats().delegations_ended(Ending::Done), 3);
     assert!(node.log.has("Received mesh delegation peer.cn=ct111 from=opus to=echo"), "{}", node.log.text());
     assert!(!node.log.has("do it"), "what agents say is not logged");
     node.end().await;
@@ -78,7 +78,7 @@ async fn nobody_waits_for_what_is_only_accepted() {
     assert_eq!((status, &accepted["status"], &accepted["agent"]), (202, &json!("accepted"), &json!("slow")));
     assert_eq!(node.server.stats().delegations, 1);
     node.agents.let_go.notify_one();
-    until("it is done", || node.server.stats().delegations_done == 1).await;
+    until("it is done", || node.server.stats().delegations_ended(Ending::Done) == 1).await;
     node.end().await;
 }
 

@@ -3,7 +3,7 @@
 use std::sync::atomic::Ordering::SeqCst;
 
 use mesh_sessions::channel::{
-    AskError, Client, ClientConfig, Credentials, CredentialsError, Limits, Target, Tls,
+    AskError, Client, ClientConfig, Credentials, CredentialsError, Limits, Refusal, Target, Tls,
 };
 use rcgen::ExtendedKeyUsagePurpose;
 use tokio::io::AsyncReadExt as _;
@@ -25,7 +25,7 @@ async fn everything_but_a_live_certificate_of_the_ca_is_refused_and_logged_with_
     let node = Node::with(Limits::default(), vec![66], std::sync::Arc::default()).await;
     let good = node.ca.issue(&Spec::of("ct111", 10));
     assert!(pinged(&node, raw_config(&node.ca, Some(&good))).await.starts_with("HTTP/1.1 200"));
-    assert_eq!(node.server.stats().handshakes_refused, 0);
+    assert_eq!(Refusal::ALL.map(|why| node.server.stats().handshakes_refused(why)), [0; 13]);
 
     let of = |spec: Spec| raw_config(&node.ca, Some(&node.ca.issue(&spec)));
     let stranger = Ca::new("another CA").issue(&Spec::of("ct111", 10));
@@ -36,21 +36,29 @@ async fn everything_but_a_live_certificate_of_the_ca_is_refused_and_logged_with_
     server_only.usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
     old.alpn_protocols.clear();
     let refused = [
-        (raw_config(&node.ca, None), "peer did not return a certificate"),
-        (raw_config(&node.ca, Some(&stranger)), "certificate is not signed by the mesh CA"),
-        (of(expired), "certificate has expired"),
-        (of(early), "certificate is not yet valid"),
-        (of(Spec::of("ct111", 66)), "certificate revoked"),
-        (of(server_only), "unsupported certificate purpose"),
-        (old, "unsupported protocol (TLS 1.3 is needed)"),
-        (of(Spec::of("opus@ct111", 14)), "the certificate's common name \"opus@ct111\" is no node name"),
+        (raw_config(&node.ca, None), Refusal::NoCertificate, "peer did not return a certificate"),
+        (
+            raw_config(&node.ca, Some(&stranger)),
+            Refusal::AnotherCa,
+            "certificate is not signed by the mesh CA",
+        ),
+        (of(expired), Refusal::Expired, "certificate has expired"),
+        (of(early), Refusal::NotYetValid, "certificate is not yet valid"),
+        (of(Spec::of("ct111", 66)), Refusal::Revoked, "certificate revoked"),
+        (of(server_only), Refusal::WrongPurpose, "unsupported certificate purpose"),
+        (old, Refusal::Protocol, "unsupported protocol (TLS 1.3 is needed)"),
+        (
+            of(Spec::of("opus@ct111", 14)),
+            Refusal::BadCertificate,
+            "the certificate's common name \"opus@ct111\" is no node name",
+        ),
     ];
-    for (index, (config, reason)) in refused.into_iter().enumerate() {
+    for (config, why, reason) in refused {
         assert_eq!(pinged(&node, config).await, "", "{reason}");
         let line =
             format!("WARN mesh_sessions::channel::server: TLS handshake failed from 127.0.0.1: {reason}");
         until(&line, || node.log.has(&line)).await;
-        until("counted", || node.server.stats().handshakes_refused == index as u64 + 1).await;
+        until("counted", || node.server.stats().handshakes_refused(why) == 1).await;
     }
     assert_eq!(node.server.stats().handshakes, 1);
     node.end().await;

@@ -3,7 +3,8 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicI64, Ordering::SeqCst};
 
-use mesh_sessions::channel::{Client, ClientConfig, Heard, Limits, Tls};
+use mesh_identity::NodeKey;
+use mesh_sessions::channel::{Client, ClientConfig, Ending, Heard, Limits, Refusal, Tls};
 use tokio::io::AsyncReadExt as _;
 
 use crate::delegations::outgoing;
@@ -31,8 +32,8 @@ async fn a_renewal_under_load_drops_nothing() {
         })
         .collect();
     for round in 0..20 {
-        let before = node.server.stats().delegations_done;
-        until("requests go on", || node.server.stats().delegations_done >= before + 20).await;
+        let before = node.server.stats().delegations_ended(Ending::Done);
+        until("requests go on", || node.server.stats().delegations_ended(Ending::Done) >= before + 20).await;
         let (server, caller) = (Spec::of("ct110", 100 + round), Spec::of("ct111", 200 + round));
         let credentials = node.ca.credentials(&node.ca.issue(&server), vec![node.ca.crl(round + 2, &[])]);
         assert_eq!(node.tls.reload(&credentials).unwrap().closed, 0);
@@ -46,7 +47,7 @@ async fn a_renewal_under_load_drops_nothing() {
         count += caller.await.unwrap();
     }
     let stats = node.server.stats();
-    assert_eq!((stats.delegations_done, stats.delegations_failed, stats.cut), (count, 0, 0));
+    assert_eq!((Ending::ALL.map(|how| stats.delegations_ended(how)), stats.cut), ([count, 0, 0, 0], 0));
     assert!(stats.handshakes > 4, "connections were made anew with the new certificates");
     node.end().await;
 }
@@ -79,6 +80,29 @@ async fn a_revocation_closes_open_connections_and_ends_their_delegations() {
     assert!(revoked.ping(&node.target()).await.is_err());
     until("refused", || node.log.has("TLS handshake failed from 127.0.0.1: certificate revoked")).await;
     good.ping(&node.target()).await.unwrap();
+    node.server.shutdown().await;
+}
+
+#[tokio::test]
+async fn a_membership_that_ends_closes_what_its_node_has_open_and_lets_it_in_no_more() {
+    let node = impatient().await;
+    let id = NodeKey::from_seed([2; 32]).node_id();
+    let spec = Spec { node: Some(id), ..Spec::of("ct111", 2) };
+    let (member, other) = (node.client_of(&spec), node.client("guest"));
+    let mut answering = member.delegate(&node.target(), &outgoing("slow", "k")).await.unwrap();
+    assert!(matches!(answering.next().await.unwrap(), Heard::Begun { .. }));
+    other.ping(&node.target()).await.unwrap();
+    node.ended.lock().unwrap().insert(id);
+    assert_eq!(node.tls.close_ended(), 1);
+    assert!(answering.next().await.is_err());
+    assert!(member.ping(&node.target()).await.is_err());
+    let line = "TLS handshake failed from 127.0.0.1: the membership of its node was revoked";
+    until("refused", || node.log.has(line)).await;
+    assert_eq!(node.server.stats().handshakes_refused(Refusal::Revoked), 1);
+    other.ping(&node.target()).await.unwrap();
+    // Let in again, it is as before.
+    node.ended.lock().unwrap().clear();
+    member.ping(&node.target()).await.unwrap();
     node.server.shutdown().await;
 }
 

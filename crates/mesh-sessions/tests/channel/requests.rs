@@ -66,7 +66,7 @@ async fn a_certificate_that_claims_another_node_gets_403() {
         );
     }
     assert_eq!((node.agents.times(), node.registry.joined.lock().unwrap().len()), (0, 0));
-    assert_eq!(node.server.stats().forbidden, 10);
+    assert_eq!(node.server.stats().refused(Code::NotYou), 10);
     // The same with the name of the certificate.
     let mut own = task("echo");
     own["fromAgent"] = json!("opus@ct111");

@@ -13,8 +13,8 @@ use futures_util::{FutureExt as _, StreamExt as _, stream};
 use mesh_identity::ca::Leaf;
 use mesh_identity::{NodeId, NodeKey, NodeName, Role, ScopeId, UnixTime};
 use mesh_sessions::channel::{
-    Caller, Client, ClientConfig, Clock, Code, Credentials, Delegation, Desk, Directory, Fault, JoinError,
-    Limits, ListedAgent, Piece, Place, Server, Standing, Target, Tls,
+    Caller, Client, ClientConfig, Clock, Code, Credentials, Delegation, Desk, Directory, Ended, Fault,
+    JoinError, Limits, ListedAgent, Piece, Place, Server, Standing, Target, Tls,
 };
 use rcgen::{
     BasicConstraints, Certificate, CertificateParams, CertificateRevocationListParams, DistinguishedName,
@@ -298,6 +298,8 @@ pub(crate) struct Node {
     pub(crate) agents: Arc<Agents>,
     pub(crate) registry: Arc<Registry>,
     pub(crate) server: Server,
+    /// Nodes whose memberships have ended.
+    pub(crate) ended: Arc<Mutex<BTreeSet<NodeId>>>,
     pub(crate) log: Log,
     _log: tracing::subscriber::DefaultGuard,
 }
@@ -312,11 +314,15 @@ impl Node {
         let guard = log.listen();
         let ca = Arc::new(Ca::new("the mesh CA"));
         let credentials = ca.credentials(&ca.issue(&Spec::of("ct110", 1)), vec![ca.crl(1, &revoked)]);
-        let tls = Tls::new(&credentials, shifted(&clock)).unwrap();
+        let ended: Arc<Mutex<BTreeSet<NodeId>>> = Arc::default();
+        let of_ended = ended.clone();
+        let is_ended: Ended =
+            Arc::new(move |leaf| leaf.node.is_some_and(|node| of_ended.lock().unwrap().contains(&node)));
+        let tls = Tls::with_ended(&credentials, shifted(&clock), is_ended).unwrap();
         let (agents, registry) = (Agents::new(), Registry::of(&["ct111", "guest", "nobody"]));
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let server = Server::start(listener, tls.clone(), agents.clone(), registry.clone(), limits).unwrap();
-        Self { ca, tls, agents, registry, server, log, _log: guard }
+        Self { ca, tls, agents, registry, server, ended, log, _log: guard }
     }
 
     pub(crate) fn target(&self) -> Target {

@@ -107,10 +107,8 @@ impl Pool {
         if let Some(name) = name.filter(|name| !leaf.is_of(name.as_str())) {
             return Err(refused(format!("{} answers there, and {name} was asked", leaf.name)));
         }
-        let entered = self
-            .tls
-            .enter(&in_use, Side::Server, chain)
-            .ok_or_else(|| refused("certificate revoked".to_owned()))?;
+        let entered = self.tls.enter(&in_use, Side::Server, chain, &leaf);
+        let entered = entered.map_err(|error| refused(error.words))?;
         Wire::new(stream, Arc::new(leaf), entered, in_use.generation)
             .await
             .map_err(|error| refused(error.to_string()))
