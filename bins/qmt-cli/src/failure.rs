@@ -12,6 +12,48 @@ pub(crate) const NO_NODE: u8 = 3;
 /// Ended by Ctrl-C, as shells say it: 128 and the number of SIGINT.
 pub(crate) const INTERRUPTED: u8 = 130;
 
+/// The words in `error.code` that are this program's own, beside those of the node (`mesh_control::ErrorCode`) and of the
+/// gateway, and what each means. `docs/reference/errors.md` is written from it.
+pub(crate) const WORDS: &[(&str, &str)] = &[
+    ("usage", "The arguments make no sense; nothing was done. Exit code 2."),
+    ("no_node", "No node is running in this QMT_HOME. Exit code 3."),
+    ("not_yours", "The node runs as another user, whose control socket this one may not open."),
+    ("path_too_long", "The path of the control socket is longer than the system allows."),
+    ("connect", "The control socket is there and cannot be connected to."),
+    ("timeout", "The node or the gateway did not answer in time."),
+    (
+        "broken",
+        "The connection, or what came over it, broke off before its end; of an audit trail: a row was changed or removed.",
+    ),
+    ("too_long", "An answer is longer than this program reads."),
+    ("not_understood", "An answer is not what this version understands."),
+    ("no_gateway", "The node runs no gateway, or one whose address cannot be used."),
+    ("gateway", "The gateway refused with a status and no code of its own."),
+    ("no_model", "No model of the mesh answers, and none was named."),
+    ("model_not_ready", "The model is there and does not answer yet."),
+    ("not_loaded", "The model was to be served and did not come up."),
+    ("dropped", "The model was dropped while it was waited for."),
+    ("stopped", "The download was stopped or is not known any more."),
+    ("interrupted", "Ctrl-C ended the command. Exit code 130."),
+    ("cancelled", "Whoever called took the call back, and the turn with it."),
+    ("input", "Standard input cannot be read."),
+    ("output", "Standard output or a file cannot be written."),
+    ("io", "A file of the CA cannot be read or written."),
+    ("key", "No key could be made."),
+    ("request", "The request for a certificate cannot be signed as it is."),
+    ("invalid", "A certificate does not hold, or a file holds none."),
+    ("qr", "The invite does not fit into a QR code."),
+    ("import", "The YAML file cannot be read or turned into a configuration."),
+    ("setup", "llama.cpp or the model could not be installed; the lines say which step."),
+    ("service", "The service manager refused, or its file cannot be written."),
+    ("mcp", "The caller does not speak the Model Context Protocol."),
+    ("unknown_tool", "The MCP server has no tool of that name."),
+    ("signal", "The system does not let the program watch for Ctrl-C."),
+    ("runtime", "The program cannot start its runtime."),
+    ("failed", "The output itself says what failed, such as a finding of `doctor`."),
+    ("unread", "Nobody reads the output any more. Exit code 0."),
+];
+
 /// Why a command failed.
 #[derive(Debug, Serialize)]
 pub(crate) struct Failure {

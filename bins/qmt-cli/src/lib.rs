@@ -41,6 +41,16 @@ use args::{Cli, Command, ConfigCommand, ModelsCommand};
 use failure::Failure;
 use screen::Screen;
 
+/// The commands with their arguments, for what writes or checks documentation.
+pub fn command() -> clap::Command {
+    Cli::command()
+}
+
+/// The words in `error.code` that are this program's own, and what each means; other words come from the node or its gateway.
+pub fn failure_words() -> &'static [(&'static str, &'static str)] {
+    failure::WORDS
+}
+
 /// Parses the arguments, does what they ask, and says how that went.
 pub fn main() -> ExitCode {
     let arguments: Vec<OsString> = std::env::args_os().collect();

@@ -3,12 +3,12 @@
 use serde::{Deserialize, Serialize};
 
 macro_rules! codes {
-    ($($(#[$doc:meta])* $variant:ident = $word:literal, $status:literal;)*) => {
+    ($($(#[doc = $doc:literal])* $variant:ident = $word:literal, $status:literal;)*) => {
         /// What went wrong, as a word that programs can branch on. Each has one HTTP status.
         #[derive(Debug, Clone, PartialEq, Eq, Hash)]
         #[non_exhaustive]
         pub enum ErrorCode {
-            $($(#[$doc])* $variant,)*
+            $($(#[doc = $doc])* $variant,)*
             /// A word that this version does not know, kept as it came.
             Other(String),
         }
@@ -25,6 +25,11 @@ macro_rules! codes {
             /// The HTTP status it is sent with; 500 for an unknown word.
             pub fn http_status(&self) -> u16 {
                 match self { $(Self::$variant => $status,)* Self::Other(_) => 500 }
+            }
+
+            /// When it is said, as a sentence; nothing for an unknown word.
+            pub fn meaning(&self) -> &'static str {
+                match self { $(Self::$variant => concat!($($doc),*).trim_ascii(),)* Self::Other(_) => "" }
             }
 
             fn from_word(word: &str) -> Self {

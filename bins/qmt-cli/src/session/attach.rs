@@ -1,6 +1,6 @@
 //! Watching a session: all of its events, whoever caused them.
 
-use mesh_control::{Client, EndReason, EventsQuery, Followed, SessionEvent, SessionItem};
+use mesh_control::{Client, EndReason, EventsQuery, Followed, Happened, SessionEvent, SessionItem};
 
 use super::begun;
 use super::teller::Teller;
@@ -81,7 +81,11 @@ async fn tell(
     event: &SessionEvent,
 ) -> Result<(), Failure> {
     if !screen.is_json() {
-        return teller.tell(client, session, &event.happened()).await;
+        let happened = event.happened();
+        teller.tell(client, session, &happened).await?;
+        // Where a fork may begin: whoever wants one needs the number.
+        let may_fork_here = matches!(happened, Happened::Prompted { .. } | Happened::TurnEnded { .. });
+        return if may_fork_here { teller.note(&format!("(event {})", event.number)) } else { Ok(()) };
     }
     let line = serde_json::to_string(event)
         .map_err(|error| Failure::new("internal", format!("the event is no JSON: {error}")))?;

@@ -257,9 +257,65 @@ impl From<Foreign> for ApiError {
     }
 }
 
+/// Every refusal of the gateway, made as the gateway makes it, with placeholders for what varies: status, code, whether it has
+/// `Retry-After`, message. For the reference in the documentation.
+#[cfg(any(test, feature = "testing"))]
+pub fn refusals() -> Vec<(u16, &'static str, bool, String)> {
+    let (soon, tried) = (Duration::from_secs(1), ["NODE: WHY".to_owned()]);
+    let all = [
+        ApiError::unknown_model("MODEL", &["NAME".to_owned()]),
+        ApiError::not_ready("MODEL", "REASON", soon),
+        ApiError::full("NODE", soon),
+        ApiError::over_quota("MODEL", "WHY", soon),
+        ApiError::all_failed("MODEL", &tried),
+        ApiError::upstream_lost("WHY"),
+        ApiError::stopping(),
+        ApiError::too_large(super::GatewayConfig::default().body_bytes_max),
+        ApiError::no_memory(),
+        ApiError::slow_body(),
+        ApiError::broken_body(),
+        ApiError::from(ModelFieldError::NotJson("WHERE".to_owned())),
+        ModelFieldError::Missing.into(),
+        ModelFieldError::Twice.into(),
+        ModelFieldError::NotAName.into(),
+        ApiError::unknown_response(),
+        ApiError::bad_event_id(),
+        ApiError::wrong_method("POST"),
+        ApiError::unknown_path("PATH"),
+        ApiError::bad_key(),
+        Foreign::BadHost.into(),
+        Foreign::Host.into(),
+        Foreign::Origin.into(),
+    ];
+    let row =
+        |error: ApiError| (error.status.as_u16(), error.code, error.retry_after.is_some(), error.message);
+    all.map(row).into()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn every_code_is_among_the_refusals() {
+        let source = include_str!("error.rs").split("pub fn refusals").next().unwrap();
+        let is_code =
+            |word: &str| word.contains('_') && word.chars().all(|c| c.is_ascii_lowercase() || c == '_');
+        let kinds = [
+            "authentication_error",
+            "permission_error",
+            "rate_limit_error",
+            "server_error",
+            "invalid_request_error",
+        ];
+        let known = refusals();
+        let codes =
+            source.split('"').skip(1).step_by(2).filter(|word| is_code(word) && !kinds.contains(word));
+        // Between gateways alone: callers read `upstream_failed`.
+        for code in codes.filter(|code| *code != HOST_LOST) {
+            assert!(known.iter().any(|(_, known, ..)| *known == code), "{code} is not among the refusals");
+        }
+    }
 
     #[test]
     fn errors_have_openais_shape() {

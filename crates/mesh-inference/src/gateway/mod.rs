@@ -52,6 +52,8 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 pub use config::{DEFAULT_PORT, GatewayConfig, Listen, Replicas, StartError};
+#[cfg(any(test, feature = "testing"))]
+pub use error::refusals;
 pub use provider::{Provider, ProviderConfig, ProviderError, ProviderModel};
 pub use routes::{ModelFacts, NoPeers, NoTarget, PeerRoutes, RouterRoutes};
 pub use stats::GatewayStats;
