@@ -736,6 +736,94 @@ fn the_documentation_lists_each_key_and_flag() {
     }
 }
 
+/// What a table needs for its other keys to be read.
+fn needed(table: &str) -> &'static [(&'static str, &'static str)] {
+    match table {
+        "mesh.peers" => &[("addr", "\"/ip4/10.0.0.1/tcp/9000\"")],
+        "mesh.lan" | "mesh.iroh" | "relay" => &[("enabled", "true")],
+        "agents" | "delegates" => &[("id", "\"a\""), ("model", "\"m\"")],
+        "agents.policy" => &[("tools", "[\"shell\"]"), ("then", "\"ask\"")],
+        "agents.mcp" => &[("name", "\"s\""), ("command", "\"/bin/true\"")],
+        "remote_agents" => &[("id", "\"a\""), ("peer", "\"gpu\"")],
+        "providers" => &[("name", "\"p\""), ("base_url", "\"http://127.0.0.1:1/v1\"")],
+        "agent_channel" => &[("enabled", "true"), ("tls", "true"), ("node_name", "\"ct110\"")],
+        "agent_channel.discovery" => &[("mode", "\"seed\""), ("seed_host", "\"ct111.mesh\"")],
+        "agent_channel.discovery.peers" => &[("name", "\"ct112\""), ("host", "\"10.0.0.2\"")],
+        _ => &[],
+    }
+}
+
+/// A file with one table, those above it, and one more key in it.
+fn with_key(table: &schema::Table, more: Option<(&str, &str)>) -> String {
+    let mut text = String::new();
+    for above in schema::TABLES.iter().filter(|one| table.path.starts_with(&format!("{}.", one.path))) {
+        if above.path != "mesh" {
+            text.push_str(&format!("{}\n", above.head()));
+            needed(above.path).iter().for_each(|(key, value)| text.push_str(&format!("{key} = {value}\n")));
+        }
+    }
+    text.push_str(&format!("{}\n", table.head()));
+    let of_table =
+        needed(table.path).iter().copied().filter(|(key, _)| more.is_none_or(|(more, _)| more != *key));
+    of_table.chain(more).for_each(|(key, value)| text.push_str(&format!("{key} = {value}\n")));
+    text
+}
+
+/// Left open in the configuration, and filled in where a model is placed.
+const FILLED_IN_LATER: &[&str] = &["ctx_size", "slots"];
+
+#[test]
+fn the_defaults_in_the_documentation_are_those_of_the_code() {
+    let doc = include_str!("../../../../docs/configuration.md");
+    let folder = tempfile::tempdir().expect("temporary folder");
+    let file = folder.path().join("config.toml");
+    let vars = BTreeMap::from([("HOME".to_owned(), folder.path().display().to_string())]);
+    let loaded = |text: &str| {
+        std::fs::write(&file, text).expect("writes");
+        let cli = Cli { config: Some(file.clone()), ..Cli::default() };
+        let environment = Environment { vars: vars.clone(), cwd: PathBuf::from("/work") };
+        let config = load(&cli, &environment).unwrap_or_else(|error| panic!("{error}\n{text}"));
+        // A port that is written counts as asked for; what else differs is another default.
+        format!("{config:#?}").replace("asked: true", "asked: false")
+    };
+    let (mut checked, mut wrong) = (0, Vec::new());
+    for table in schema::TABLES.iter().filter(|table| !table.path.is_empty()) {
+        let (_, section) = doc.split_once(&format!("### `{}`", table.head())).expect("a section");
+        let section =
+            section.split("\n### ").next().and_then(|rest| rest.split("\n## ").next()).expect("a part");
+        for row in section.lines().filter(|line| line.starts_with("| `")) {
+            let cells: Vec<&str> = row.split(" | ").collect();
+            let key = cells[0].trim_start_matches("| ").trim_matches('`');
+            // Defaults that are a value and nothing else.
+            let Some(value) = cells[1].strip_prefix('`').and_then(|rest| rest.strip_suffix('`')) else {
+                continue;
+            };
+            let is_value = value.starts_with(|c: char| c.is_ascii_digit() || "\"[".contains(c))
+                || ["true", "false"].contains(&value);
+            if !is_value
+                || FILLED_IN_LATER.contains(&key)
+                || value.contains('`')
+                || needed(table.path).iter().any(|(own, _)| *own == key)
+            {
+                continue;
+            }
+            let (without, with) =
+                (loaded(&with_key(table, None)), loaded(&with_key(table, Some((key, value)))));
+            if let Some((without, with)) =
+                without.lines().zip(with.lines()).find(|(without, with)| without != with)
+            {
+                wrong.push(format!(
+                    "{key} in {} is not {value} when it is left out:{without}{with}",
+                    table.head()
+                ));
+            }
+            checked += 1;
+        }
+    }
+    assert!(checked > 40, "most defaults are not found: {checked}");
+    assert!(wrong.is_empty(), "\n{}", wrong.join("\n"));
+}
+
 #[test]
 fn peers_that_cannot_be_told_from_strangers_are_named() {
     let text = "[mesh]\nenabled = true\n[mesh.lan]\nenabled = true\ntrust = \"peers\"\n\
