@@ -377,6 +377,58 @@ mod tests {
         }
     }
 
+    /// Runs a program of the system over a file; none where it is not installed.
+    fn checked(program: &str, arguments: &[&str], file: &Path) -> Option<String> {
+        let mut command = std::process::Command::new(program);
+        // systemd's reader of a user's units wants such a folder.
+        command.env("XDG_RUNTIME_DIR", file.parent().expect("a folder"));
+        let ran = command.args(arguments).arg(file).output();
+        let Ok(output) = ran else {
+            println!("skipped: {program} is not installed");
+            return None;
+        };
+        let said =
+            format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+        assert!(output.status.success(), "{program} refuses {}: {said}", file.display());
+        Some(said)
+    }
+
+    #[test]
+    fn systemd_takes_both_units() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let program = std::env::current_exe().expect("this test");
+        let flags = ["--console".to_owned(), "--node-name=a b".to_owned()];
+        for (is_system, user, manager) in [(false, None, "--user"), (true, Some("root"), "--system")] {
+            let unit =
+                Unit { program: &program, home: folder.path(), models: folder.path(), user, flags: &flags };
+            let file = folder.path().join(UNIT);
+            fs::write(&file, systemd(&unit, is_system)).expect("writes");
+            let Some(said) = checked("systemd-analyze", &["verify", manager, "--man=no"], &file) else {
+                return;
+            };
+            assert!(!said.contains(UNIT), "a setting is not understood: {said}");
+        }
+    }
+
+    #[test]
+    fn a_reader_of_property_lists_finds_what_was_meant() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let flags = ["--node-name=a<b&c".to_owned()];
+        let file = folder.path().join("mesh.qmt.node.plist");
+        fs::write(&file, launchd(&unit(&flags, Some("ann")))).expect("writes");
+        let read = "import json, plistlib, sys; print(json.dumps(plistlib.load(open(sys.argv[1], 'rb'))))";
+        let Some(said) = checked("python3", &["-c", read], &file) else { return };
+        let list: serde_json::Value = serde_json::from_str(&said).expect("JSON");
+        assert_eq!(list["Label"], LABEL);
+        assert_eq!(
+            list["ProgramArguments"],
+            serde_json::json!(["/opt/my tools/qmt-node", "--node-name=a<b&c"])
+        );
+        assert_eq!(list["EnvironmentVariables"]["QMT_HOME"], "/home/ann/.qmt");
+        assert_eq!((&list["UserName"], &list["RunAtLoad"]), (&"ann".into(), &true.into()));
+        assert_eq!((&list["KeepAlive"]["SuccessfulExit"], &list["Umask"]), (&false.into(), &0o077.into()));
+    }
+
     #[test]
     fn a_file_is_written_whole() {
         let folder = tempfile::tempdir().expect("a folder");
