@@ -256,7 +256,12 @@ async fn an_attached_reader_sees_everything_past_and_live_until_the_end() {
     let host = Host::start(Memory { log: log.clone(), breaks: vec![3, 2], ..Memory::default() });
     let ran = run(&host, &["session", "attach", "work"]).await;
     assert_eq!((ran.code, ran.out.as_str()), (0, "Elbe\n"), "{ran:?}");
-    assert!(ran.err.contains("> a long text\n") && ran.err.ends_with("(archived)\n"), "{ran:?}");
+    assert!(
+        ran.err.contains("> a long text\n")
+            && ran.err.contains("\n(event 2)\n")
+            && ran.err.ends_with("(archived)\n"),
+        "{ran:?}"
+    );
 
     let ran = run(&host, &["session", "attach", "work", "--json", "--past", "--after", "2"]).await;
     let events: Vec<Value> =
