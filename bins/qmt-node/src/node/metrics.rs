@@ -7,6 +7,7 @@ use mesh_transport::{MetricsSnapshot as Transport, PathKind};
 use mesh_tunnel::{RpcStats, Stats as Tunnel};
 
 use super::Node;
+use super::channel::{self, metrics::Counted};
 
 /// A metric: its name, what it is, and its samples, each with its labels as they are written.
 pub struct Family {
@@ -16,7 +17,7 @@ pub struct Family {
     pub kind: Kind,
     /// What increments it, or what it shows.
     pub help: &'static str,
-    samples: &'static [Sample],
+    pub(super) samples: &'static [Sample],
 }
 
 /// What a metric's value does.
@@ -38,13 +39,13 @@ impl Kind {
     }
 }
 
-struct Sample {
-    labels: &'static str,
-    read: fn(&Facts) -> f64,
+pub(super) struct Sample {
+    pub(super) labels: &'static str,
+    pub(super) read: fn(&Facts) -> f64,
 }
 
 /// Everything that the metrics are read from, taken at one moment.
-struct Facts {
+pub(super) struct Facts {
     uptime_secs: f64,
     version_is: f64,
     transport: Transport,
@@ -57,23 +58,30 @@ struct Facts {
     links: [u64; 2],
     backends: [u64; 2],
     scopes: u64,
+    pub(super) channel: Counted,
 }
 
 #[expect(clippy::cast_precision_loss, reason = "the format knows no other number, and 2^53 bytes are far")]
-fn of(count: u64) -> f64 {
+pub(super) fn of(count: u64) -> f64 {
     count as f64
 }
 
 macro_rules! families {
     ($($kind:ident $name:literal, $help:literal: $($labels:expr => $read:expr),+;)+) => {
-        /// All of them, in the order in which they are written.
-        pub const FAMILIES: &[Family] = &[$(Family {
+        /// Those of one part of the node, in the order in which they are written.
+        pub(in crate::node) const FAMILIES: &[Family] = &[$(Family {
             name: $name,
             kind: Kind::$kind,
             help: $help,
             samples: &[$(Sample { labels: $labels, read: $read }),+],
         }),+];
     };
+}
+pub(super) use families;
+
+/// All of them, in the order in which they are written.
+pub fn all() -> impl Iterator<Item = &'static Family> {
+    FAMILIES.iter().chain(channel::metrics::FAMILIES)
 }
 
 families! {
@@ -161,7 +169,7 @@ impl Node {
     pub(crate) fn metrics_text(&self) -> String {
         let facts = self.counted();
         let mut text = String::with_capacity(16 * 1024);
-        for family in FAMILIES {
+        for family in all() {
             text.push_str(&format!(
                 "# HELP {} {}\n# TYPE {} {}\n",
                 family.name,
@@ -217,6 +225,7 @@ impl Node {
             links: [with(PathKind::Direct) + with(PathKind::Memory), with(PathKind::Relayed)],
             backends: [ready, backends.len() as u64 - ready],
             scopes: scopes.len() as u64,
+            channel: self.channel_counted(),
         }
     }
 }
@@ -224,7 +233,7 @@ impl Node {
 /// The table of `docs/metrics.md`.
 pub fn reference() -> String {
     let mut text = "| metric | kind | what |\n|---|---|---|\n".to_owned();
-    for family in FAMILIES {
+    for family in all() {
         let labels: Vec<&str> = family
             .samples
             .iter()
@@ -255,13 +264,13 @@ mod tests {
             words.filter(|word| word.starts_with("mesh_")).collect();
         assert!(asked.len() > 15, "{asked:?}");
         for name in asked {
-            assert!(FAMILIES.iter().any(|family| family.name == name), "there is no metric {name}");
+            assert!(all().any(|family| family.name == name), "there is no metric {name}");
         }
     }
 
     #[test]
     fn names_say_their_unit_and_end_as_their_kind_does() {
-        for family in FAMILIES {
+        for family in all() {
             assert!(family.name.starts_with("mesh_"), "{}", family.name);
             assert_eq!(family.kind == Kind::Counter, family.name.ends_with("_total"), "{}", family.name);
         }

@@ -6,6 +6,7 @@ mod desk;
 mod directory;
 mod enrol;
 mod files;
+pub(super) mod metrics;
 mod registry;
 mod start;
 
