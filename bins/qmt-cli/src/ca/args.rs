@@ -152,7 +152,7 @@ impl Shown {
 fn duration(text: &str) -> Result<Duration, String> {
     match ttl::parse(text) {
         Ok(Some(ttl)) => Ok(ttl),
-        Ok(None) => Err("a certificate has an end".to_owned()),
-        Err(error) => Err(error.to_string()),
+        Ok(None) => Err("a certificate has an end: say how long it holds, such as 24h or 90d".to_owned()),
+        Err(_) => Err(format!("not a length of time: {text:?} (expected such as 90m, 24h, 7d or 2w)")),
     }
 }

@@ -8,7 +8,8 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use mesh_identity::ca::{
-    By, Cidr, Constraints, Csr, Folder, FolderError, LeafKey, Options, Reason, Request, Row, Which,
+    By, Cidr, Constraints, Csr, Folder, FolderError, LeafKey, Options, Reason, Request, Row, VerifyError,
+    Which,
 };
 use mesh_identity::{NodeName, UnixTime};
 use serde::Serialize;
@@ -97,8 +98,10 @@ impl Desk<'_> {
         wish: Wish,
         out: Option<&Path>,
     ) -> Result<(), Failure> {
-        let csr = Csr::read_pem(&read_request(file)?)
-            .map_err(|error| Failure::new("request", format!("{}: {}", file.display(), chain(&error))))?;
+        let csr = Csr::read_pem(&read_request(file)?).map_err(|error| {
+            let failure = Failure::new("request", format!("{}: {}", file.display(), chain(&error)));
+            mended(failure, error.mend())
+        })?;
         let name = name.or(csr.name).ok_or_else(|| {
             Failure::new("request", "the request has no common name").with_mend("name the node with --name")
         })?;
@@ -112,8 +115,11 @@ impl Desk<'_> {
         let authority = self.folder.authority()?;
         let issued = self.folder.issue(&authority, &request, By::Sign, None, self.now)?;
         if let Some(out) = out {
-            std::fs::write(out, issued.to_pem())
-                .map_err(|error| Failure::new("io", format!("cannot write {}: {error}", out.display())))?;
+            std::fs::write(out, issued.to_pem()).map_err(|error| {
+                let there = self.folder.certificate_path(&name);
+                Failure::new("io", format!("cannot write {}: {error}", out.display()))
+                    .with_mend(format!("the certificate was signed: copy it from {}", there.display()))
+            })?;
         }
         let mut shown = Certificate::new(&issued.leaf, self.now);
         shown.certificate = Some(out.map_or_else(|| self.folder.certificate_path(&name), Path::to_path_buf));
@@ -208,15 +214,16 @@ impl Desk<'_> {
     }
 
     fn verify(&self, subject: &str, usage: Option<Shown>) -> Result<(), Failure> {
-        let (file, der) = self.find(subject)?;
         let chain = self.folder.chain()?;
+        let (file, der) = self.find(subject)?;
         let crl = self.folder.crl()?;
         let lists = crl.as_slice();
         let usages = usage.map_or_else(|| vec![Shown::Server, Shown::Client], |usage| vec![usage]);
         let mut leaf = None;
         for usage in usages {
             leaf = Some(chain.verify(&der, usage.usage(), lists, self.now).map_err(|error| {
-                Failure::new("invalid", format!("{}: {}", file.display(), self::chain(&error)))
+                let failure = Failure::new("invalid", format!("{}: {}", file.display(), self::chain(&error)));
+                mended(failure, error.mend())
             })?);
         }
         let Some(leaf) = leaf else { return Ok(()) };
@@ -232,8 +239,10 @@ impl Desk<'_> {
 
     fn show_certificate(&self, subject: &str) -> Result<(), Failure> {
         let (file, der) = self.find(subject)?;
-        let leaf = mesh_identity::ca::Leaf::read(&der)
-            .map_err(|error| Failure::new("invalid", format!("{}: {error}", file.display())))?;
+        let leaf = mesh_identity::ca::Leaf::read(&der).map_err(|error| {
+            let failure = Failure::new("invalid", format!("{}: {error}", file.display()));
+            mended(failure, VerifyError::from(error).mend())
+        })?;
         let mut shown = Certificate::new(&leaf, self.now).of_file(file);
         if let Ok(Some(crl)) = self.folder.crl()
             && crl.revokes(&leaf.serial)
@@ -251,13 +260,16 @@ impl Desk<'_> {
             return Ok((self.folder.certificate_path(&name), self.folder.certificate(&name)?.0));
         }
         if !path.exists() {
+            self.folder.chain()?; // without a CA nobody has a name here
             return Err(FolderError::Unknown {
                 what: format!("called {subject}, and there is no such file"),
             }
             .into());
         }
-        let der = mesh_identity::ca::read_certificate(path)
-            .map_err(|reason| Failure::new("invalid", format!("{subject}: {reason}")))?;
+        let der = mesh_identity::ca::read_certificate(path).map_err(|reason| {
+            Failure::new("invalid", format!("{subject}: {reason}"))
+                .with_mend("name a node, or the file with its certificate")
+        })?;
         Ok((path.to_owned(), der))
     }
 
@@ -299,8 +311,18 @@ struct Revoked {
     number: u64,
 }
 
+fn mended(failure: Failure, mend: Option<&str>) -> Failure {
+    match mend {
+        Some(mend) => failure.with_mend(mend),
+        None => failure,
+    }
+}
+
 fn read_request(file: &Path) -> Result<String, Failure> {
-    let failed = |error| Failure::new("io", format!("cannot read {}: {error}", file.display()));
+    let failed = |error| {
+        Failure::new("io", format!("cannot read {}: {error}", file.display()))
+            .with_mend("name the file with the request, or - for standard input")
+    };
     let mut text = String::new();
     if file == Path::new("-") {
         std::io::stdin().take(REQUEST_BYTES_MAX).read_to_string(&mut text).map_err(failed)?;
@@ -315,10 +337,13 @@ impl From<FolderError> for Failure {
     fn from(error: FolderError) -> Self {
         let code = match &error {
             FolderError::Missing { .. } => "no_ca",
-            FolderError::Exists { .. } => "exists",
+            FolderError::Exists { .. } | FolderError::KeyExists { .. } => "exists",
             FolderError::Exposed { .. } => "exposed_key",
             FolderError::NoKey { .. } => "no_key",
-            FolderError::Chain { .. } | FolderError::Crl { .. } | FolderError::Index { .. } => "damaged",
+            FolderError::Key { .. }
+            | FolderError::Chain { .. }
+            | FolderError::Crl { .. }
+            | FolderError::Index { .. } => "damaged",
             FolderError::NameTaken { .. } | FolderError::ShutOut { .. } | FolderError::Sign { .. } => {
                 "refused"
             }
@@ -327,9 +352,6 @@ impl From<FolderError> for Failure {
             _ => "io",
         };
         let failure = Self::new(code, chain(&error));
-        match error.mend() {
-            Some(mend) => failure.with_mend(mend),
-            None => failure,
-        }
+        mended(failure, error.mend().as_deref())
     }
 }

@@ -224,3 +224,74 @@ async fn wrong_usage_of_the_ca_is_exit_code_2() {
     }
     assert_eq!(std::fs::read_dir(home.path()).expect("the home").count(), 0, "nothing was made");
 }
+
+#[tokio::test]
+async fn what_cannot_be_done_says_what_where_and_how_to_mend_it() {
+    let home = tempfile::tempdir().expect("a folder");
+    let (home, file) = (home.path(), |name: &str| home.path().join(name).display().to_string());
+    let other = file("other");
+    for args in [&["init"][..], &["init", "--dir", &other], &["issue", "ct110"], &["issue", "ct111"]] {
+        assert_eq!(ca(home, args).await.code, 0, "{args:?}");
+    }
+    ca(home, &["revoke", "ct111", "--reason", "superseded"]).await;
+    assert_eq!(ca(home, &["export", "--root-key", &file("medium")]).await.code, 0);
+    std::fs::write(home.join("text"), "hello").expect("written");
+    let (text, nowhere) = (file("text"), file("nowhere"));
+    let of_ca = file("ca/intermediate/ca.crt");
+    let certificate = file("ca/issued/ct110.crt");
+    let (out, medium) = (file("nowhere/ct110.crt"), file("medium"));
+    let cases: &[(&[&str], &str, &str)] = &[
+        (&["verify", "ct110", "--dir", &nowhere], "there is no CA in ", "`qmt-cli ca init`"),
+        (&["verify", &certificate, "--dir", &other], "ct110.crt: it is not signed by this CA", "--dir"),
+        (&["verify", "ct111"], "ct111.crt: it was revoked (serial ", "`qmt-cli ca issue NODE`"),
+        (&["verify", &text], "text: there is no certificate in it (PEM)", "name a node"),
+        (&["show", &of_ca], "ca.crt: this is the certificate of a CA", "`qmt-cli ca show`"),
+        (&["sign", &text], "text: this is no request for a certificate", "openssl req "),
+        (&["sign", &nowhere], "cannot read ", "the file with the request"),
+        (&["issue", "x", "--ttl", "never"], "a certificate has an end", "24h or 90d"),
+        (&["renew", "--intermediate"], "root/root.key is not here", "--root"),
+        (&["export", "--root-key", &medium], "root/root.key is not here", "--root"),
+        (
+            &["export", "--root-key", &medium, "--dir", &other],
+            "there is a key ",
+            "a key is never overwritten",
+        ),
+    ];
+    for (args, what, mend) in cases {
+        let ran = ca(home, args).await;
+        assert!(ran.code != 0 && ran.err.contains(what) && ran.err.contains(mend), "{args:?}: {ran:?}");
+    }
+    // The key of another CA, and no key: which file it is is said.
+    let key = home.join("ca/intermediate/ca.key");
+    std::fs::copy(Path::new(&other).join("intermediate/ca.key"), &key).expect("copied");
+    let foreign = ca(home, &["issue", "x"]).await;
+    assert!(foreign.err.contains("ca/intermediate/ca.key cannot be used: none of the CA's"), "{foreign:?}");
+    assert!(foreign.err.contains("mend: restore "), "{foreign:?}");
+    std::fs::remove_file(&key).expect("removed");
+    let without = ca(home, &["issue", "x"]).await;
+    assert!(without.err.contains("ca.key is not here\nmend: do this where the CA's key is"), "{without:?}");
+    // What was signed is not lost when it cannot be put where it was wanted.
+    if let Some((true, _)) = openssl(
+        home,
+        &[
+            "req",
+            "-newkey",
+            "ec",
+            "-pkeyopt",
+            "ec_paramgen_curve:P-256",
+            "-nodes",
+            "-keyout",
+            "k",
+            "-out",
+            "r",
+            "-subj",
+            "/CN=ct112",
+        ],
+    ) {
+        let ran = ca(home, &["sign", &file("r"), "--dir", &other, "--out", &out]).await;
+        assert!(
+            ran.code == 1 && ran.err.contains("mend: the certificate was signed: copy it from "),
+            "{ran:?}"
+        );
+    }
+}

@@ -4,7 +4,7 @@ use std::net::IpAddr;
 
 use rcgen::{CertificateParams, DistinguishedName, DnType, SanType};
 use rustls_pki_types::CertificateSigningRequestDer;
-use rustls_pki_types::pem::PemObject as _;
+use rustls_pki_types::pem::{self, PemObject as _};
 use x509_parser::certification_request::X509CertificationRequest;
 use x509_parser::extensions::{GeneralName, ParsedExtension};
 use x509_parser::prelude::FromDer as _;
@@ -59,7 +59,11 @@ impl Csr {
     /// # Errors
     /// As [`Csr::read`].
     pub fn read_pem(text: &str) -> Result<Self, CsrError> {
-        let der = CertificateSigningRequestDer::from_pem_slice(text.as_bytes()).map_err(malformed)?;
+        let der =
+            CertificateSigningRequestDer::from_pem_slice(text.as_bytes()).map_err(|error| match error {
+                pem::Error::NoItemsFound => malformed("there is no CERTIFICATE REQUEST in it (PEM)"),
+                error => malformed(error),
+            })?;
         Self::read(&der)
     }
 

@@ -250,6 +250,20 @@ pub enum FolderError {
         /// Where it should be.
         path: PathBuf,
     },
+    /// The key is here and is not the CA's, or no key.
+    #[error("the key {} cannot be used", path.display())]
+    Key {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: SignError,
+    },
+    /// There is a key where one should go.
+    #[error("there is a key {} already", path.display())]
+    KeyExists {
+        /// The file.
+        path: PathBuf,
+    },
     /// A file holds something else.
     #[error("{} cannot be used", path.display())]
     Chain {
@@ -339,7 +353,15 @@ impl FolderError {
                 "run `chmod 600 {}`; if somebody else may have read it, replace the key (docs/ca.md)",
                 quoted(path)
             ),
+            Self::NoKey { path } if path.file_name().is_some_and(|name| name == "ca.key") => {
+                "do this where the CA's key is, or name the folder of that CA with --dir".to_owned()
+            }
             Self::NoKey { path } => format!("bring {} here, or name its folder with --root", quoted(path)),
+            Self::Key { path, source } => {
+                let restored = || format!("restore {} from a backup", quoted(path));
+                return Some(source.mend().unwrap_or_else(restored));
+            }
+            Self::KeyExists { .. } => "name another folder; a key is never overwritten".to_owned(),
             Self::Chain { path, .. } | Self::Crl { path, .. } | Self::Index { path, .. } => {
                 format!("restore {} from a backup", quoted(path))
             }
@@ -368,6 +390,44 @@ impl FolderError {
 impl From<SignError> for FolderError {
     fn from(source: SignError) -> Self {
         Self::Sign { source }
+    }
+}
+
+impl CsrError {
+    /// What a person can do about it, where that is known.
+    pub fn mend(&self) -> Option<&'static str> {
+        match self {
+            Self::Malformed { .. } => Some(
+                "a request is made at the node by `openssl req -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -keyout NODE.key -out NODE.csr -subj /CN=NODE`",
+            ),
+            Self::Key { .. } => Some("make the request for a new key: P-256, or RSA of 2048 bits and more"),
+            Self::NotItsKey => Some("make the request anew with the key that it is for"),
+            Self::TooLong { .. } | Self::NotMade { .. } => None,
+        }
+    }
+}
+
+impl VerifyError {
+    /// What a person can do about it, where that is known.
+    pub fn mend(&self) -> Option<&'static str> {
+        match self {
+            Self::Leaf(LeafError::IsCa) => {
+                Some("`qmt-cli ca show` shows the CA; name a node or its certificate here")
+            }
+            Self::UnknownIssuer => {
+                Some("name the folder of the CA that signed it with --dir, or have this one issue another")
+            }
+            Self::Expired { .. } => Some("sign it again: `qmt-cli ca renew NODE`"),
+            Self::NotYetValid { .. } => Some("see that this machine's clock is right"),
+            Self::Revoked { .. } => {
+                Some("`qmt-cli ca list --all` says why; `qmt-cli ca issue NODE` makes another one")
+            }
+            Self::WrongUsage | Self::Leaf(_) => Some("have the CA issue one: `qmt-cli ca issue NODE`"),
+            Self::Names => {
+                Some("what a CA may name is fixed when it is made: have one issued without these names")
+            }
+            Self::Other { .. } => None,
+        }
     }
 }
 

@@ -16,7 +16,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use rustls_pki_types::CertificateDer;
-use rustls_pki_types::pem::PemObject as _;
+use rustls_pki_types::pem::{self, PemObject as _};
 use zeroize::Zeroizing;
 
 use super::disk::{self, Lock, Mode};
@@ -25,7 +25,7 @@ use super::{
     Authority, By, CaChain, Crl, FolderError, Founding, Index, Issued, Leaf, LeafKey, Options, PublicKey,
     Reason, Request, RevokedSerial, Row, Serial, SignError, Struck,
 };
-use crate::{NodeName, UnixTime};
+use crate::{NodeId, NodeName, UnixTime};
 
 /// Above this the index is written anew without what is gone: some 4,000 certificates.
 const INDEX_BYTES_MAX: usize = 1024 * 1024;
@@ -161,10 +161,11 @@ impl Folder {
     /// The CA, able to sign.
     ///
     /// # Errors
-    /// [`FolderError::NoKey`] where its key is not here, [`FolderError::Exposed`] where others can read it.
+    /// [`FolderError::NoKey`] where its key is not here, [`FolderError::Exposed`] where others can read it, [`FolderError::Key`]
+    /// where it is another one.
     pub fn authority(&self) -> Result<Authority, FolderError> {
-        let chain = self.chain()?;
-        Ok(Authority::new(chain, &disk::read_key(&self.key_of_ca())?)?)
+        let (chain, path) = (self.chain()?, self.key_of_ca());
+        Authority::new(chain, &disk::read_key(&path)?).map_err(|source| FolderError::Key { path, source })
     }
 
     /// The list of revoked certificates; none where none was ever made.
@@ -343,6 +344,37 @@ impl Folder {
         Ok(struck)
     }
 
+    /// Revokes the live certificates that name this node, because its membership ended. It can enrol again once it is a member
+    /// again, unless it was shut out by [`Folder::revoke`].
+    ///
+    /// What was revoked is given back.
+    ///
+    /// # Errors
+    /// As [`Folder::refresh`].
+    pub fn withdraw(
+        &self,
+        authority: &Authority,
+        node: &NodeId,
+        now: UnixTime,
+    ) -> Result<Vec<Row>, FolderError> {
+        let _lock = self.lock()?;
+        let index = self.index()?;
+        let live = index.rows().iter().filter(|row| row.node.as_ref() == Some(node) && row.is_live(now));
+        let live: Vec<Row> = live.cloned().collect();
+        if live.is_empty() {
+            return Ok(live);
+        }
+        let struck = |row: &Row| Line::Revoked {
+            serial: row.serial.clone(),
+            at: now.0,
+            reason: Reason::Withdrawn,
+            may_return: true,
+        };
+        self.note(&live.iter().map(struck).collect::<Vec<_>>(), now)?;
+        self.publish(authority, now)?;
+        Ok(live)
+    }
+
     /// The list of revoked certificates, made anew where none is, half of its time is over, or it lacks something that the
     /// index says was revoked (its writer died between the two). Otherwise the one that is there.
     ///
@@ -465,14 +497,14 @@ impl Folder {
     /// read back before it is gone here.
     ///
     /// # Errors
-    /// [`FolderError::NoKey`] where it is not here, [`FolderError::Exists`] where one is there.
+    /// [`FolderError::NoKey`] where it is not here, [`FolderError::KeyExists`] where one is there.
     pub fn move_root(&self, to: &Path) -> Result<(), FolderError> {
         let _lock = self.lock()?;
         let there = Self { path: self.path.clone(), root: to.to_owned() };
-        if there.root_file("root.key").exists() {
-            return Err(FolderError::Exists { path: to.to_owned() });
-        }
         let key = disk::read_key(&self.root_file("root.key"))?;
+        if there.root_file("root.key").exists() {
+            return Err(FolderError::KeyExists { path: there.root_file("root.key") });
+        }
         let crt_path = self.root_file("root.crt");
         let crt = disk::read(&crt_path)?.ok_or_else(|| FolderError::NoKey { path: crt_path.clone() })?;
         disk::create_folder(to, Mode::Secret)?;
@@ -495,6 +527,9 @@ impl Folder {
 pub fn read_certificate(path: &Path) -> Result<Vec<u8>, String> {
     let text = disk::read(path).map_err(|error| error.to_string())?;
     let text = text.ok_or_else(|| "no such file".to_owned())?;
-    let der = CertificateDer::from_pem_slice(text.as_bytes()).map_err(|error| error.to_string())?;
+    let der = CertificateDer::from_pem_slice(text.as_bytes()).map_err(|error| match error {
+        pem::Error::NoItemsFound => "there is no certificate in it (PEM)".to_owned(),
+        error => error.to_string(),
+    })?;
     Ok(der.to_vec())
 }
