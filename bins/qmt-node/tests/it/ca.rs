@@ -1,14 +1,24 @@
 //! Certificates over the mesh: joining brings one, half its time renews it, a revocation reaches every node.
 
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use mesh_identity::UnixTime;
+use futures_util::FutureExt as _;
+use futures_util::future::BoxFuture;
+use mesh_control::{AuditQuery, NodeState, RevokeRequest};
+use mesh_identity::ca::Leaf;
 use mesh_identity::ca::{
     By, Folder, Held, LeafKey, Options, PublicKey, Reason, Request, Usage, Wallet, Which,
 };
+use mesh_identity::{NodeName, Role, UnixTime};
+use mesh_sessions::channel::{
+    AskError, Client, ClientConfig, Credentials, Directory, JoinError, Place as At, Target, Tls,
+};
 use qmt_node::config::{AgentChannel, Config, Listener};
+use serde_json::{Value, json};
 
+use crate::support::http::over_socket;
 use crate::support::{Host, Place, mode, stop_both, until};
 
 /// Half a day and more: a certificate of 24 hours that is this old is due.
@@ -43,6 +53,150 @@ async fn pair(desk: &Place, lap: &Place) -> (Host, Host) {
     let (first, second) = tokio::join!(desk.start_with(with_channel), lap.start_with(with_channel));
     second.join(&first.invite().await.token).await;
     (first, second)
+}
+
+/// A caller with a certificate of this CA.
+fn caller(chain: &[u8], cert: &[u8], key: &[u8]) -> (Client, Tls) {
+    let credentials = Credentials {
+        chain_pem: chain.to_vec(),
+        cert_pem: cert.to_vec(),
+        key_pem: key.to_vec(),
+        crls: Vec::new(),
+    };
+    let tls = Tls::new(&credentials, Arc::new(UnixTime::now)).unwrap();
+    (Client::new(tls.clone(), Arc::new(Nobody), ClientConfig::default()), tls)
+}
+
+/// Where a node's channel is, by its own registry.
+async fn channel_of(place: &Place, name: &str) -> Target {
+    let registry = place.home().join("shared/mesh.json");
+    let port = until("the channel is in the registry", || async {
+        let view: Value = serde_json::from_slice(&std::fs::read(&registry).ok()?).ok()?;
+        view["nodes"][name]["port"].as_u64()
+    });
+    let at = At { host: "127.0.0.1".to_owned(), port: u16::try_from(port.await).unwrap() };
+    Target::NodeAt(NodeName::new(name).unwrap(), at)
+}
+
+/// A line of a node's metrics.
+async fn metric(host: &Host, line: &str) -> f64 {
+    let answer = over_socket(&host.node.control_socket(), "GET", "/metrics", "").await.whole().await;
+    let text = String::from_utf8(answer.body.to_vec()).unwrap();
+    let value = text.lines().find_map(|found| found.strip_prefix(line)?.strip_prefix(' '));
+    value.unwrap_or_else(|| panic!("no {line} in {text}")).parse().unwrap()
+}
+
+const OPEN: &str = r#"mesh_channel_connections{by="others"}"#;
+const CUT: &str = "mesh_channel_connections_cut_total";
+
+struct Nobody;
+
+impl Directory for Nobody {
+    fn view(&self) -> Value {
+        Value::Null
+    }
+
+    fn knows(&self, _: &NodeName) -> bool {
+        false
+    }
+
+    fn join(&self, _: &Leaf, _: Value) -> BoxFuture<'static, Result<Value, JoinError>> {
+        std::future::ready(Ok(Value::Null)).boxed()
+    }
+
+    fn place_of(&self, _: &NodeName) -> Option<At> {
+        None
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_revocation_at_the_ca_closes_connections_at_other_nodes() {
+    let (desk, lap) = (Place::new("desk"), Place::new("lap"));
+    let folder = found(&desk, UnixTime::now());
+    let (first, second) = pair(&desk, &lap).await;
+    // Somebody who is in no mesh, with a certificate by hand.
+    let (authority, key, now) = (folder.authority().unwrap(), LeafKey::generate().unwrap(), UnixTime::now());
+    let guest: NodeName = "guest".parse().unwrap();
+    let request = Request::new(guest.clone(), key.public(), Duration::from_secs(86_400));
+    let issued = folder.issue(&authority, &request, By::Issue, Some(&key), now).unwrap();
+    let chain = std::fs::read(folder.chain_path()).unwrap();
+    let (client, _tls) = caller(&chain, issued.to_pem().as_bytes(), key.to_pem().as_bytes());
+    let to = channel_of(&lap, "lap").await;
+    client.ping(&to).await.unwrap();
+    until("it is counted", || async { (metric(&second, OPEN).await >= 1.0).then_some(()) }).await;
+    assert!(metric(&second, "mesh_channel_certificate_seconds").await > 23.0 * 3600.0);
+    assert!(metric(&second, "mesh_channel_handshakes_total").await >= 1.0);
+
+    // As `qmt-cli ca revoke guest` does while the node runs.
+    let since = Instant::now();
+    folder.revoke(&authority, &Which::Node(guest), Reason::KeyCompromise, false, now).unwrap();
+    until("it is closed at the other node", || async { (metric(&second, CUT).await == 1.0).then_some(()) })
+        .await;
+    println!("revoked and closed at the other node after {:?}", since.elapsed());
+    assert!(client.ping(&to).await.is_err());
+    let refused = r#"mesh_channel_handshakes_refused_total{reason="revoked"}"#;
+    assert!(metric(&second, refused).await >= 1.0);
+    stop_both(first, second).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_is_a_member_no_more_is_refused_everywhere_and_loses_its_certificate() {
+    let (desk, lap, tab) = (Place::new("desk"), Place::new("lap"), Place::new("tab"));
+    // What certificates without an id may do is nothing for those with one.
+    let with_role = |config: &mut Config| {
+        with_channel(config);
+        config.agent_channel.as_mut().unwrap().role = Some(Role::Member);
+    };
+    let folder = found(&desk, UnixTime::now());
+    let (first, second, third) =
+        tokio::join!(desk.start_with(with_role), lap.start_with(with_role), tab.start_with(with_role));
+    for host in [&second, &third] {
+        host.join(&first.invite().await.token).await;
+    }
+    let held = certificate(&tab, |_| true).await;
+    let chain = std::fs::read(wallet(&tab).chain_path()).unwrap();
+    let (client, _tls) = caller(&chain, held.pem.as_bytes(), held.pem.as_bytes());
+    second.sees(&third, NodeState::Alive).await;
+    let at = [channel_of(&desk, "desk").await, channel_of(&lap, "lap").await];
+    for to in &at {
+        client.join(to, &json!({"id": "tab", "name": "tab", "host": "127.0.0.1", "port": 1})).await.unwrap();
+        until("it is a member there", || async { client.agents(to).await.ok() }).await;
+    }
+    let before = [metric(&first, CUT).await, metric(&second, CUT).await];
+
+    let revoke = RevokeRequest { subject: "tab".to_owned(), scope: None };
+    first.client.revoke(&revoke).await.unwrap();
+    for (host, before) in [(&first, before[0]), (&second, before[1])] {
+        until("what it has open is closed", || async { (metric(host, CUT).await > before).then_some(()) })
+            .await;
+    }
+    for to in &at {
+        let refused = client.ping(to).await;
+        assert!(matches!(refused, Err(AskError::Handshake { .. } | AskError::BrokenOff(_))), "{refused:?}");
+    }
+    let row = until("the CA has revoked its certificate", || async {
+        let rows = folder.index().unwrap().rows().to_vec();
+        rows.into_iter().find(|row| row.serial == held.leaf.serial && row.struck.is_some())
+    })
+    .await;
+    let struck = row.struck.unwrap();
+    assert_eq!((struck.reason, struck.may_return), (Reason::Withdrawn, true));
+    let told = until("the trail tells it", || async {
+        let entries = first.client.audit(&AuditQuery::default()).await.unwrap().entries;
+        entries.into_iter().find(|entry| entry.kind == "uncertified")
+    })
+    .await;
+    assert_eq!((told.subject_name.as_str(), told.actor_name.as_str()), ("tab", "desk"));
+    assert_eq!(told.details["certificates"]["ids"], json!([held.leaf.serial.to_string()]));
+    let listed = wallet(&lap).chain().unwrap().unwrap();
+    until("the other node has the list", || async {
+        wallet(&lap).crl(&listed).unwrap().filter(|crl| crl.revokes(&held.leaf.serial))
+    })
+    .await;
+    // Its own node stays what it was to everybody: the CA's and the other one's certificates hold.
+    let rows = folder.index().unwrap().rows().to_vec();
+    assert_eq!(rows.iter().filter(|row| row.is_live(UnixTime::now())).count(), 2, "{rows:?}");
+    tokio::join!(first.stop(), second.stop(), third.stop());
 }
 
 #[tokio::test(flavor = "multi_thread")]

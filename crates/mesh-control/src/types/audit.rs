@@ -64,7 +64,7 @@ pub struct AuditEntry {
     pub number: u64,
     /// When, Unix seconds of the node's clock.
     pub at: u64,
-    /// What: `founded`, `invited`, `ended`, `admitted`, `joined`, `seen`, `renewed`, `appointed`, `revoked`, `expired`, `left`.
+    /// What: `founded`, `invited`, `ended`, `admitted`, `joined`, `seen`, `renewed`, `appointed`, `revoked`, `uncertified`, `expired`, `left`.
     pub kind: String,
     /// Id of the scope, 64 hex digits.
     pub scope: String,

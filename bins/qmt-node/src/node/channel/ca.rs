@@ -1,5 +1,6 @@
 //! `ca/1` at the CA's node: certificates for members, and the list of revoked ones.
 
+use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::path::Path;
 use std::sync::Arc;
@@ -7,14 +8,16 @@ use std::time::{Duration, SystemTime};
 
 use mesh_gossip::Audience;
 use mesh_identity::ca::{By, CaChain, Crl, Csr, Folder, FolderError, Request};
-use mesh_identity::{ScopeId, UnixTime};
+use mesh_identity::{NodeId, Revoked, ScopeId, UnixTime};
 use mesh_transport::{Call, CallFault, Member, Protocol, serve_call};
 use serde::{Deserialize, Serialize};
+use serde_json::json;
 use tokio::sync::Semaphore;
 use tokio::time::Instant;
 
 use super::super::facts::put;
 use super::super::{Node, chain};
+use crate::store::audit::Kind;
 
 /// Of the record: which CA a member has, and the number of its list.
 const KEY: &str = "ca";
@@ -25,7 +28,9 @@ const AT_ONCE: usize = 8;
 /// Addresses that a certificate carries at most; a node announces no more.
 pub(super) const ADDRESSES_MAX: usize = 16;
 /// How often the list is checked for its age and for revocations that are not on it.
-const REFRESH: Duration = Duration::from_secs(60);
+pub(super) const REFRESH: Duration = Duration::from_secs(60);
+/// Serials that a row of the audit trail names; the count is always whole.
+const SERIALS_NAMED_MAX: usize = 64;
 
 /// Busy: ask again later.
 const BUSY: u16 = 1;
@@ -158,6 +163,8 @@ pub(super) struct LocalCa {
     pub(super) folder: Folder,
     pub(super) chain: CaChain,
     pub(super) crl: Option<Crl>,
+    /// The nodes whose ids stand in certificates that hold.
+    pub(super) holders: BTreeSet<NodeId>,
 }
 
 /// Looks at the folder of this node's CA.
@@ -216,7 +223,9 @@ fn read(folder: &Folder) -> Result<LocalCa, FolderError> {
         Err(FolderError::NoKey { .. }) => folder.crl()?,
         Err(error) => return Err(error),
     };
-    Ok(LocalCa { folder: folder.clone(), chain: folder.chain()?, crl })
+    let (index, now) = (folder.index()?, UnixTime::now());
+    let holders = index.rows().iter().filter(|row| row.is_live(now)).filter_map(|row| row.node).collect();
+    Ok(LocalCa { folder: folder.clone(), chain: folder.chain()?, crl, holders })
 }
 
 impl Node {
@@ -237,6 +246,30 @@ impl Node {
         }
     }
 
+    /// Revokes the certificates of nodes whose memberships were revoked, since this node's CA signed them for members. It is
+    /// told by the folder and what is revoked now, so that nothing is missed while the node does not run.
+    pub(super) async fn withdraw_certificates(&self, ca: &LocalCa) -> Result<(), FolderError> {
+        for node in &ca.holders {
+            let Some(scope) = self.shut_out(node) else { continue };
+            let (folder, id) = (ca.folder.clone(), *node);
+            let withdrawn = tokio::task::spawn_blocking(move || {
+                folder.withdraw(&folder.authority()?, &id, UnixTime::now())
+            });
+            // A task that was ended is tried again by the next run.
+            let rows = withdrawn.await.unwrap_or_else(|_| Ok(Vec::new()))?;
+            let Some(row) = rows.last() else { continue };
+            let serials: Vec<String> = rows.iter().map(|row| row.serial.to_string()).collect();
+            tracing::info!(
+                node = %node.short(), name = %row.name, count = rows.len(),
+                "certificates revoked: the membership of their node was revoked"
+            );
+            let named = json!({ "count": serials.len(), "ids": serials.iter().take(SERIALS_NAMED_MAX).collect::<Vec<_>>() });
+            let entry = self.own_entry(Kind::Uncertified, &scope, Revoked::Node(*node));
+            self.note(&entry.called(row.name.as_str()).with("certificates", named)).await;
+        }
+        Ok(())
+    }
+
     fn ca_scopes(&self) -> Vec<ScopeId> {
         let scopes = self.scopes().list();
         let may = scopes.iter().filter(|scope| scope.authority.is_some() && scope.uninvited.is_none());
@@ -248,7 +281,7 @@ impl Node {
 #[expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 mod tests {
     use mesh_identity::ca::{Leaf, LeafKey, Options, Reason, Which};
-    use mesh_identity::{NodeId, NodeKey, NodeName, Permissions, Role};
+    use mesh_identity::{NodeKey, NodeName, Permissions, Role};
     use mesh_transport::Peer;
 
     use super::*;

@@ -6,10 +6,10 @@ use std::sync::{Arc, Weak};
 use futures_util::StreamExt as _;
 use futures_util::stream::{self, BoxStream};
 use mesh_identity::ca::Leaf;
-use mesh_identity::{NodeId, NodeKey, Role, ScopeId, UnixTime};
+use mesh_identity::{NodeId, NodeKey, Role, ScopeId, SignedGrant, UnixTime};
 use mesh_sessions::agent::Agent;
 use mesh_sessions::chain::{AgentAt, Budget, Chain, Hop, SignedChain};
-use mesh_sessions::channel::{Caller, Code, Delegation, Desk, Fault, ListedAgent, Piece, Standing};
+use mesh_sessions::channel::{Caller, Code, Delegation, Desk, Ended, Fault, ListedAgent, Piece, Standing};
 use mesh_sessions::content::Text;
 use mesh_sessions::event::{Body, Party, TurnOutcome};
 use mesh_sessions::host::{CommandError, Following, NewSession, Sessions};
@@ -19,6 +19,7 @@ use mesh_sessions::proto::Command;
 
 use super::super::agents::delegate::{FOR_LABEL, ended};
 use super::super::agents::held::refused;
+use super::super::scopes::Scope;
 use super::super::{Inner, Node};
 
 /// In which callers whose certificates name no node own their sessions: nobody has a link in it.
@@ -71,33 +72,75 @@ impl Desk for NodeDesk {
 }
 
 impl Node {
-    /// What a certificate is here: what the grants of the node that it names say, or the configuration of one that has none.
+    /// What a certificate is here: what the live grants of the node that it names say. What the configuration says is for those
+    /// that name none, and for all where this node is in no mesh, whose CA alone says who is who.
     fn standing_of(&self, leaf: &Leaf) -> Option<Standing> {
-        let mut roles = Vec::new();
-        let mut scopes = Vec::new();
-        for scope in
-            leaf.node.iter().flat_map(|node| self.scopes().list().into_iter().map(move |s| (*node, s)))
-        {
-            let (node, scope) = scope;
-            let is_stranger = scope.uninvited.is_some();
-            let role = if node == self.id() {
-                Some(scope.grant.role)
-            } else {
-                self.gossip(&scope.id()).and_then(|gossip| Some(gossip.members().get(&node)?.role))
-            };
-            if let Some(role) = role.filter(|_| !is_stranger) {
+        let (meshes, mut roles, mut scopes) = (self.meshes(), Vec::new(), Vec::new());
+        for scope in &meshes {
+            if let Some(role) = leaf.node.as_ref().and_then(|node| self.live_role(scope, node)) {
                 roles.push(role);
                 scopes.push(scope.id());
             }
         }
         let is_member = roles.contains(&Role::Member);
         let by_grant = if is_member { Some(Role::Member) } else { roles.first().copied() };
-        let role = by_grant.or_else(|| self.config().agent_channel.as_ref()?.role)?;
+        let by_name = || self.config().agent_channel.as_ref()?.role;
+        let may_go_by_name = leaf.node.is_none() || meshes.is_empty();
+        let role = by_grant.or_else(|| may_go_by_name.then(by_name).flatten())?;
         if leaf.node.is_some() {
             // Between nodes that share no mesh chains are signed for none.
             scopes.push(ScopeId::lan(None));
         }
         Some(Standing { role, scopes })
+    }
+
+    /// The meshes that people made, without those in which this node is a member no more.
+    fn meshes(&self) -> Vec<Scope> {
+        let now = UnixTime::now();
+        let mut scopes = self.scopes().list();
+        scopes.retain(|scope| scope.uninvited.is_none() && scope.end(now).is_none());
+        scopes
+    }
+
+    /// The role of a node's grant, while that holds. Gossip remembers members whose grants do not.
+    fn live_role(&self, scope: &Scope, node: &NodeId) -> Option<Role> {
+        if *node == self.id() {
+            return Some(scope.grant.role);
+        }
+        let members = self.gossip(&scope.id())?.members();
+        let member = members.get(node)?;
+        let grant = SignedGrant::decode(&member.grant).ok()?;
+        let holds = grant.expires_at() > UnixTime::now() && !scope.revoked.ends_grant(&grant);
+        holds.then_some(member.role)
+    }
+
+    /// The mesh in which a node's membership was revoked; none for one that is a member of any.
+    pub(super) fn shut_out(&self, node: &NodeId) -> Option<Scope> {
+        let meshes = self.meshes();
+        if *node == self.id() || meshes.iter().any(|scope| self.live_role(scope, node).is_some()) {
+            return None;
+        }
+        meshes.into_iter().find(|scope| {
+            let grant = || self.grant_of(&scope.id(), node);
+            scope.revoked.node(node).is_some()
+                || grant().is_some_and(|grant| scope.revoked.ends_grant(&grant))
+        })
+    }
+
+    /// Which certificates are let in no more, whatever their CA says.
+    pub(super) fn ended_members(&self) -> Ended {
+        let inner = Arc::downgrade(&self.inner);
+        Arc::new(move |leaf| {
+            let node = inner.upgrade().map(|inner| Node { inner, _last_handle: None });
+            node.zip(leaf.node).is_some_and(|(node, id)| node.shut_out(&id).is_some())
+        })
+    }
+
+    /// Closes what a node has open whose membership was revoked.
+    pub(crate) fn close_ended_channels(&self) {
+        if let Some(running) = self.channel() {
+            running.tls.close_ended();
+        }
     }
 
     /// Whose sessions a caller's are.

@@ -5,17 +5,21 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures_util::StreamExt as _;
+use futures_util::future::BoxFuture;
+use futures_util::stream::FuturesUnordered;
 use mesh_identity::ca::{
     By, CaChain, Crl, Csr, Folder, FolderError, Held, Leaf, LeafKey, PublicKey, Request, SKEW_SECONDS, Usage,
     Wallet,
 };
 use mesh_identity::{NodeId, NodeName, ScopeId, SignedGrant, UnixTime};
 use mesh_sessions::channel::Credentials;
+use mesh_transport::Transport;
 use tokio::time::Instant;
 
 use super::super::scopes::Scope;
 use super::super::{Node, chain as causes};
-use super::ca::{ADDRESSES_MAX, Ask, Given, LocalCa, TTL, Told, Watch};
+use super::ca::{ADDRESSES_MAX, Ask, Given, LocalCa, REFRESH, TTL, Told, Watch};
 use super::files::CHANNEL_FOLDER;
 
 /// How often members and the CA's folder are looked at. A revocation is to be honoured within 2 s: one look at the CA's node, one
@@ -23,6 +27,8 @@ use super::files::CHANNEL_FOLDER;
 const LOOK: Duration = Duration::from_millis(250);
 /// For a request and its answer; a signature takes milliseconds.
 const DEADLINE: Duration = Duration::from_secs(5);
+/// Members that are asked for a list at once: those that tell of the latest ones.
+const LISTS_AT_ONCE: usize = 8;
 /// After a failure, doubled with each, up to the second one.
 const RETRY: Duration = Duration::from_secs(2);
 const RETRY_MAX: Duration = Duration::from_secs(600);
@@ -73,6 +79,11 @@ struct Keeper {
     lists: Retry,
     gives: Retry,
     sources: BTreeSet<(ScopeId, NodeId, String)>,
+    /// A member that is being asked for a certificate: lists do not wait for it.
+    asking: Option<BoxFuture<'static, Result<Certified, EnrolError>>>,
+    /// By what it was last decided whose certificates the CA here revokes, and when.
+    judged: Option<(BTreeSet<NodeId>, usize, Instant)>,
+    withdrawals: Retry,
 }
 
 /// When to try again.
@@ -123,6 +134,9 @@ impl Node {
             lists: Retry::new(),
             gives: Retry::new(),
             sources: BTreeSet::new(),
+            asking: None,
+            judged: None,
+            withdrawals: Retry::new(),
         };
         if let Err(error) = keeper.open(&config.tls.ca_path) {
             tracing::warn!(error = %causes(&error), mend = error.mend(), "what this node kept of its certificate cannot be used");
@@ -132,10 +146,21 @@ impl Node {
             keeper.look().await;
             tokio::select! {
                 () = tokio::time::sleep(LOOK) => {}
+                done = answered(&mut keeper.asking) => keeper.enrolled(done),
                 () = stopping.cancelled() => return,
             }
         }
     }
+}
+
+/// What the one who is asked answers; nothing ever while nobody is.
+async fn answered(
+    asking: &mut Option<BoxFuture<'static, Result<Certified, EnrolError>>>,
+) -> Result<Certified, EnrolError> {
+    let Some(answer) = asking else { return std::future::pending().await };
+    let answer = answer.await;
+    *asking = None;
+    answer
 }
 
 impl Keeper {
@@ -159,6 +184,7 @@ impl Keeper {
             None => None,
         };
         if let Some(local) = &local {
+            self.withdraw(local).await;
             self.node.tell_ca(local).await;
             if self.enrols && self.chain.as_ref() != Some(&local.chain) {
                 self.chain = Some(local.chain.clone());
@@ -174,6 +200,29 @@ impl Keeper {
             self.note_sources(&sources);
             self.enrol(local.as_ref(), &sources).await;
             self.give().await;
+        }
+    }
+
+    /// Has the CA here revoke the certificates of who is a member no more. Looked at anew when somebody was revoked or
+    /// certified, and now and then, since memberships end by themselves too.
+    async fn withdraw(&mut self, local: &LocalCa) {
+        let revoked: usize = self.node.scopes().list().iter().map(|scope| scope.revoked.len()).sum();
+        let is_judged = self.judged.as_ref().is_some_and(|(holders, count, at)| {
+            *holders == local.holders && *count == revoked && at.elapsed() < REFRESH
+        });
+        if is_judged || !self.withdrawals.is_due() {
+            return;
+        }
+        match self.node.withdraw_certificates(local).await {
+            Ok(()) => {
+                self.judged = Some((local.holders.clone(), revoked, Instant::now()));
+                self.withdrawals = Retry::new();
+            }
+            Err(error) => {
+                if self.withdrawals.failed(&error.to_string()) {
+                    tracing::warn!(error = %causes(&error), mend = error.mend(), "certificates of revoked members could not be revoked");
+                }
+            }
         }
     }
 
@@ -208,16 +257,25 @@ impl Keeper {
         let fingerprint = chain.fingerprint();
         let above = self.crl.as_ref().map_or(0, |crl| crl.number);
         let later = sources.iter().filter(|source| source.told.ca == fingerprint && source.told.crl > above);
-        let mut later: Vec<&Source> = later.collect();
+        let mut later: Vec<Source> = later.cloned().collect();
         later.sort_by_key(|source| std::cmp::Reverse(source.told.crl));
+        later.truncate(LISTS_AT_ONCE);
         if later.is_empty() || !self.lists.is_due() {
             return;
         }
-        for source in later {
-            match self.fetch_list(source, above).await {
+        // At once, so that one who does not answer holds nobody up.
+        let asked = later.into_iter().map(|source| {
+            let transport = self.node.transport().clone();
+            async move { (fetch_list(&transport, &source, above).await, source) }
+        });
+        let mut asked: FuturesUnordered<_> = asked.collect();
+        while let Some((fetched, source)) = asked.next().await {
+            match fetched {
                 Ok(crl) => {
-                    self.lists = Retry::new();
-                    return self.take_list(crl).await;
+                    if self.take_list(crl).await {
+                        self.lists = Retry::new();
+                        return;
+                    }
                 }
                 Err(error) => {
                     if self.lists.failed(&error.to_string()) {
@@ -229,20 +287,11 @@ impl Keeper {
         }
     }
 
-    async fn fetch_list(&self, source: &Source, above: u64) -> Result<Crl, EnrolError> {
-        match self.node.transport().call(&source.scope, &source.node, &Ask::List { above }, DEADLINE).await? {
-            Given::List { crl: Some(crl) } => {
-                Crl::read(&crl).map_err(|error| EnrolError::Answer(error.to_string()))
-            }
-            _ => Err(EnrolError::Answer("it has no later list".to_owned())),
-        }
-    }
-
-    /// Honours a list if it is a later one of the CA that this node believes.
-    async fn take_list(&mut self, crl: Crl) {
-        let Some(chain) = self.chain.clone() else { return };
+    /// Honours a list if it is a later one of the CA that this node believes, and says whether it is.
+    async fn take_list(&mut self, crl: Crl) -> bool {
+        let Some(chain) = self.chain.clone() else { return false };
         if self.crl.as_ref().is_some_and(|held| held.number >= crl.number) {
-            return;
+            return false;
         }
         let (wallet, taken) = (self.wallet.clone(), crl.clone());
         let kept = tokio::task::spawn_blocking(move || wallet.keep_crl(&chain, &taken)).await;
@@ -256,6 +305,7 @@ impl Keeper {
                 self.crl = Some(crl);
                 self.is_given = false;
                 self.retry = Retry::new(); // who was shut out may have been let in again
+                return true;
             }
             Ok(Err(error)) => {
                 if self.lists.failed(&error.to_string()) {
@@ -264,6 +314,7 @@ impl Keeper {
             }
             Err(error) => tracing::warn!(%error, "a list of revoked certificates was not kept"),
         }
+        false
     }
 
     /// Whether a certificate has to be asked for.
@@ -287,7 +338,7 @@ impl Keeper {
     }
 
     async fn enrol(&mut self, local: Option<&LocalCa>, sources: &[Source]) {
-        if !self.retry.is_due() || !self.is_due(UnixTime::now()) {
+        if self.asking.is_some() || !self.retry.is_due() || !self.is_due(UnixTime::now()) {
             return;
         }
         if let Some(local) = local {
@@ -301,14 +352,10 @@ impl Keeper {
         if sources.is_empty() {
             return;
         }
-        let mut done = Err(EnrolError::AnotherCa(self.wallet.chain_path()));
-        for source in sources.iter().filter(is_believed) {
-            done = self.ask(source).await;
-            if done.is_ok() {
-                break;
-            }
-        }
-        self.enrolled(done);
+        let sources: Vec<Source> = sources.iter().filter(is_believed).cloned().collect();
+        let asker =
+            Asker { node: self.node.clone(), wallet: self.wallet.clone(), believed: self.chain.clone() };
+        self.asking = Some(Box::pin(async move { asker.ask_in_turn(&sources).await }));
     }
 
     fn enrolled(&mut self, done: Result<Certified, EnrolError>) {
@@ -332,9 +379,9 @@ impl Keeper {
     }
 
     /// By the CA of this node itself.
-    async fn certify_here(&self, folder: Folder) -> Result<Certified, EnrolError> {
+    async fn certify_here(&mut self, folder: Folder) -> Result<Certified, EnrolError> {
         let (wallet, me, name) = (self.wallet.clone(), self.node.id(), self.name.clone());
-        let addresses = self.addresses();
+        let addresses = addresses(&self.node);
         let done = tokio::task::spawn_blocking(move || -> Result<Certified, EnrolError> {
             let key = LeafKey::generate().map_err(|error| EnrolError::Answer(error.to_string()))?;
             let (authority, now) = (folder.authority()?, UnixTime::now());
@@ -345,47 +392,6 @@ impl Keeper {
             Ok((held, authority.chain().clone(), folder.crl()?))
         });
         done.await.map_err(|_| EnrolError::Ended)?
-    }
-
-    /// By a member that has a CA.
-    async fn ask(&self, source: &Source) -> Result<Certified, EnrolError> {
-        let scope = self.node.scopes().get(&source.scope).ok_or(EnrolError::Ended)?;
-        let wrong = |error: &dyn std::fmt::Display| EnrolError::Answer(error.to_string());
-        let key = LeafKey::generate().map_err(|error| wrong(&error))?;
-        let name = scope.grant.name.clone();
-        let csr = Csr::make(&key, &name, Some(&self.node.id()), &self.addresses())
-            .map_err(|error| wrong(&error))?;
-        let given =
-            self.node.transport().call(&source.scope, &source.node, &Ask::Enrol { csr }, DEADLINE).await?;
-        let Given::Certificate { certificate, chain, crl } = given else {
-            return Err(wrong(&"no certificate"));
-        };
-        let chain = CaChain::from_pem(&chain).map_err(|error| wrong(&error))?;
-        if self.chain.as_ref().is_some_and(|believed| !believed.has_roots_of(&chain)) {
-            return Err(EnrolError::AnotherCa(self.wallet.chain_path()));
-        }
-        let leaf =
-            chain.verify(&certificate, Usage::Server, &[], UnixTime::now()).map_err(|error| wrong(&error))?;
-        check(&leaf, &certificate, &key, &name, self.node.id()).map_err(|reason| wrong(&reason))?;
-        let crl = Crl::read(&crl).ok().filter(|crl| chain.vouches_for(crl).is_ok());
-        let wallet = self.wallet.clone();
-        let kept = tokio::task::spawn_blocking(move || -> Result<Certified, EnrolError> {
-            let held = wallet.keep(&key, &certificate, &leaf, &chain)?;
-            if let Some(crl) = &crl {
-                wallet.keep_crl(&chain, crl)?;
-            }
-            Ok((held, chain, crl))
-        });
-        kept.await.map_err(|_| EnrolError::Ended)?
-    }
-
-    /// Where this node serves.
-    fn addresses(&self) -> Vec<IpAddr> {
-        let scopes = self.node.scopes().list();
-        let all =
-            scopes.iter().flat_map(|scope| self.node.own_addr(&scope.id()).direct).map(|addr| addr.ip());
-        let kept: BTreeSet<IpAddr> = all.filter(|ip| !ip.is_unspecified() && !ip.is_multicast()).collect();
-        kept.into_iter().take(ADDRESSES_MAX).collect()
     }
 
     /// Hands to the channel what changed.
@@ -414,6 +420,76 @@ impl Keeper {
             }
         }
     }
+}
+
+/// What a certificate is asked for with.
+struct Asker {
+    node: Node,
+    wallet: Wallet,
+    /// The CA that this node believes, if it does any.
+    believed: Option<CaChain>,
+}
+
+impl Asker {
+    async fn ask_in_turn(&self, sources: &[Source]) -> Result<Certified, EnrolError> {
+        let mut done = Err(EnrolError::AnotherCa(self.wallet.chain_path()));
+        for source in sources {
+            done = self.ask(source).await;
+            if done.is_ok() {
+                break;
+            }
+        }
+        done
+    }
+
+    /// By a member that has a CA.
+    async fn ask(&self, source: &Source) -> Result<Certified, EnrolError> {
+        let scope = self.node.scopes().get(&source.scope).ok_or(EnrolError::Ended)?;
+        let wrong = |error: &dyn std::fmt::Display| EnrolError::Answer(error.to_string());
+        let key = LeafKey::generate().map_err(|error| wrong(&error))?;
+        let name = scope.grant.name.clone();
+        let csr = Csr::make(&key, &name, Some(&self.node.id()), &addresses(&self.node))
+            .map_err(|error| wrong(&error))?;
+        let given =
+            self.node.transport().call(&source.scope, &source.node, &Ask::Enrol { csr }, DEADLINE).await?;
+        let Given::Certificate { certificate, chain, crl } = given else {
+            return Err(wrong(&"no certificate"));
+        };
+        let chain = CaChain::from_pem(&chain).map_err(|error| wrong(&error))?;
+        if self.believed.as_ref().is_some_and(|believed| !believed.has_roots_of(&chain)) {
+            return Err(EnrolError::AnotherCa(self.wallet.chain_path()));
+        }
+        let leaf =
+            chain.verify(&certificate, Usage::Server, &[], UnixTime::now()).map_err(|error| wrong(&error))?;
+        check(&leaf, &certificate, &key, &name, self.node.id()).map_err(|reason| wrong(&reason))?;
+        let crl = Crl::read(&crl).ok().filter(|crl| chain.vouches_for(crl).is_ok());
+        let wallet = self.wallet.clone();
+        let kept = tokio::task::spawn_blocking(move || -> Result<Certified, EnrolError> {
+            let held = wallet.keep(&key, &certificate, &leaf, &chain)?;
+            if let Some(crl) = &crl {
+                wallet.keep_crl(&chain, crl)?;
+            }
+            Ok((held, chain, crl))
+        });
+        kept.await.map_err(|_| EnrolError::Ended)?
+    }
+}
+
+async fn fetch_list(transport: &Transport, source: &Source, above: u64) -> Result<Crl, EnrolError> {
+    match transport.call(&source.scope, &source.node, &Ask::List { above }, DEADLINE).await? {
+        Given::List { crl: Some(crl) } => {
+            Crl::read(&crl).map_err(|error| EnrolError::Answer(error.to_string()))
+        }
+        _ => Err(EnrolError::Answer("it has no later list".to_owned())),
+    }
+}
+
+/// Where a node serves.
+fn addresses(node: &Node) -> Vec<IpAddr> {
+    let scopes = node.scopes().list();
+    let all = scopes.iter().flat_map(|scope| node.own_addr(&scope.id()).direct).map(|addr| addr.ip());
+    let kept: BTreeSet<IpAddr> = all.filter(|ip| !ip.is_unspecified() && !ip.is_multicast()).collect();
+    kept.into_iter().take(ADDRESSES_MAX).collect()
 }
 
 /// Whether a member's grant lets it admit: what it shows in its record, verified again.

@@ -85,7 +85,7 @@ impl Node {
         }
         let Some(config) = &self.config().agent_channel else { return Ok(()) };
         let clock: Clock = Arc::new(UnixTime::now);
-        let tls = Tls::new(credentials, clock)?;
+        let tls = Tls::with_ended(credentials, clock, self.ended_members())?;
         if !tls.leaf().is_of(config.node_name.as_str()) {
             tracing::warn!(
                 certificate = %tls.leaf().name, node_name = %config.node_name,

@@ -186,12 +186,13 @@ impl Node {
         Ok(())
     }
 
-    /// Takes a revocation up and closes every link whose grant no longer holds.
+    /// Takes a revocation up and closes every link, and connection of the agent channel, whose grant no longer holds.
     pub(crate) fn obey(&self, scope: &ScopeId, verified: mesh_identity::Revocation) {
         if let Revoked::Node(node) = verified.what() {
             self.remove_from_relays(scope, &node);
         }
         self.scopes().revoke(scope, verified);
         self.transport().recheck(scope);
+        self.close_ended_channels();
     }
 }

@@ -50,6 +50,8 @@ pub enum Kind {
     Appointed,
     /// A node or an invite was revoked, here or elsewhere.
     Revoked,
+    /// The CA at this node revoked the certificates of a node whose membership was revoked.
+    Uncertified,
     /// A membership ended without renewal.
     Expired,
     /// A node left.
@@ -69,6 +71,7 @@ impl Kind {
             Self::Renewed => "renewed",
             Self::Appointed => "appointed",
             Self::Revoked => "revoked",
+            Self::Uncertified => "uncertified",
             Self::Expired => "expired",
             Self::Left => "left",
         }
