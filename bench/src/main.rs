@@ -20,8 +20,11 @@ mod transport;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::time::Duration;
 
 use clap::{Parser, Subcommand};
+
+use channel::registry::Way;
 
 #[derive(Parser)]
 #[command(name = "qmt-bench", about = "Benchmarks of the QMT mesh")]
@@ -32,12 +35,16 @@ struct Arguments {
 
 #[derive(Subcommand)]
 enum Command {
-    /// Delegations over the agent channel beside a bare echo over TLS; handshakes, and how soon a revocation closes connections.
+    /// Delegations over the agent channel beside a bare echo over TLS; handshakes; how soon a revocation closes connections, here and
+    /// at other nodes; the registry's file with fifty writers.
     AgentChannel {
         /// Fewer rounds: enough to see that it runs, too few to rely on.
         #[arg(long)]
         quick: bool,
-        /// Folder with qmt-node and qmt-cli, which it does not need.
+        /// Measure this alone; may be repeated. The other figures are said to be not measured.
+        #[arg(long = "part")]
+        parts: Vec<channel::Part>,
+        /// Folder with qmt-node and qmt-cli.
         #[arg(long)]
         bin_dir: Option<PathBuf>,
         /// Where to write the report.
@@ -151,14 +158,31 @@ enum Command {
         #[arg(long)]
         report: Option<PathBuf>,
     },
+    /// One of the processes that write a registry at once, for `agent-channel`.
+    #[command(hide = true)]
+    RegistryWriter {
+        /// With mesh.json.
+        folder: PathBuf,
+        /// Which one it is.
+        number: usize,
+        /// How long it writes once it is told to.
+        time_ms: u64,
+        /// Writes the same bytes without the registry.
+        #[arg(long)]
+        bare: bool,
+    },
     /// The backend that the benchmarks measure against: answers at once, or streams chunks that carry their send time.
     Stub,
 }
 
 fn main() -> ExitCode {
     let done = match Arguments::parse().command {
-        Command::AgentChannel { quick, bin_dir: _, report } => {
-            channel::run(&channel::Options { quick, report })
+        Command::AgentChannel { quick, parts, bin_dir, report } => {
+            channel::run(&channel::Options { quick, parts, bin_dir, report })
+        }
+        Command::RegistryWriter { folder, number, time_ms, bare } => {
+            let way = if bare { Way::Bare } else { Way::Registry };
+            channel::registry::write(&folder, number, Duration::from_millis(time_ms), way).map(|()| true)
         }
         Command::Gateway { quick, bin_dir, nginx, report } => {
             gateway::run(&gateway::Options { quick, bin_dir, nginx, report })

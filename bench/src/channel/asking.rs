@@ -23,17 +23,18 @@ pub(crate) struct Connection {
 }
 
 impl Connection {
-    pub(crate) async fn open(to: SocketAddr, config: Arc<ClientConfig>) -> Result<Self> {
+    pub(crate) async fn open(to: SocketAddr, server: &str, config: Arc<ClientConfig>) -> Result<Self> {
         let stream = TcpStream::connect(to).await?;
         stream.set_nodelay(true)?;
-        let stream = TlsConnector::from(config).connect(ServerName::try_from("server.mesh")?, stream).await?;
+        let stream =
+            TlsConnector::from(config).connect(ServerName::try_from(server.to_owned())?, stream).await?;
         let (sender, connection) = handshake(TokioIo::new(stream)).await?;
         let task = tokio::spawn(async move { drop(connection.await) });
         Ok(Self { sender, task })
     }
 
-    pub(crate) async fn delegate(&mut self) -> Result<()> {
-        let request = Request::post("/api/message").header(header::CONTENT_TYPE, "application/json");
+    pub(crate) async fn delegate(&mut self, path: &'static str) -> Result<()> {
+        let request = Request::post(path).header(header::CONTENT_TYPE, "application/json");
         let answer = self.ask(request.body(Full::new(Bytes::from_static(BODY.as_bytes())))?).await?;
         ensure!(answer.len() > 100, "the answer is too short: {answer:?}");
         Ok(())

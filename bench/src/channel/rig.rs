@@ -28,6 +28,9 @@ macro_rules! holds {
     };
 }
 
+/// What both servers are asked by.
+const SERVER: &str = "server.mesh";
+
 pub(crate) struct Rig {
     /// Of the servers and of the clients: one thread each.
     servers: Runtime,
@@ -75,14 +78,19 @@ impl Rig {
         self.clients.block_on(async {
             let mut connections = Vec::new();
             for _ in 0..count {
-                connections.push(Connection::open(to, self.client.clone()).await?);
+                connections.push(Connection::open(to, SERVER, self.client.clone()).await?);
             }
             Ok(connections)
         })
     }
 
     /// Requests a second, and how long each took, sorted, in milliseconds.
-    pub(crate) fn load(&self, connections: &mut Vec<Connection>, time: Duration) -> Result<(f64, Vec<f64>)> {
+    pub(crate) fn load(
+        &self,
+        connections: &mut Vec<Connection>,
+        path: &'static str,
+        time: Duration,
+    ) -> Result<(f64, Vec<f64>)> {
         let begin = Instant::now();
         let mut times = self.clients.block_on(async {
             let mut asking = tokio::task::JoinSet::new();
@@ -91,7 +99,7 @@ impl Rig {
                     let mut times = Vec::new();
                     while begin.elapsed() < time {
                         let asked = Instant::now();
-                        connection.delegate().await?;
+                        connection.delegate(path).await?;
                         times.push(asked.elapsed().as_secs_f64() * 1e3);
                     }
                     anyhow::Ok((connection, times))
@@ -116,7 +124,7 @@ impl Rig {
             let mut times = Vec::new();
             for _ in 0..count {
                 let begin = Instant::now();
-                let mut connection = Connection::open(self.channel(), self.client.clone()).await?;
+                let mut connection = Connection::open(self.channel(), SERVER, self.client.clone()).await?;
                 connection.ping().await?;
                 times.push(begin.elapsed().as_secs_f64() * 1e3);
             }
@@ -131,7 +139,7 @@ impl Rig {
         self.clients.block_on(async {
             let mut connections = Vec::new();
             for _ in 0..open {
-                let mut connection = Connection::open(self.channel(), config.clone()).await?;
+                let mut connection = Connection::open(self.channel(), SERVER, config.clone()).await?;
                 connection.ping().await?;
                 connections.push(connection);
             }
@@ -202,28 +210,16 @@ impl Ca {
         }
     }
 
-    fn roots(&self) -> Result<RootCertStore> {
-        let mut roots = RootCertStore::empty();
-        roots.add(CertificateDer::from_pem_slice(self.pem.as_bytes())?)?;
-        Ok(roots)
-    }
-
     fn client_config(&self, (cert, key): &(String, String)) -> Result<ClientConfig> {
-        let provider = Arc::new(rustls::crypto::ring::default_provider());
-        Ok(ClientConfig::builder_with_provider(provider)
-            .with_protocol_versions(&[&rustls::version::TLS13])?
-            .with_root_certificates(self.roots()?)
-            .with_client_auth_cert(
-                vec![CertificateDer::from_pem_slice(cert.as_bytes())?],
-                PrivateKeyDer::from_pem_slice(key.as_bytes())?,
-            )?)
+        client_config(&self.pem, cert, key)
     }
 
     /// The same demands that the channel makes, without anything of ours.
     fn server_config(&self, (cert, key): &(String, String)) -> Result<ServerConfig> {
         let provider = Arc::new(rustls::crypto::ring::default_provider());
         let verifier =
-            WebPkiClientVerifier::builder_with_provider(Arc::new(self.roots()?), provider.clone()).build()?;
+            WebPkiClientVerifier::builder_with_provider(Arc::new(roots(&self.pem)?), provider.clone())
+                .build()?;
         Ok(ServerConfig::builder_with_provider(provider)
             .with_protocol_versions(&[&rustls::version::TLS13])?
             .with_client_cert_verifier(verifier)
@@ -232,4 +228,25 @@ impl Ca {
                 PrivateKeyDer::from_pem_slice(key.as_bytes())?,
             )?)
     }
+}
+
+/// Every certificate of a chain vouches for nodes.
+fn roots(chain: &str) -> Result<RootCertStore> {
+    let mut roots = RootCertStore::empty();
+    for certificate in CertificateDer::pem_slice_iter(chain.as_bytes()) {
+        roots.add(certificate?)?;
+    }
+    Ok(roots)
+}
+
+/// A caller with a certificate, who believes this chain.
+pub(crate) fn client_config(chain: &str, cert: &str, key: &str) -> Result<ClientConfig> {
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    Ok(ClientConfig::builder_with_provider(provider)
+        .with_protocol_versions(&[&rustls::version::TLS13])?
+        .with_root_certificates(roots(chain)?)
+        .with_client_auth_cert(
+            vec![CertificateDer::from_pem_slice(cert.as_bytes())?],
+            PrivateKeyDer::from_pem_slice(key.as_bytes())?,
+        )?)
 }

@@ -4,9 +4,9 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use anyhow::Result;
-use axum::Router;
 use axum::body::Body;
 use axum::routing::post;
+use axum::{Json, Router};
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
 use futures_util::stream::{self, BoxStream};
@@ -17,7 +17,8 @@ use hyper_util::service::TowerToHyperService;
 use mesh_identity::ca::Leaf;
 use mesh_identity::{NodeId, NodeKey, NodeName, Role};
 use mesh_sessions::channel::{
-    Caller, Delegation, Desk, Directory, JoinError, ListedAgent, Piece, Place, Standing,
+    Caller, Delegation, Desk, Directory, JoinError, ListedAgent, MessageRequest, MessageResponse, Piece,
+    Place, Standing, Status,
 };
 use rustls::ServerConfig;
 use serde_json::Value;
@@ -65,11 +66,24 @@ impl Directory for Everybody {
     }
 }
 
+/// Where the bare echo returns what it is sent.
+pub(crate) const ECHO: &str = "/api/message";
+/// Where it reads it as a delegation and writes an answer to one.
+pub(crate) const TYPED: &str = "/typed";
+
 /// Returns what it is sent, over TLS with certificates at both ends.
 pub(crate) async fn bare(config: Arc<ServerConfig>) -> Result<SocketAddr> {
     let listener = TcpListener::bind("127.0.0.1:0").await?;
     let address = listener.local_addr()?;
-    let router = Router::new().route("/api/message", post(async |body: Bytes| body));
+    let typed = async |Json(request): Json<MessageRequest>| {
+        Json(MessageResponse {
+            response: request.message,
+            agent: "echo".to_owned(),
+            duration_ms: 0,
+            status: Status::Completed,
+        })
+    };
+    let router = Router::new().route(ECHO, post(async |body: Bytes| body)).route(TYPED, post(typed));
     tokio::spawn(async move {
         while let Ok((stream, _)) = listener.accept().await {
             let (acceptor, router) = (TlsAcceptor::from(config.clone()), router.clone());
