@@ -37,7 +37,7 @@ use super::relays::RelayFacts;
 use super::scopes::{Scope, Scopes};
 use super::serving::{CountedRoutes, Serving};
 use super::speed::Measured;
-use super::{Inner, Node, appoint, chain, lan, ping, renew};
+use super::{Inner, Node, appoint, chain, doctor, lan, ping, renew};
 use crate::config::{self, Config, Identity};
 use crate::console::{self, Console, Door};
 use crate::control::{ControlSocket, router};
@@ -170,6 +170,7 @@ impl Node {
         transport.serve(Gateway::PROTOCOL, gateway.peer_handler());
         transport.serve(Gateway::REPLICA_PROTOCOL, gateway.replica_handler());
         ping::serve(&transport);
+        doctor::skew::serve(&transport);
         mesh_sessions::remote::announce(&transport);
         renew::serve(&transport, scopes.clone());
         let appointments = appoint::serve(&transport);
@@ -464,7 +465,7 @@ fn announced_for(mesh: &config::Mesh, carried: Carried) -> Vec<SocketAddr> {
 }
 
 /// The socket address of a multiaddr such as `/ip4/192.0.2.1/udp/9000/quic-v1`.
-fn socket_addr(addr: &Multiaddr) -> Option<SocketAddr> {
+pub(super) fn socket_addr(addr: &Multiaddr) -> Option<SocketAddr> {
     let mut parts = addr.iter();
     let ip = match parts.next()? {
         Protocol::Ip4(ip) => ip.into(),
