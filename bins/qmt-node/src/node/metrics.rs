@@ -57,6 +57,7 @@ struct Facts {
     links: [u64; 2],
     backends: [u64; 2],
     scopes: u64,
+    spans: [u64; 2],
 }
 
 #[expect(clippy::cast_precision_loss, reason = "the format knows no other number, and 2^53 bytes are far")]
@@ -80,6 +81,9 @@ families! {
     Gauge "mesh_node_uptime_seconds", "Since the node started.": "" => |f| f.uptime_secs;
     Gauge "mesh_node_info", "1; the label is the node's version.": concat!("version=\"", env!("CARGO_PKG_VERSION"), "\"") => |f| f.version_is;
     Gauge "mesh_node_scopes", "Meshes that the node is in.": "" => |f| of(f.scopes);
+    Counter "mesh_node_spans_total", "Spans of requests, by whether the collector of `[telemetry]` took them.":
+        "outcome=\"sent\"" => |f| of(f.spans[0]),
+        "outcome=\"lost\"" => |f| of(f.spans[1]);
     Gauge "mesh_gossip_members", "Other nodes of all its meshes, by what is known of them.":
         "state=\"alive\"" => |f| of(f.members[0]),
         "state=\"suspect\"" => |f| of(f.members[1]),
@@ -217,6 +221,7 @@ impl Node {
             links: [with(PathKind::Direct) + with(PathKind::Memory), with(PathKind::Relayed)],
             backends: [ready, backends.len() as u64 - ready],
             scopes: scopes.len() as u64,
+            spans: self.config().traces.counts(),
         }
     }
 }

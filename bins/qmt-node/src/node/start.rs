@@ -43,6 +43,7 @@ use crate::console::{self, Console, Door};
 use crate::control::{ControlSocket, router};
 use crate::store::audit::Kind;
 use crate::store::{ScopeRow, Store, StoreError};
+use crate::traces::Collector;
 
 /// Events kept for a reader that falls behind.
 const EVENTS_MAX: usize = 256;
@@ -253,6 +254,10 @@ impl Node {
         tasks.spawn(node.clone().follow_admissions(admitted));
         tasks.spawn(node.clone().follow_appointments(appointments));
         tasks.spawn(node.clone().check_trail());
+        if let Some(endpoint) = node.config().otlp_endpoint.clone() {
+            let collector = Collector { endpoint, node: node.id().short() };
+            tasks.spawn(node.config().traces.clone().send_all(collector, node.stopping()));
+        }
         node.set_routing_policies().await?;
         node.fill_relay().await?;
         Box::pin(node.reenter()).await?;
