@@ -3,10 +3,12 @@
 use mesh_gossip::{MetricsSnapshot as Gossip, State};
 use mesh_inference::fetch::FetchStats;
 use mesh_inference::gateway::GatewayStats;
+use mesh_sessions::metrics::Stats as Sessions;
 use mesh_transport::{MetricsSnapshot as Transport, PathKind};
 use mesh_tunnel::{RpcStats, Stats as Tunnel};
 
 use super::Node;
+use super::agents;
 
 /// A metric: its name, what it is, and its samples, each with its labels as they are written.
 pub struct Family {
@@ -16,7 +18,7 @@ pub struct Family {
     pub kind: Kind,
     /// What increments it, or what it shows.
     pub help: &'static str,
-    samples: &'static [Sample],
+    pub(super) samples: &'static [Sample],
 }
 
 /// What a metric's value does.
@@ -38,13 +40,13 @@ impl Kind {
     }
 }
 
-struct Sample {
-    labels: &'static str,
-    read: fn(&Facts) -> f64,
+pub(super) struct Sample {
+    pub(super) labels: &'static str,
+    pub(super) read: fn(&Facts) -> f64,
 }
 
 /// Everything that the metrics are read from, taken at one moment.
-struct Facts {
+pub(super) struct Facts {
     uptime_secs: f64,
     version_is: f64,
     transport: Transport,
@@ -58,23 +60,30 @@ struct Facts {
     backends: [u64; 2],
     scopes: u64,
     spans: [u64; 2],
+    pub(super) sessions: Sessions,
 }
 
 #[expect(clippy::cast_precision_loss, reason = "the format knows no other number, and 2^53 bytes are far")]
-fn of(count: u64) -> f64 {
+pub(super) fn of(count: u64) -> f64 {
     count as f64
 }
 
 macro_rules! families {
     ($($kind:ident $name:literal, $help:literal: $($labels:expr => $read:expr),+;)+) => {
-        /// All of them, in the order in which they are written.
-        pub const FAMILIES: &[Family] = &[$(Family {
+        /// Those of one part of the node, in the order in which they are written.
+        pub(in crate::node) const FAMILIES: &[Family] = &[$(Family {
             name: $name,
             kind: Kind::$kind,
             help: $help,
             samples: &[$(Sample { labels: $labels, read: $read }),+],
         }),+];
     };
+}
+pub(super) use families;
+
+/// All of them, in the order in which they are written.
+pub fn all() -> impl Iterator<Item = &'static Family> {
+    FAMILIES.iter().chain(agents::metrics::FAMILIES)
 }
 
 families! {
@@ -165,7 +174,7 @@ impl Node {
     pub(crate) fn metrics_text(&self) -> String {
         let facts = self.counted();
         let mut text = String::with_capacity(16 * 1024);
-        for family in FAMILIES {
+        for family in all() {
             text.push_str(&format!(
                 "# HELP {} {}\n# TYPE {} {}\n",
                 family.name,
@@ -222,6 +231,7 @@ impl Node {
             backends: [ready, backends.len() as u64 - ready],
             scopes: scopes.len() as u64,
             spans: self.config().traces.counts(),
+            sessions: self.running_sessions().map(|sessions| sessions.stats()).unwrap_or_default(),
         }
     }
 }
@@ -229,7 +239,7 @@ impl Node {
 /// The table of `docs/metrics.md`.
 pub fn reference() -> String {
     let mut text = "| metric | kind | what |\n|---|---|---|\n".to_owned();
-    for family in FAMILIES {
+    for family in all() {
         let labels: Vec<&str> = family
             .samples
             .iter()
@@ -260,13 +270,13 @@ mod tests {
             words.filter(|word| word.starts_with("mesh_")).collect();
         assert!(asked.len() > 15, "{asked:?}");
         for name in asked {
-            assert!(FAMILIES.iter().any(|family| family.name == name), "there is no metric {name}");
+            assert!(all().any(|family| family.name == name), "there is no metric {name}");
         }
     }
 
     #[test]
     fn names_say_their_unit_and_end_as_their_kind_does() {
-        for family in FAMILIES {
+        for family in all() {
             assert!(family.name.starts_with("mesh_"), "{}", family.name);
             assert_eq!(family.kind == Kind::Counter, family.name.ends_with("_total"), "{}", family.name);
         }
