@@ -23,7 +23,8 @@ pub(crate) async fn doctor(client: &Client, home: &Path, screen: &Screen) -> Res
     let findings = match client.doctor().await {
         Ok(mut findings) => {
             let status = client.status().await?;
-            findings.extend(other_version(&format!("the node that runs at {}", home.display()), &status.version));
+            findings
+                .extend(other_version(&format!("the node that runs at {}", home.display()), &status.version));
             findings
         }
         Err(ClientError::NoNode { .. }) => without_node(home).await,

@@ -220,8 +220,15 @@ fn log(config: &Config) {
     };
     // Spans are gathered whatever the lines are filtered by.
     let traces = config.otlp_endpoint.is_some().then(|| {
-        config.traces.layer().with_filter(filter_fn(|facts| facts.is_span() && facts.name().starts_with("inference.")))
+        config
+            .traces
+            .layer()
+            .with_filter(filter_fn(|facts| facts.is_span() && facts.name().starts_with("inference.")))
     });
     let lines = lines.with_filter(filter());
-    tracing_subscriber::registry().with(lines).with(config.logs.layer().with_filter(filter())).with(traces).init();
+    tracing_subscriber::registry()
+        .with(lines)
+        .with(config.logs.layer().with_filter(filter()))
+        .with(traces)
+        .init();
 }

@@ -148,8 +148,12 @@ impl Traces {
                     Ok(()) => is_away = false,
                     Err(why) if !is_away => {
                         is_away = true;
-                        let collector = %collector.endpoint;
-                        tracing::warn!(collector, why, "traces are lost: the collector of [telemetry] takes none");
+                        let collector = collector.endpoint.to_string();
+                        tracing::warn!(
+                            collector,
+                            why,
+                            "traces are lost: the collector of [telemetry] takes none"
+                        );
                     }
                     Err(_) => {}
                 }
@@ -340,7 +344,10 @@ mod tests {
         assert_eq!(done.len(), 1);
         let body = encoded(&done, "abc");
         let span = &body["resourceSpans"][0]["scopeSpans"][0]["spans"][0];
-        assert_eq!((&span["traceId"], &span["spanId"], &span["kind"]), (&json!("0a"), &json!("0b"), &json!(SERVER)));
+        assert_eq!(
+            (&span["traceId"], &span["spanId"], &span["kind"]),
+            (&json!("0a"), &json!("0b"), &json!(SERVER))
+        );
         assert_eq!(span["status"], json!({ "code": FAILED }));
         assert!(span.get("parentSpanId").is_none());
         let attributes = json!([

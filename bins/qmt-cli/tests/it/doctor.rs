@@ -111,7 +111,8 @@ async fn a_node_of_another_version_is_named_whether_or_not_it_runs() {
     play_node(installed.folder.path(), &finding("ok"), "");
     let args = ["doctor", "--json"];
     let path = nowhere.path().to_str().expect("text");
-    let ran = program(&installed.cli(), installed.home.path(), &args).env("PATH", path).env("VERSION", "0.0.9");
+    let ran =
+        program(&installed.cli(), installed.home.path(), &args).env("PATH", path).env("VERSION", "0.0.9");
     let ran = ran.run().await;
     let version = |ran: &Ran| {
         ran.json().as_array().expect("a list").iter().find(|one| one["check"] == "version").cloned()
@@ -122,7 +123,11 @@ async fn a_node_of_another_version_is_named_whether_or_not_it_runs() {
 
     let _control = Stub::control(installed.home.path(), |asked, _| match asked.what.as_str() {
         "GET /api/doctor" => (200, finding("ok")),
-        _ => (200, json!({"version": "0.0.8", "node_id": "n", "node_name": "n", "pid": 1, "uptime_secs": 1}).to_string()),
+        _ => (
+            200,
+            json!({"version": "0.0.8", "node_id": "n", "node_name": "n", "pid": 1, "uptime_secs": 1})
+                .to_string(),
+        ),
     });
     let ran = installed.doctor(nowhere.path(), &["--json"]).await;
     let found = version(&ran).expect("a finding");

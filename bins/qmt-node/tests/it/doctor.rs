@@ -141,7 +141,10 @@ async fn a_taken_port_is_named_with_who_has_it() {
     let findings = without_a_node(&folder);
     let found = worst(&findings, "port");
     assert_eq!(found.verdict, Verdict::Fail, "{found:?}");
-    assert!(found.detail.contains(&format!(":{port} is taken by process {}", std::process::id())), "{found:?}");
+    assert!(
+        found.detail.contains(&format!(":{port} is taken by process {}", std::process::id())),
+        "{found:?}"
+    );
     assert!(mend(found).contains("[api] port"), "{found:?}");
     drop(held);
     let found = without_a_node(&folder);
@@ -168,11 +171,16 @@ async fn a_relay_and_a_name_that_lead_nowhere_are_found_with_or_without_a_node()
     let relay = worst(&running, "relay");
     assert!(relay.verdict >= Verdict::Warn && relay.mend.is_some(), "{running:?}");
     for findings in [stopped, running] {
-        for (name, key) in [("relay.qmt.invalid", "relay_urls"), ("api.qmt.invalid", "[[providers]] base_url")] {
+        for (name, key) in
+            [("relay.qmt.invalid", "relay_urls"), ("api.qmt.invalid", "[[providers]] base_url")]
+        {
             let found = findings.iter().find(|one| one.check == "dns" && one.detail.contains(name));
             let found = found.unwrap_or_else(|| panic!("no {name}: {findings:?}"));
             assert_eq!(found.verdict, Verdict::Fail, "{found:?}");
-            assert!(found.detail.contains(key) && mend(found).contains(&format!("getent hosts {name}")), "{found:?}");
+            assert!(
+                found.detail.contains(key) && mend(found).contains(&format!("getent hosts {name}")),
+                "{found:?}"
+            );
         }
     }
 }

@@ -137,7 +137,8 @@ async fn pair(folders: &[Folder; 2], server: &Server, telemetry: &str) -> [Proce
 
 /// Whether a node's kept lines name a trace.
 async fn logs_name(node: &Process, trace: &str) -> bool {
-    let query = LogQuery { level: Some(LogLevel::Debug), text: Some(trace.to_owned()), ..LogQuery::default() };
+    let query =
+        LogQuery { level: Some(LogLevel::Debug), text: Some(trace.to_owned()), ..LogQuery::default() };
     let page = node.client.logs(&query).await.unwrap();
     page.lines.iter().any(|line| line.fields.contains(&("trace".to_owned(), trace.to_owned())))
 }

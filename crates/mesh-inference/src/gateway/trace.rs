@@ -142,7 +142,10 @@ mod tests {
     #[test]
     fn the_recommendations_example_is_read_and_written() {
         let read: TraceContext = GOOD.parse().unwrap();
-        assert_eq!((read.trace, read.span), (0x4bf9_2f35_77b3_4da6_a3ce_929d_0e0e_4736, 0x00f0_67aa_0ba9_02b7));
+        assert_eq!(
+            (read.trace, read.span),
+            (0x4bf9_2f35_77b3_4da6_a3ce_929d_0e0e_4736, 0x00f0_67aa_0ba9_02b7)
+        );
         assert!(read.sampled);
         assert_eq!(read.to_string(), GOOD);
         assert_eq!(GOOD.len(), LENGTH);

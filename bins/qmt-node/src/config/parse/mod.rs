@@ -66,7 +66,8 @@ fn otlp_endpoint(document: &Document<'_>) -> Option<http::Uri> {
     let table = document.section("telemetry");
     let written = table.word("otlp_endpoint")?;
     let url = written.parse::<http::Uri>().ok();
-    let url = url.filter(|url| url.scheme_str() == Some("http") && url.authority().is_some() && url.query().is_none());
+    let url = url
+        .filter(|url| url.scheme_str() == Some("http") && url.authority().is_some() && url.query().is_none());
     if url.is_none() {
         table.wrong("otlp_endpoint", "an http URL such as http://127.0.0.1:4318", format!("{written:?}"));
     }

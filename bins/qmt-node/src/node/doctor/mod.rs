@@ -256,7 +256,11 @@ fn judge_clock(now: SystemTime, written: Option<SystemTime>) -> Finding {
     if let Some(written) = written.filter(|written| *written > now + FILE_TIME_SLACK) {
         return fail(
             "clock",
-            format!("it says {}, and this node wrote its database at {}: it went back", text(now), text(written)),
+            format!(
+                "it says {}, and this node wrote its database at {}: it went back",
+                text(now),
+                text(written)
+            ),
             mend,
         );
     }
@@ -347,7 +351,9 @@ async fn check_configured_relays(config: &Config) -> Vec<Finding> {
         let dialed = tokio::net::TcpStream::connect((host.as_str(), port));
         Some(match tokio::time::timeout(RELAY_DEADLINE, dialed).await {
             Ok(Ok(_)) => ok("relay", format!("{url} accepts connections")),
-            Ok(Err(error)) => fail("relay", format!("{url} does not answer: {error}"), relay_mend(&host, port)),
+            Ok(Err(error)) => {
+                fail("relay", format!("{url} does not answer: {error}"), relay_mend(&host, port))
+            }
             Err(_) => {
                 let why = format!("nothing within {} s", RELAY_DEADLINE.as_secs());
                 fail("relay", format!("{url} does not answer: {why}"), relay_mend(&host, port))

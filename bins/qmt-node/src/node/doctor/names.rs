@@ -90,16 +90,25 @@ mod tests {
     #[test]
     fn names_are_found_and_addresses_left_out() {
         let mut config = Config::at("/x");
-        config.mesh.internet.relays =
-            Relays::Custom(vec!["https://relay.invalid:443".into(), "http://127.0.0.1:1".into(), "https://[::1]".into()]);
+        config.mesh.internet.relays = Relays::Custom(vec![
+            "https://relay.invalid:443".into(),
+            "http://127.0.0.1:1".into(),
+            "https://[::1]".into(),
+        ]);
         config.hub.endpoint = Some("https://hub.invalid".into());
         let found = configured(&config);
-        assert_eq!(found, BTreeMap::from([("relay.invalid".into(), "relay_urls"), ("hub.invalid".into(), "HF_ENDPOINT")]));
+        assert_eq!(
+            found,
+            BTreeMap::from([("relay.invalid".into(), "relay_urls"), ("hub.invalid".into(), "HF_ENDPOINT")])
+        );
     }
 
     #[test]
     fn a_name_that_leads_nowhere_stands_with_its_key() {
-        let asked = vec![("a".to_owned(), "relay_urls", None), ("b".to_owned(), "relay_urls", Some("none".to_owned()))];
+        let asked = vec![
+            ("a".to_owned(), "relay_urls", None),
+            ("b".to_owned(), "relay_urls", Some("none".to_owned())),
+        ];
         let findings = judge(asked);
         let verdicts: Vec<Verdict> = findings.iter().map(|finding| finding.verdict).collect();
         assert_eq!(verdicts, [Verdict::Ok, Verdict::Fail]);

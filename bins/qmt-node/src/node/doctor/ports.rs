@@ -53,7 +53,11 @@ pub(super) fn moved(what: &str, wanted: SocketAddr, got: SocketAddr) -> Option<F
         let by = holder(Kind::Tcp, wanted.port()).map_or_else(String::new, |by| format!(" by {by}"));
         let text =
             format!("the {what} is at {got}: when the node started, port {} was taken{by}", wanted.port());
-        warn("port", text, format!("`ss -tlnp 'sport = :{}'` shows by whom; end it, or leave it so", wanted.port()))
+        warn(
+            "port",
+            text,
+            format!("`ss -tlnp 'sport = :{}'` shows by whom; end it, or leave it so", wanted.port()),
+        )
     })
 }
 
@@ -132,7 +136,9 @@ fn holder(kind: Kind, port: u16) -> Option<String> {
     let inode = files.iter().find_map(|file| inode(&std::fs::read_to_string(file).ok()?, kind, port))?;
     let wanted = format!("socket:[{inode}]");
     for entry in std::fs::read_dir("/proc").ok()?.flatten() {
-        let Some(pid) = entry.file_name().to_str().and_then(|name| name.parse::<u32>().ok()) else { continue };
+        let Some(pid) = entry.file_name().to_str().and_then(|name| name.parse::<u32>().ok()) else {
+            continue;
+        };
         if has_open(&entry.path(), &wanted) {
             let name = std::fs::read_to_string(entry.path().join("comm")).unwrap_or_default();
             return Some(format!("process {pid} ({})", name.trim()));
@@ -175,7 +181,10 @@ mod tests {
         if cfg!(target_os = "linux") {
             assert!(found.detail.contains(&format!("by process {}", std::process::id())), "{found:?}");
         }
-        assert_eq!(judge(&wanted(false), &tried(&wanted(false))).map(|found| found.verdict), Some(Verdict::Warn));
+        assert_eq!(
+            judge(&wanted(false), &tried(&wanted(false))).map(|found| found.verdict),
+            Some(Verdict::Warn)
+        );
         drop(held);
         assert_eq!(tried(&wanted(true)), Tried::Free);
     }

@@ -67,7 +67,8 @@ impl Node {
         let echoes = join_all(local.iter().map(|addr| async { (*addr, echo(*addr).await) })).await;
         let mut findings: Vec<Finding> = judge_own(&echoes).into_iter().collect();
         let members = join_all(self.unreached_members().into_iter().map(|(reached, addrs)| async move {
-            let echoes = join_all(addrs.into_iter().map(|addr| async move { (addr, echo(addr).await) })).await;
+            let echoes =
+                join_all(addrs.into_iter().map(|addr| async move { (addr, echo(addr).await) })).await;
             Reached { echoes, ..reached }
         }));
         findings.extend(members.await.iter().filter_map(judge_member));
@@ -91,7 +92,10 @@ impl Node {
                 }
                 let mut addrs = self.transport().book().to_dial(&id, &member.id).direct;
                 addrs.truncate(ADDRS_MAX);
-                found.push((Reached { name: member.name.to_string(), relayed, why, echoes: Vec::new() }, addrs));
+                found.push((
+                    Reached { name: member.name.to_string(), relayed, why, echoes: Vec::new() },
+                    addrs,
+                ));
             }
         }
         found.truncate(MEMBERS_MAX);
@@ -133,7 +137,10 @@ async fn looped(kind: Kind, listen: SocketAddr, at: SocketAddr) -> Option<bool> 
             Some(matches!(timeout(WAIT, TcpStream::connect(at)).await, Ok(Ok(_))))
         }
         Kind::Udp => {
-            let (hears, sends) = (UdpSocket::bind(listen).await.ok()?, UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0)).await.ok()?);
+            let (hears, sends) = (
+                UdpSocket::bind(listen).await.ok()?,
+                UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0)).await.ok()?,
+            );
             for _ in 0..TRIES {
                 let sent = sends.send_to(&[0], at).await;
                 if sent.is_ok() && timeout(WAIT, hears.recv_from(&mut [0; 1])).await.is_ok() {
@@ -157,7 +164,10 @@ fn blocked(proto: &str, at: SocketAddr) -> Finding {
     let port = at.port();
     fail(
         "firewall",
-        format!("what is sent by {} to this machine's own {at} does not arrive: its firewall drops it", proto.to_uppercase()),
+        format!(
+            "what is sent by {} to this machine's own {at} does not arrive: its firewall drops it",
+            proto.to_uppercase()
+        ),
         format!(
             "`sudo nft list ruleset` shows the rule; `sudo ufw allow {port}/{proto}`, or `sudo firewall-cmd --permanent --add-port={port}/{proto} && sudo firewall-cmd --reload`, or `sudo nft insert rule inet filter input {proto} dport {port} accept`"
         ),
@@ -168,11 +178,8 @@ fn judge_own(echoes: &[(SocketAddr, Echo)]) -> Option<Finding> {
     if let Some((at, _)) = echoes.iter().find(|(_, echo)| matches!(echo, Echo::Silent | Echo::NotSent(_))) {
         return Some(blocked("udp", *at));
     }
-    let answered: Vec<String> = echoes
-        .iter()
-        .filter(|(_, echo)| *echo == Echo::Answered)
-        .map(|(addr, _)| addr.to_string())
-        .collect();
+    let answered: Vec<String> =
+        echoes.iter().filter(|(_, echo)| *echo == Echo::Answered).map(|(addr, _)| addr.to_string()).collect();
     let text = || format!("UDP passes to {}, as seen from this machine", answered.join(", "));
     (!answered.is_empty()).then(|| ok("firewall", text()))
 }
@@ -209,7 +216,9 @@ fn judge_member(member: &Reached) -> Option<Finding> {
         };
         return Some(warn(
             "firewall",
-            format!("{name} {how}: what is sent by UDP to {addrs} is dropped on the way, or that machine sleeps"),
+            format!(
+                "{name} {how}: what is sent by UDP to {addrs} is dropped on the way, or that machine sleeps"
+            ),
             format!(
                 "`qmt-cli doctor` at {name} tells whether its own firewall drops it; let {port} in there (`sudo ufw allow PORT/udp`), and forward it in a router that stands between"
             ),
@@ -237,8 +246,7 @@ fn is_of_this_machine(ip: IpAddr) -> bool {
 
 /// What a QUIC server at this address says to a version that there is not.
 async fn echo(at: SocketAddr) -> Echo {
-    let any: IpAddr =
-        if at.is_ipv4() { Ipv4Addr::UNSPECIFIED.into() } else { Ipv6Addr::UNSPECIFIED.into() };
+    let any: IpAddr = if at.is_ipv4() { Ipv4Addr::UNSPECIFIED.into() } else { Ipv6Addr::UNSPECIFIED.into() };
     let socket = match UdpSocket::bind((any, 0)).await {
         Ok(socket) => socket,
         Err(error) => return Echo::NoWay(error.to_string()),
@@ -305,7 +313,8 @@ mod tests {
     #[test]
     fn what_comes_back_says_what_stands_between() {
         assert_eq!(judged(true, None, Echo::Answered), None);
-        let check = |relayed, why, echo| judged(relayed, why, echo).map(|(verdict, check, _)| (verdict, check));
+        let check =
+            |relayed, why, echo| judged(relayed, why, echo).map(|(verdict, check, _)| (verdict, check));
         let found = |verdict, check: &str| Some((verdict, check.to_owned()));
         assert_eq!(check(false, Some("refused"), Echo::Answered), found(Verdict::Warn, "reach"));
         assert_eq!(check(false, None, Echo::Silent), found(Verdict::Warn, "firewall"));
@@ -332,7 +341,8 @@ mod tests {
         let node = Box::pin(Node::start(Config::at(home.path()))).await.expect("starts");
         node.invite(mesh_control::InviteRequest::default()).await.expect("founds a mesh");
         let scope = node.scopes().list()[0].id();
-        let port = node.transport().local_addr(&scope).direct.first().map(SocketAddr::port).expect("an address");
+        let port =
+            node.transport().local_addr(&scope).direct.first().map(SocketAddr::port).expect("an address");
         assert_eq!(echo((Ipv4Addr::LOCALHOST, port).into()).await, Echo::Answered);
         node.shutdown().await;
         assert_eq!(echo((Ipv4Addr::LOCALHOST, port).into()).await, Echo::Refused);

@@ -148,7 +148,10 @@ mod tests {
         assert_eq!(judged(room, &[]).verdict, Verdict::Ok);
         let large = judged(room, &[model("small", 1), model("large", 4_000_000_001)]);
         assert_eq!((large.verdict, large.detail.contains("large")), (Verdict::Fail, true), "{large:?}");
-        assert_eq!(judged(room, &[model("a", 3_000_000_000), model("b", 2_000_000_000)]).verdict, Verdict::Warn);
+        assert_eq!(
+            judged(room, &[model("a", 3_000_000_000), model("b", 2_000_000_000)]).verdict,
+            Verdict::Warn
+        );
         let low = Room { available: MEMORY_LOW - 1, swap: 0 };
         assert_eq!(judged(low, &[]).verdict, Verdict::Warn);
         assert_eq!(judged(Room { swap: 1, ..low }, &[]).verdict, Verdict::Ok);

@@ -183,9 +183,10 @@ mod tests {
         let clock = here.check_clocks().await.expect("a member is asked");
         assert_eq!(clock.verdict, Verdict::Ok, "{clock:?}");
 
-        serve_call::<Clock, _, _>(there.transport(), |_: Member, _| async move {
-            Ok(UnixTime::now().0 + 7_200)
-        });
+        serve_call::<Clock, _, _>(
+            there.transport(),
+            |_: Member, _| async move { Ok(UnixTime::now().0 + 7_200) },
+        );
         let facts = NodeFacts { version: "9.9.9".to_owned(), ..NodeFacts::default() };
         let facts = serde_json::to_vec(&facts).expect("encodes");
         let gossip = there.gossip(&scope).expect("in the scope");
