@@ -65,7 +65,7 @@ impl TraceContext {
 
     /// The span of one request, with fields for what is not yet known.
     pub(crate) fn request(self, parent: Option<u64>, id: &HeaderValue, peer: Option<String>) -> Span {
-        let span = tracing::info_span!(
+        let span = tracing::debug_span!(
             "inference.request",
             request = id.to_str().unwrap_or_default(),
             model = Empty,
