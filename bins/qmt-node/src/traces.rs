@@ -186,7 +186,7 @@ async fn send(collector: &Collector, batch: &[Done]) -> Result<(), String> {
         let status = answer.status();
         // Read, so that the connection ends in order.
         let _ = answer.into_body().collect().await;
-        Ok(status)
+        Ok::<_, String>(status)
     };
     let status: StatusCode = tokio::select! {
         status = answered => status?,

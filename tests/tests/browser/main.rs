@@ -348,7 +348,7 @@ async fn ten_thousand_lines_of_log_are_gone_through_a_part_at_a_time() {
     browser.run(level).await.unwrap();
     browser.shows(&["10000 lines, live"]).await.unwrap();
     let drawn = async || {
-        let script = "const lines = document.querySelectorAll('[role=log] > div'); return [lines.length, lines[0]?.innerText, lines[lines.length - 1]?.innerText]";
+        let script = "const lines = document.querySelectorAll('[role=log] > div'); return [lines.length, lines[0]?.textContent, lines[lines.length - 1]?.textContent]";
         browser.run(script).await.unwrap()
     };
     let newest = drawn().await;

@@ -7,7 +7,7 @@ import { ago, bytes, clock, empty, ms, pill, short, trouble } from "../words.js"
 import { topology } from "./topology.js";
 
 // Nodes that are drawn at once; more follow in as many frames as they need, so that the page never stands still for them.
-const STEP = 40;
+const STEP = 20;
 
 const my = { filter: "", error: null, drawn: STEP };
 

@@ -176,7 +176,9 @@ impl Core {
         };
         let request = || {
             let mut headers = upstream(forward.headers, forward.id, false);
-            trace.inspect(|trace| trace.write(&mut headers));
+            if let Some(trace) = trace {
+                trace.write(&mut headers);
+            }
             add_backend_headers(&mut headers, backend)?;
             Ok::<_, String>(post(forward.endpoint.path_at(&backend.url), headers, body.clone()))
         };
@@ -246,7 +248,9 @@ impl Core {
         };
         let mut ticket = Ticket::new(&*self.routes, &target, &forward.model, None);
         let mut headers = upstream(forward.headers, forward.id, true);
-        trace.inspect(|trace| trace.write(&mut headers));
+        if let Some(trace) = trace {
+            trace.write(&mut headers);
+        }
         headers.insert(header::HOST, HeaderValue::from_static("mesh"));
         if forward.continuing {
             headers.insert(MESH_CONTINUES, HeaderValue::from_static("1"));

@@ -75,7 +75,9 @@ impl TraceContext {
             parent = parent.map(|parent| format!("{parent:016x}")),
             status = Empty,
         );
-        self.sampled.then(|| span.record("span", format!("{:016x}", self.span)));
+        if self.sampled {
+            span.record("span", format!("{:016x}", self.span));
+        }
         span
     }
 
@@ -89,7 +91,9 @@ impl TraceContext {
             parent = format!("{parent:016x}"),
             error = Empty,
         );
-        self.sampled.then(|| span.record("span", format!("{:016x}", self.span)));
+        if self.sampled {
+            span.record("span", format!("{:016x}", self.span));
+        }
         span
     }
 

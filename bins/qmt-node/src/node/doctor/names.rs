@@ -52,9 +52,11 @@ fn configured(config: &Config) -> BTreeMap<String, &'static str> {
             found.entry(name.to_owned()).or_insert(key);
         }
     };
-    let relays = |relays: &Relays| match relays {
-        Relays::Custom(urls) => urls.iter().filter_map(|url| host(url)).collect(),
-        _ => Vec::new(),
+    let relays = |relays: &Relays| -> Vec<String> {
+        match relays {
+            Relays::Custom(urls) => urls.iter().filter_map(|url| host(url)).collect(),
+            _ => Vec::new(),
+        }
     };
     let of_scopes = config.mesh.scopes.iter().filter_map(|scope| scope.relays.as_ref());
     for relays in of_scopes.chain([&config.mesh.internet.relays]).map(relays) {

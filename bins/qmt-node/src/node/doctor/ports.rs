@@ -116,8 +116,7 @@ fn judge(wanted: &Wanted, tried: &Tried) -> Option<Finding> {
                 "`ss {flag} 'sport = :{}'` shows by whom; end it, or set another port under {key}",
                 addr.port()
             );
-            let grade = if *must { fail } else { warn };
-            Some(grade("port", text, mend))
+            Some(if *must { fail("port", text, mend) } else { warn("port", text, mend) })
         }
         Tried::Refused(why) => Some(fail(
             "port",
@@ -201,7 +200,7 @@ mod tests {
     fn ports_that_the_system_chooses_are_not_asked_for() {
         let mut config = Config::at("/x");
         config.gateway.listener.addr.set_port(0);
-        assert_eq!(wanted(&config), []);
+        assert!(wanted(&config).is_empty());
         config.mesh.internet.bind_port = Some(7_000);
         assert_eq!(wanted(&config).len(), 1);
     }

@@ -64,7 +64,7 @@ impl Node {
             own.extend(self.transport().local_addr(&scope.id()).direct);
         }
         let local: Vec<SocketAddr> = own.into_iter().filter(|addr| is_of_this_machine(addr.ip())).collect();
-        let echoes = join_all(local.iter().map(|addr| async { (*addr, echo(*addr).await) })).await;
+        let echoes = join_all(local.iter().map(|addr| async move { (*addr, echo(*addr).await) })).await;
         let mut findings: Vec<Finding> = judge_own(&echoes).into_iter().collect();
         let members = join_all(self.unreached_members().into_iter().map(|(reached, addrs)| async move {
             let echoes =
@@ -210,17 +210,14 @@ fn judge_member(member: &Reached) -> Option<Finding> {
         ));
     }
     if let Some(addrs) = at(&|echo| *echo == Echo::Silent) {
-        let (how, port) = match member.relayed {
-            true => ("is reached through a relay only", "that UDP port"),
-            false => ("is not reached", "that UDP port"),
-        };
+        let how = if member.relayed { "is reached through a relay only" } else { "is not reached" };
         return Some(warn(
             "firewall",
             format!(
                 "{name} {how}: what is sent by UDP to {addrs} is dropped on the way, or that machine sleeps"
             ),
             format!(
-                "`qmt-cli doctor` at {name} tells whether its own firewall drops it; let {port} in there (`sudo ufw allow PORT/udp`), and forward it in a router that stands between"
+                "`qmt-cli doctor` at {name} tells whether its own firewall drops it; let that UDP port in there (`sudo ufw allow PORT/udp`), and forward it in a router that stands between"
             ),
         ));
     }
