@@ -17,7 +17,7 @@ const DEADLINE: Duration = Duration::from_secs(8);
 /// Resolves each; nothing to say where no name is configured.
 pub(super) async fn check_names(config: &Config) -> Vec<Finding> {
     let asked = configured(config).into_iter().map(|(name, key)| async move {
-        let answer = tokio::time::timeout(DEADLINE, tokio::net::lookup_host((name.as_str(), 0))).await;
+        let answer = tokio::time::timeout(DEADLINE, tokio::net::lookup_host((name.clone(), 0))).await;
         let why = match answer {
             Ok(Ok(mut addrs)) => addrs.next().is_none().then(|| "it has no address".to_owned()),
             Ok(Err(error)) => Some(error.to_string()),
