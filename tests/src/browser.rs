@@ -165,6 +165,25 @@ impl Browser {
         Ok(())
     }
 
+    /// Presses a key as the keyboard has it: the key's character, or its name such as `Tab`, with Shift held where asked.
+    ///
+    /// # Errors
+    /// When the browser takes no keys, or the name is none of those known here.
+    pub async fn press(&self, key: &str) -> Result<()> {
+        // W3C WebDriver, "Keyboard Actions": the normalised key values.
+        let key = match key {
+            "Tab" => "\u{E004}",
+            "Enter" => "\u{E007}",
+            "Space" => " ",
+            one if one.chars().count() == 1 => one,
+            other => bail!("no key is called {other:?} here"),
+        };
+        let strokes = json!([{ "type": "keyDown", "value": key }, { "type": "keyUp", "value": key }]);
+        let keys = json!({ "actions": [{ "type": "key", "id": "keyboard", "actions": strokes }] });
+        self.ask("POST", "actions", &keys).await?;
+        Ok(())
+    }
+
     /// Says yes to what the page asks.
     ///
     /// # Errors

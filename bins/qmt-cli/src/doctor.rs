@@ -21,7 +21,12 @@ const OFFLINE_DEADLINE: Duration = Duration::from_secs(60);
 pub(crate) async fn doctor(client: &Client, home: &Path, screen: &Screen) -> Result<(), Failure> {
     screen.progress("looking ...");
     let findings = match client.doctor().await {
-        Ok(findings) => findings,
+        Ok(mut findings) => {
+            let status = client.status().await?;
+            findings
+                .extend(other_version(&format!("the node that runs at {}", home.display()), &status.version));
+            findings
+        }
         Err(ClientError::NoNode { .. }) => without_node(home).await,
         Err(error) => return Err(error.into()),
     };
@@ -49,13 +54,19 @@ fn described(findings: &[Finding]) -> String {
 /// What `qmt-node` finds without running as a node, and that it does not run.
 async fn without_node(home: &Path) -> Vec<Finding> {
     let mut findings = match find_program() {
-        Some(program) => ask(&program).await.unwrap_or_else(|why| {
-            vec![fail(
-                PROGRAM,
-                format!("{}: {why}", program.display()),
-                "install qmt-node and qmt-cli of one version",
-            )]
-        }),
+        Some(program) => {
+            let mut findings = ask(&program).await.unwrap_or_else(|why| {
+                vec![fail(
+                    PROGRAM,
+                    format!("{}: {why}", program.display()),
+                    "install qmt-node and qmt-cli of one version",
+                )]
+            });
+            let version = version_of(&program).await;
+            let what = program.display().to_string();
+            findings.extend(version.and_then(|version| other_version(&what, &version)));
+            findings
+        }
         None => vec![fail(
             PROGRAM,
             "it is neither beside qmt-cli nor on PATH".to_owned(),
@@ -77,6 +88,25 @@ pub(crate) fn find_program() -> Option<PathBuf> {
     let path = std::env::var_os("PATH").unwrap_or_default();
     let on_path = std::env::split_paths(&path).map(|folder| folder.join(PROGRAM));
     beside.into_iter().chain(on_path).find(|program| program.is_file())
+}
+
+/// A finding when a node, or its program, is of another version than this one.
+fn other_version(what: &str, version: &str) -> Option<Finding> {
+    let own = env!("CARGO_PKG_VERSION");
+    (version != own).then(|| Finding {
+        check: "version".to_owned(),
+        verdict: Verdict::Warn,
+        detail: format!("{what} is version {version}, and this qmt-cli is {own}"),
+        mend: Some("install qmt-node and qmt-cli of one version, and start the node again".to_owned()),
+    })
+}
+
+/// What `qmt-node --version` says behind its name; none when it does not say.
+async fn version_of(program: &Path) -> Option<String> {
+    let asked = Command::new(program).arg("--version").stdin(Stdio::null()).kill_on_drop(true).output();
+    let output = timeout(OFFLINE_DEADLINE, asked).await.ok()?.ok()?;
+    let said = String::from_utf8_lossy(&output.stdout);
+    said.split_whitespace().nth(1).map(str::to_owned)
 }
 
 async fn ask(program: &Path) -> Result<Vec<Finding>, String> {

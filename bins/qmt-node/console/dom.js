@@ -9,6 +9,13 @@ export function h(tag, props, ...children) {
   return { tag, props: props ?? {}, children };
 }
 
+// An element that stays as it is until one of `from` is another value: then it is what `make` returns.
+export function kept(tag, key, from, make) {
+  return { tag, props: { key }, from, make };
+}
+
+const same = (a, b) => a !== undefined && a.length === b.length && a.every((one, at) => Object.is(one, b[at]));
+
 // Makes the children of `parent` those of the list.
 export function patch(parent, list) {
   const wanted = list.flat(Infinity).filter((v) => v !== null && v !== undefined && v !== false && v !== "");
@@ -36,14 +43,14 @@ function found(value, keyed, plain) {
     const node = keyed.get(key);
     if (!node || node.ofTag !== value.tag) return null;
     keyed.delete(key);
-    update(node, value);
+    renew(node, value);
     return node;
   }
   const isText = typeof value !== "object";
   const at = plain.findIndex((node) => (isText ? node.nodeType === Node.TEXT_NODE : node.ofTag === value.tag));
   if (at < 0) return null;
   const [node] = plain.splice(at, 1);
-  if (!isText) update(node, value);
+  if (!isText) renew(node, value);
   else if (node.data !== String(value)) node.data = String(value);
   return node;
 }
@@ -55,9 +62,19 @@ function made(value, parent) {
   node.ofTag = value.tag;
   node.ofKey = value.props.key;
   node.ofProps = {};
-  update(node, value);
+  renew(node, value);
   value.props.ref?.(node);
   return node;
+}
+
+function renew(node, value) {
+  if (value.make) {
+    if (same(node.ofFrom, value.from)) return;
+    node.ofFrom = value.from;
+    update(node, value.make());
+  } else {
+    update(node, value);
+  }
 }
 
 function update(node, value) {

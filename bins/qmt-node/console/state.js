@@ -15,17 +15,24 @@ export const state = {
 
 const listeners = new Set();
 let drawing = false;
+let restsUntil = 0;
+const RESTS_MAX_MS = 200;
 
 export const onChange = (listener) => listeners.add(listener);
 
-// All that happens within one frame is drawn once.
+// All that happens within one frame is drawn once. Where drawing takes long it is done less often, so that the page answers in
+// between: at most half of the time goes into it.
 export function changed() {
   if (drawing) return;
   drawing = true;
-  requestAnimationFrame(() => {
+  const rests = Math.min(Math.max(0, restsUntil - performance.now()), RESTS_MAX_MS);
+  setTimeout(() => requestAnimationFrame(() => {
     drawing = false;
+    const begin = performance.now();
     for (const listener of listeners) listener();
-  });
+    const end = performance.now();
+    restsUntil = end + (end - begin);
+  }), rests);
 }
 
 const nodeKey = (node) => `${node.scope}/${node.id}`;

@@ -13,6 +13,7 @@ pub mod control;
 pub mod logs;
 mod node;
 pub mod store;
+pub mod traces;
 
 pub use node::metrics;
 pub use node::{

@@ -11,6 +11,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use mesh_control::{LogLevel, LogLine, LogPage, LogQuery};
 use tokio::sync::watch;
 use tracing::field::{Field, Visit};
+use tracing::span::{Attributes, Id};
 use tracing::{Event, Level, Subscriber};
 use tracing_subscriber::Layer;
 use tracing_subscriber::layer::Context;
@@ -129,9 +130,24 @@ fn has(line: &LogLine, words: &str) -> bool {
 pub struct Keep(Logs);
 
 impl<S: Subscriber + for<'a> LookupSpan<'a>> Layer<S> for Keep {
-    fn on_event(&self, event: &Event<'_>, _: Context<'_, S>) {
+    /// Remembers the trace of a request's span.
+    fn on_new_span(&self, attributes: &Attributes<'_>, id: &Id, context: Context<'_, S>) {
+        let mut said = Said::default();
+        if attributes.fields().field(TRACE).is_some() {
+            attributes.record(&mut said);
+        }
+        let trace = said.fields.into_iter().find(|(name, _)| name == TRACE);
+        if let (Some((_, trace)), Some(span)) = (trace, context.span(id)) {
+            span.extensions_mut().insert(Trace(trace));
+        }
+    }
+
+    fn on_event(&self, event: &Event<'_>, context: Context<'_, S>) {
         let mut said = Said::default();
         event.record(&mut said);
+        let spans = context.event_scope(event).into_iter().flatten();
+        let mut traces = spans.filter_map(|span| Some(span.extensions().get::<Trace>()?.0.clone()));
+        said.fields.extend(traces.next().map(|trace| (TRACE.to_owned(), trace)));
         let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         self.0.keep(LogLine {
             number: 0,
@@ -153,6 +169,12 @@ fn level(level: Level) -> LogLevel {
         Level::TRACE => LogLevel::Trace,
     }
 }
+
+/// The field of a request's span that names its trace.
+const TRACE: &str = "trace";
+
+/// The trace that a span belongs to.
+struct Trace(String);
 
 #[derive(Default)]
 struct Said {
@@ -185,6 +207,20 @@ impl Visit for Said {
 mod tests {
     use super::*;
     use tracing_subscriber::layer::SubscriberExt;
+
+    #[test]
+    fn a_line_within_a_request_names_its_trace() {
+        let logs = Logs::default();
+        let subscriber = tracing_subscriber::registry().with(logs.layer());
+        tracing::subscriber::with_default(subscriber, || {
+            let request = tracing::info_span!("inference.request", trace = "4bf9");
+            let _within = request.enter();
+            tracing::info_span!("within").in_scope(|| tracing::info!(model = "m", "said"));
+        });
+        let page = logs.page(&LogQuery { text: Some("4bf9".to_owned()), ..LogQuery::default() });
+        assert_eq!(page.lines.len(), 1, "{page:?}");
+        assert!(page.lines[0].fields.contains(&("trace".to_owned(), "4bf9".to_owned())));
+    }
 
     fn logged(count: usize) -> Logs {
         let logs = Logs::default();

@@ -8,10 +8,10 @@ use clap::Parser;
 use mesh_control::{AuditQuery, Client, ConsoleLink, Finding, InviteRequest, LinkRequest, Status, Verdict};
 use qmt_node::cli::Cli;
 use qmt_node::config::{self, Config, ConfigError, Environment, FoundingInvite, LogFormat};
-use qmt_node::logs::Logs;
 use qmt_node::{Node, StartError, audit_without_node, diagnose};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::signal::unix::{Signal, SignalKind, signal};
+use tracing_subscriber::filter::filter_fn;
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
 use tracing_subscriber::{EnvFilter, Layer};
@@ -77,7 +77,7 @@ fn run() -> anyhow::Result<()> {
     // Libraries that speak TLS take this provider unless they are given one.
     let _ = rustls::crypto::ring::default_provider().install_default();
     let runtime = runtime()?;
-    log(config.log_format, &config.logs);
+    log(&config);
     runtime.block_on(serve(config))
 }
 
@@ -204,17 +204,31 @@ impl Stop {
 }
 
 /// Lines go to standard error, and the last ones are kept.
-fn log(format: LogFormat, logs: &Logs) {
-    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| {
-        EnvFilter::new("info,iroh=error,iroh_relay=error,noq=error,sqlx=error,libp2p=error,rmcp=warn")
-    });
+fn log(config: &Config) {
+    let filter = || {
+        EnvFilter::try_from_default_env().unwrap_or_else(|_| {
+            EnvFilter::new("info,iroh=error,iroh_relay=error,noq=error,sqlx=error,libp2p=error,rmcp=warn")
+        })
+    };
     let plain = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
     let text = tracing_subscriber::fmt::layer()
         .with_writer(io::stderr)
         .with_ansi(io::stderr().is_terminal() && !plain);
-    let lines = match format {
+    let lines = match config.log_format {
         LogFormat::Text => text.boxed(),
         LogFormat::Json => text.json().boxed(),
     };
-    tracing_subscriber::registry().with(filter).with(lines).with(logs.layer()).init();
+    // Spans are gathered whatever the lines are filtered by.
+    let traces = config.otlp_endpoint.is_some().then(|| {
+        config
+            .traces
+            .layer()
+            .with_filter(filter_fn(|facts| facts.is_span() && facts.name().starts_with("inference.")))
+    });
+    let lines = lines.with_filter(filter());
+    tracing_subscriber::registry()
+        .with(lines)
+        .with(config.logs.layer().with_filter(filter()))
+        .with(traces)
+        .init();
 }

@@ -15,6 +15,7 @@ pub mod event;
 pub mod host;
 pub mod ids;
 pub mod log;
+pub mod metrics;
 pub mod model;
 pub mod policy;
 pub mod proto;

@@ -69,6 +69,11 @@ impl Topics {
         }
     }
 
+    /// All followers of all sessions.
+    pub(crate) fn followers(&self) -> usize {
+        lock(&self.0).values().map(Weak::strong_count).sum()
+    }
+
     /// Tells followers that the session is no more.
     pub(crate) fn delete(&self, session: SessionId) {
         let topic = lock(&self.0).remove(&session);

@@ -36,6 +36,19 @@ async fn ask(port: u16, method: &str, path: &str, headers: &[(&str, &str)], body
     }
 }
 
+/// So many requests to a gateway, one after the other on one connection.
+pub(crate) async fn asked_often(gateway: std::net::SocketAddr, count: usize) {
+    let stream = TcpStream::connect(gateway).await.unwrap();
+    let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await.unwrap();
+    let connection = tokio::spawn(connection);
+    for _ in 0..count {
+        let request = Request::get("/v1/models").header("host", gateway.to_string());
+        let answer = sender.send_request(request.body(Full::new(Bytes::new())).unwrap()).await.unwrap();
+        answer.into_body().collect().await.unwrap();
+    }
+    connection.abort();
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn only_this_page_in_a_browser_that_was_let_in_is_answered() {
     let program = match built("qmt-node") {

@@ -173,7 +173,27 @@ async fn a_person_invites_holds_a_session_forks_it_and_drops_a_model() {
         "the fork stands below"
     );
 
+    // One node's model, and back.
     goes_to(&browser, "Models").await;
+    browser.click("Unload at node1").await.unwrap();
+    browser.shows(&["talks was unloaded at node1", "Unload at node2"]).await.unwrap();
+    browser
+        .until("node1 serves it no more", async || {
+            let models = client.models().await.unwrap();
+            let here = |one: &mesh_control::ProviderView| {
+                one.node_name == "node1" && one.state == mesh_control::ModelState::Ready
+            };
+            !models.iter().any(|model| model.providers.iter().any(here))
+        })
+        .await
+        .unwrap();
+    browser.type_into("Name, path", "talks").await.unwrap();
+    let chosen = "const at = [...document.querySelectorAll('select')].find((one) => one.labels[0]?.innerText.startsWith('At')); \
+                  at.value = [...at.options].find((one) => one.innerText === 'node1').value; at.dispatchEvent(new Event('change'));";
+    browser.run(chosen).await.unwrap();
+    browser.click("Load").await.unwrap();
+    browser.shows(&["node1 loads talks", "Unload at node1", "Unload at node2"]).await.unwrap();
+
     browser.click("Drop everywhere").await.unwrap();
     browser.say_yes().await.unwrap();
     browser.shows(&["Stopped on 2 nodes"]).await.unwrap();
@@ -213,9 +233,137 @@ async fn the_page_outlives_its_node_and_a_watcher_changes_nothing() {
     browser.shows(&["live", "the node answers again"]).await.unwrap();
 
     browser.resize(390, 844).await.unwrap();
-    let fits = browser.run("return document.documentElement.scrollWidth <= innerWidth").await.unwrap();
-    assert_eq!(fits, true, "a phone scrolls sideways");
+    for view in ["Models", "Chat", "Sessions", "Invites", "Routes", "Audit", "Logs", "Doctor", "Overview"] {
+        goes_to(&browser, view).await;
+        let wide = browser
+            .run("await new Promise(requestAnimationFrame); return [document.documentElement.scrollWidth, innerWidth]")
+            .await
+            .unwrap();
+        assert!(wide[0].as_u64() <= wide[1].as_u64(), "{view} scrolls sideways on a phone: {wide}");
+    }
     picture(&browser, "console-phone").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_keyboard_is_enough() {
+    let Some(Scene { fleet, browser, _folder }) = scene().await else { return };
+    signed_in(&browser, fleet.node(0).client(), false).await;
+    browser.shows(&["node1", "live"]).await.unwrap();
+    let focused = async || {
+        let script = "const one = document.activeElement; return one.innerText?.trim() || one.labels?.[0]?.innerText.trim() || one.getAttribute('aria-label') || one.id || one.tagName";
+        browser.run(script).await.unwrap().as_str().unwrap_or_default().to_owned()
+    };
+    // By Tab alone to each view, and with Enter into it; then what stands in it is next.
+    let go = async |to: &str| {
+        for _ in 0..60 {
+            if focused().await == to {
+                return;
+            }
+            browser.press("Tab").await.unwrap();
+        }
+        panic!("{to:?} is not reached by Tab; at {:?}", focused().await);
+    };
+    go("Invites").await;
+    browser.press("Enter").await.unwrap();
+    browser.shows(&["Make the invite"]).await.unwrap();
+    let is_main = browser.run("return document.activeElement.id").await.unwrap();
+    assert_eq!(is_main, "main", "the view has the focus");
+    go("Make the invite").await;
+    browser.press("Enter").await.unwrap();
+    browser.shows(&["qmt-cli join "]).await.unwrap();
+    // Everything that can be used has a name for those who hear it.
+    for view in ["Overview", "Models", "Chat", "Sessions", "Invites", "Routes", "Audit", "Logs", "Doctor"] {
+        goes_to(&browser, view).await;
+        let script = "await new Promise(requestAnimationFrame); const named = (one) => one.innerText?.trim() || one.labels?.[0]?.innerText.trim() || one.getAttribute('aria-label') || one.title; \
+                      return [...document.querySelectorAll('button, a, input, select, textarea')].filter((one) => one.getClientRects().length && !named(one)).map((one) => one.outerHTML)";
+        let unnamed = browser.run(script).await.unwrap();
+        assert_eq!(unnamed, serde_json::json!([]), "without a name in {view}");
+    }
+    drop(fleet);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_happened_while_nobody_listened_is_told_afterwards() {
+    let Some(Scene { mut fleet, browser, _folder }) = scene().await else { return };
+    signed_in(&browser, fleet.node(0).client(), false).await;
+    browser.shows(&["node1", "node2", "live"]).await.unwrap();
+    // Numbered: each of the changes is one more than the one before.
+    let numbered = "const { rest } = await import('/state.js'); rest(); \
+                    const source = new EventSource('/api/events'); window.heard = []; \
+                    for (const kind of ['snapshot', 'node', 'link', 'model', 'status', 'model_gone']) source.addEventListener(kind, (one) => window.heard.push(Number(one.lastEventId)));";
+    browser.run(numbered).await.unwrap();
+    // The page's own stream is gone; meanwhile a node dies.
+    fleet.kill(2);
+    browser
+        .until("the node has told of it", async || {
+            let nodes = fleet.node(0).client().nodes().await.unwrap();
+            nodes.iter().any(|node| node.name == "node2" && node.state == mesh_control::NodeState::Down)
+        })
+        .await
+        .unwrap();
+    assert!(!browser.text().await.unwrap().contains("node2 is down"), "the page heard nothing");
+    browser
+        .until("the other reader heard of it", async || {
+            browser.run("return window.heard.length > 2").await.unwrap() == true
+        })
+        .await
+        .unwrap();
+    let heard = browser.run("return window.heard").await.unwrap();
+    let heard: Vec<u64> = heard.as_array().unwrap().iter().map(|one| one.as_u64().unwrap()).collect();
+    assert!(heard.windows(2).all(|two| two[1] == two[0] + 1), "{heard:?}");
+    browser.run("const { enter } = await import('/state.js'); await enter();").await.unwrap();
+    browser.shows(&["node2 is down", "the node answers again", "live"]).await.unwrap();
+}
+
+/// Lines that a node keeps, and more than that.
+const LINES: u64 = 10_000;
+
+#[tokio::test(flavor = "multi_thread")]
+async fn ten_thousand_lines_of_log_are_gone_through_a_part_at_a_time() {
+    let browser = match (built("qmt-node"), Browser::start(1280, 900).await) {
+        (Ok(_), Ok(browser)) => browser,
+        (Err(reason), _) | (_, Err(reason)) => return skip(&reason).unwrap_or_default(),
+    };
+    let node = alone("console.port = 0\n", "info,mesh_inference=debug").await;
+    let status = node.client.status().await.unwrap();
+    let gateway: std::net::SocketAddr =
+        status.gateway_url.unwrap().trim_start_matches("http://").parse().unwrap();
+    let kept = async || {
+        let query = mesh_control::LogQuery { limit: Some(1), ..mesh_control::LogQuery::default() };
+        node.client.logs(&query).await.unwrap().through
+    };
+    // Each request is a line or more.
+    while kept().await < LINES + 500 {
+        let asks = (0..8).map(|_| guarded::asked_often(gateway, 250));
+        futures_util::future::join_all(asks).await;
+    }
+    signed_in(&browser, &node.client, false).await;
+    browser.shows(&["live"]).await.unwrap();
+    browser
+        .run("window.long = 0; new PerformanceObserver((list) => { for (const one of list.getEntries()) window.long += one.duration > 100; }).observe({ type: 'longtask' })")
+        .await
+        .unwrap();
+    goes_to(&browser, "Logs").await;
+    let level = "const level = document.querySelector('select'); level.value = 'debug'; level.dispatchEvent(new Event('change'));";
+    browser.run(level).await.unwrap();
+    browser.shows(&["10000 lines, live"]).await.unwrap();
+    let drawn = async || {
+        let script = "const lines = document.querySelectorAll('[role=log] > div'); return [lines.length, lines[0]?.textContent, lines[lines.length - 1]?.textContent]";
+        browser.run(script).await.unwrap()
+    };
+    let newest = drawn().await;
+    assert!((1..=200).contains(&newest[0].as_u64().unwrap()), "{newest}");
+    browser.shows(&["to 10000 of 10000"]).await.unwrap();
+    browser.click("Earlier").await.unwrap();
+    browser.shows(&["Lines 9601 to 9800 of 10000"]).await.unwrap();
+    let before = drawn().await;
+    assert!(before[0] == 200 && before[2] != newest[2], "{before}");
+    browser.click("Later").await.unwrap();
+    browser.shows(&["Lines 9801 to 10000 of 10000"]).await.unwrap();
+    // The page answers, and a filter is the node's work.
+    browser.type_into("Contains", "no line has this").await.unwrap();
+    browser.shows(&["0 lines, live", "No line fits"]).await.unwrap();
+    println!("tasks of more than 100 ms: {}", browser.run("return window.long").await.unwrap());
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -252,12 +400,21 @@ struct Newcomer {
 
 /// A node that is in no mesh yet.
 async fn newcomer() -> Newcomer {
+    alone("", "info").await
+}
+
+/// The same with more lines of configuration, and a log of this level.
+async fn alone(configuration: &str, level: &str) -> Newcomer {
     let home = tempfile::tempdir().unwrap();
-    std::fs::write(home.path().join("config.toml"), "inference.model_dirs = []\ninference.lend = false\napi.port = 0\nmesh.node_name = \"newcomer\"\nmesh.internet.relay_mode = \"disabled\"\n").unwrap();
+    let text = format!(
+        "{configuration}inference.model_dirs = []\ninference.lend = false\napi.port = 0\nmesh.node_name = \"newcomer\"\nmesh.internet.relay_mode = \"disabled\"\n"
+    );
+    std::fs::write(home.path().join("config.toml"), text).unwrap();
     let mut command = std::process::Command::new(built("qmt-node").unwrap());
     command
         .env("QMT_HOME", home.path())
         .env("HOME", home.path())
+        .env("RUST_LOG", level)
         .stdout(std::process::Stdio::null())
         .stderr(std::process::Stdio::null());
     let process = qmt_tests::lab::Process::start(&mut command);

@@ -7,6 +7,7 @@
 mod changes;
 mod circuits;
 mod copied;
+mod doctor;
 mod faults;
 mod laboratory;
 mod meet;

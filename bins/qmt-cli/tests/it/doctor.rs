@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
+use crate::stub::Stub;
 use crate::support::{CLI, Ran, Running, program};
 
 /// The binary alone in a folder, so that what stands beside it is the test's choice.
@@ -38,7 +39,10 @@ impl Installed {
 /// A `qmt-node` that prints this and says that on standard error.
 fn play_node(folder: &Path, prints: &str, says: &str) {
     let script = folder.join("qmt-node");
-    let text = format!("#!/bin/sh\n[ \"$1\" = __doctor ] || exit 9\necho '{prints}'\necho '{says}' >&2\n");
+    let text = format!(
+        "#!/bin/sh\n[ \"$1\" = --version ] && echo \"qmt-node ${{VERSION:-{}}}\" && exit\n[ \"$1\" = __doctor ] || exit 9\necho '{prints}'\necho '{says}' >&2\n",
+        env!("CARGO_PKG_VERSION")
+    );
     std::fs::write(&script, text).expect("written");
     std::fs::set_permissions(&script, std::fs::Permissions::from_mode(0o755)).expect("executable");
 }
@@ -99,4 +103,33 @@ async fn a_running_node_says_what_it_finds() {
     let findings = desk.cli(&["doctor", "--json"]).run().await.ok_json();
     assert!(findings.as_array().is_some_and(|all| all.iter().any(|one| one["check"] == "disk")));
     desk.stop().await;
+}
+
+#[tokio::test]
+async fn a_node_of_another_version_is_named_whether_or_not_it_runs() {
+    let (installed, nowhere) = (Installed::new(), tempfile::tempdir().expect("a folder"));
+    play_node(installed.folder.path(), &finding("ok"), "");
+    let args = ["doctor", "--json"];
+    let path = nowhere.path().to_str().expect("text");
+    let ran =
+        program(&installed.cli(), installed.home.path(), &args).env("PATH", path).env("VERSION", "0.0.9");
+    let ran = ran.run().await;
+    let version = |ran: &Ran| {
+        ran.json().as_array().expect("a list").iter().find(|one| one["check"] == "version").cloned()
+    };
+    let found = version(&ran).expect("a finding");
+    assert_eq!((ran.code, found["state"].as_str()), (0, Some("warn")), "{ran:?}");
+    assert!(found["detail"].as_str().expect("text").contains("0.0.9"), "{found}");
+
+    let _control = Stub::control(installed.home.path(), |asked, _| match asked.what.as_str() {
+        "GET /api/doctor" => (200, finding("ok")),
+        _ => (
+            200,
+            json!({"version": "0.0.8", "node_id": "n", "node_name": "n", "pid": 1, "uptime_secs": 1})
+                .to_string(),
+        ),
+    });
+    let ran = installed.doctor(nowhere.path(), &["--json"]).await;
+    let found = version(&ran).expect("a finding");
+    assert!(found["detail"].as_str().expect("text").contains("0.0.8"), "{found}");
 }

@@ -5,7 +5,7 @@ import { get, post } from "../api.js";
 import { people, state } from "../state.js";
 import { bytes, empty, pill, trouble } from "../words.js";
 
-const my = { error: null, done: null, pulls: [], pull: "", load: "", split: false, plan: null, busy: null, timer: null };
+const my = { error: null, done: null, pulls: [], pull: "", load: "", at: "", split: false, plan: null, busy: null, timer: null };
 
 async function readPulls(page) {
   clearTimeout(my.timer);
@@ -48,17 +48,22 @@ function view(page) {
 function loading(page) {
   const local = state.status.models ?? [];
   const wanted = () => my.load.trim();
+  // A client loads nothing at others, and nobody at a client.
+  const others = people().filter((node) => node.state === "alive" && node.role === "member");
+  const at = others.find((node) => node.id === my.at);
   const body = () => ({ model: wanted(), split: my.split || undefined });
-  return h("section", { class: "card", key: "load" }, h("h2", null, "Load a model here"),
-    h("form", { onsubmit: (event) => { event.preventDefault(); act(page, "load", async () => { const model = await post("/api/models/load", body()); return `${model.name} is ${model.state}.`; }); } },
+  return h("section", { class: "card", key: "load" }, h("h2", null, "Load a model"),
+    h("form", { onsubmit: (event) => { event.preventDefault(); act(page, "load", async () => { const model = await post("/api/models/load", { ...body(), node: at?.id }); return at ? `${at.name} loads ${model.name}.` : `${model.name} is ${model.state}.`; }); } },
       h("div", { class: "row" },
         h("label", { class: "grow" }, "Name, path, org/repo/file.gguf or URL",
           h("input", { name: "model", list: "known-models", required: true, value: my.load, oninput: (event) => { my.load = event.target.value; page.draw(); } })),
+        others.length ? h("label", null, "At", h("select", { value: at?.id ?? "", onchange: (event) => { my.at = event.target.value; page.draw(); } },
+          h("option", { key: "", value: "" }, "this node"), others.map((node) => h("option", { key: node.id, value: node.id }, node.name)))) : null,
         h("label", { class: "inline" }, h("input", { type: "checkbox", checked: my.split, onchange: (event) => { my.split = event.target.checked; page.draw(); } }), "split over nodes")),
       h("datalist", { id: "known-models" }, [...new Set([...local, ...state.models.keys()])].map((name) => h("option", { key: name, value: name }))),
       h("div", { class: "row" },
         h("button", { class: "main", type: "submit", disabled: my.busy !== null || !wanted() }, my.busy === "load" ? "Loading …" : "Load"),
-        h("button", { type: "button", disabled: my.busy !== null || !wanted(), onclick: () => act(page, "plan", async () => { my.plan = await post("/api/models/plan", body()); return null; }) }, "Show the plan only"))));
+        h("button", { type: "button", disabled: my.busy !== null || !wanted() || at !== undefined, onclick: () => act(page, "plan", async () => { my.plan = await post("/api/models/plan", body()); return null; }) }, "Show the plan only"))));
 }
 
 function pulling(page) {
@@ -97,13 +102,13 @@ function one(page, model) {
 function place(page, model, provider) {
   const names = new Map(people().map((node) => [node.id, node.name]));
   const workers = (provider.workers ?? []).map((id) => names.get(id) ?? id).join(", ");
-  const canUnload = page.mayChange && provider.local && provider.kind === "local" && ["ready", "loading"].includes(provider.state);
-  const unload = () => act(page, model.name, async () => { await post("/api/models/drop", { model: model.name, node: provider.node }); return `${model.name} was unloaded here.`; });
+  const canUnload = page.mayChange && provider.kind === "local" && ["ready", "loading"].includes(provider.state);
+  const unload = () => act(page, model.name, async () => { await post("/api/models/drop", { model: model.name, node: provider.node }); return `${model.name} was unloaded at ${provider.node_name}.`; });
   return h("li", { key: provider.node, class: "row" }, h("strong", null, provider.node_name), pill(provider.state),
     provider.kind === "provider" ? h("span", { class: "pill soft" }, "another server's") : null,
     h("span", { class: "soft small" }, [provider.detail, workers ? `; split with ${workers}` : ""]),
     provider.state === "loading" ? h("progress", { "aria-label": `${model.name} is loading` }) : null,
-    canUnload ? h("button", { class: "small", disabled: my.busy !== null, onclick: unload }, "Unload here") : null);
+    canUnload ? h("button", { class: "small", disabled: my.busy !== null, onclick: unload }, provider.local ? "Unload here" : `Unload at ${provider.node_name}`) : null);
 }
 
 export default { title: "Models", view, enter: readPulls, again: readPulls, leave: () => clearTimeout(my.timer) };

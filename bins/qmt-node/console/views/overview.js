@@ -1,23 +1,36 @@
 // The mesh at a glance: who is there, how they are linked, what has just happened.
 
-import { h } from "../dom.js";
+import { h, kept } from "../dom.js";
 import { post } from "../api.js";
 import { people, state } from "../state.js";
 import { ago, bytes, clock, empty, ms, pill, short, trouble } from "../words.js";
 import { topology } from "./topology.js";
 
-const my = { filter: "", error: null };
+// Nodes that are drawn at once; more follow in as many frames as they need, so that the page never stands still for them.
+const STEP = 20;
+
+const my = { filter: "", error: null, drawn: STEP };
+
+// Draws some more, until all are there.
+function grow(page, count) {
+  my.drawn = Math.min(my.drawn, count + STEP);
+  if (my.drawn >= count) return;
+  my.drawn += STEP;
+  setTimeout(page.draw);
+}
 
 function view(page) {
   const nodes = people();
+  const { drawn } = my;
+  grow(page, nodes.length);
   return [
     my.error ? trouble(my.error) : null,
     nodes.length < 2
       ? h("section", { class: "card", key: "alone" }, h("h2", null, "This node is alone"),
           h("p", null, "Invite another machine: ", h("a", { href: "#invites" }, "make an invite"), ", or join a mesh you were invited to there."))
-      : h("section", { class: "card", key: "topology" }, h("h2", null, "Links"), topology(nodes)),
+      : h("section", { class: "card", key: "topology" }, h("h2", null, "Links"), topology(nodes, drawn)),
     h("div", { class: "grid", key: "grid" }, health(), traffic(), happened()),
-    members(page, nodes),
+    members(page, nodes, drawn),
   ];
 }
 
@@ -47,34 +60,35 @@ function happened() {
   return h("section", { class: "card", key: "happened" }, h("h2", null, "What happened"),
     state.happened.length
       ? h("ol", { class: "happened", "aria-live": "polite", tabindex: "0", "aria-label": "What happened, the latest first" },
-          state.happened.map((one) => h("li", { key: one.key }, clock(one.atMs), " ", h("span", { class: one.tone }, one.text))))
+          state.happened.map((one) => kept("li", one.key, [], () => h("li", null, clock(one.atMs), " ", h("span", { class: one.tone }, one.text)))))
       : empty("Nothing since this page was opened. Nodes that come, go or change their link appear here."));
 }
 
-function members(page, nodes) {
+function members(page, nodes, drawn) {
   const words = my.filter.toLowerCase();
   const fits = (node) => !words || [node.name, node.id, node.state, node.role, ...(node.capabilities ?? []), ...node.models].some((text) => text.toLowerCase().includes(words));
   const found = nodes.filter(fits);
   return h("section", { class: "card", key: "members" },
     h("div", { class: "row" }, h("h2", { class: "grow" }, `Nodes (${nodes.length})`),
       h("input", { type: "search", placeholder: "Filter by name, label, model", "aria-label": "Filter nodes", value: my.filter, oninput: (event) => { my.filter = event.target.value; page.draw(); } })),
-    h("div", { class: "scroll" }, h("table", null,
+    h("div", { class: "scroll" }, h("table", { class: "members" },
       h("thead", null, h("tr", null, ["Node", "State", "Link", "Memory", "Models", ""].map((name) => h("th", { scope: "col" }, name)))),
-      h("tbody", null, found.map((node) => row(page, node))))),
+      h("tbody", null, found.slice(0, drawn).map((node) => row(page, node))))),
     found.length ? null : empty("No node fits the filter."));
 }
 
 function row(page, node) {
   const isMe = node.state === "self";
   const link = isMe ? "this node" : node.path === "none" ? node.unreached ?? "opened on use" : [pill(node.path), ` ${ms(node.rtt_ms)} `, h("span", { class: "soft small" }, node.transport ?? "")];
-  return h("tr", { key: `${node.scope}/${node.id}` },
+  const since = node.since ? ago(node.since) : "";
+  return kept("tr", `${node.scope}/${node.id}`, [node, since, page.mayChange], () => h("tr", null,
     h("td", null, h("strong", null, node.name), h("br"), h("span", { class: "soft small mono", title: node.id }, short(node.id)),
       (node.capabilities ?? []).map((label) => [" ", h("span", { class: "pill soft" }, label)])),
-    h("td", null, pill(node.state), " ", h("span", { class: "soft small" }, node.since ? ago(node.since) : ""), node.role === "client" ? [h("br"), h("span", { class: "soft small" }, "client")] : null),
+    h("td", null, pill(node.state), " ", h("span", { class: "soft small" }, since), node.role === "client" ? [h("br"), h("span", { class: "soft small" }, "client")] : null),
     h("td", null, link),
     h("td", null, memory(node.memory)),
     h("td", null, node.models.join(", ")),
-    h("td", null, page.mayChange && !isMe ? h("button", { class: "danger small", onclick: () => revoke(page, node) }, "Revoke") : null));
+    h("td", null, page.mayChange && !isMe ? h("button", { class: "danger small", onclick: () => revoke(page, node) }, "Revoke") : null)));
 }
 
 function memory(memory) {

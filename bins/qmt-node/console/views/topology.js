@@ -1,6 +1,6 @@
 // Who is linked to whom, as a picture; the table below it says the same in words.
 
-import { h } from "../dom.js";
+import { h, kept } from "../dom.js";
 import { ms } from "../words.js";
 
 const WIDTH = 900;
@@ -20,7 +20,8 @@ function places(count, height) {
     }));
 }
 
-export function topology(nodes) {
+// Of many nodes the first `drawn`.
+export function topology(nodes, drawn) {
   const me = nodes.find((node) => node.state === "self");
   const others = nodes.filter((node) => node !== me).sort((a, b) => (a.id < b.id ? -1 : 1));
   // A few stand on a line or a small circle, many need the room.
@@ -32,9 +33,9 @@ export function topology(nodes) {
   const said = `${others.length} other nodes: ${count((n) => n.path === "direct")} linked directly, ` +
     `${count((n) => n.path === "relayed")} through a relay, ${count((n) => n.state === "down")} down`;
   return h("svg", { class: "topology", viewBox: `0 0 ${WIDTH} ${height}`, role: "img", "aria-label": said },
-    h("g", { key: "links" }, others.map((node, index) => link(node, at[index], height, small))),
+    h("g", { key: "links" }, others.slice(0, drawn).map((node, index) => link(node, at[index], height, small))),
     h("g", { key: "nodes" },
-      others.map((node, index) => circle(node, at[index], radius, small)),
+      others.slice(0, drawn).map((node, index) => circle(node, at[index], radius, small)),
       me ? circle(me, [WIDTH / 2, height / 2], 18, false) : null));
 }
 
@@ -42,14 +43,14 @@ function link(node, [x, y], height, small) {
   const kind = node.state === "down" ? "none" : node.path;
   const [middleX, middleY] = [(x + WIDTH / 2) / 2, (y + height / 2) / 2];
   const told = small || kind === "none" ? null : ms(node.rtt_ms);
-  return h("g", { key: node.id },
+  return kept("g", node.id, [kind, x, y, height, told], () => h("g", null,
     h("line", { class: `link ${kind}`, x1: WIDTH / 2, y1: height / 2, x2: x, y2: y }),
-    told ? h("text", { class: "small", x: middleX, y: middleY - 4, "text-anchor": "middle" }, told) : null);
+    told ? h("text", { class: "small", x: middleX, y: middleY - 4, "text-anchor": "middle" }, told) : null));
 }
 
 function circle(node, [x, y], radius, small) {
   const link = node.state === "self" ? "this node" : node.path === "none" ? "no link now" : `${node.path}, ${ms(node.rtt_ms)}`;
-  return h("g", { key: node.id },
+  return kept("g", node.id, [node.name, node.state, node.role, link, x, y, radius, small], () => h("g", null,
     h("circle", { class: `node ${node.state} ${node.role}`, cx: x, cy: y, r: radius }, h("title", null, `${node.name}: ${node.state}, ${link}`)),
-    small ? null : h("text", { x, y: y + radius + 14, "text-anchor": "middle" }, node.name));
+    small ? null : h("text", { x, y: y + radius + 14, "text-anchor": "middle" }, node.name)));
 }

@@ -143,6 +143,7 @@ pub const TABLES: &[Table] = &[
     one("console", &["enabled", "port"]),
     one("relay", &["enabled", "listen", "url", "tls_cert", "tls_key"]),
     one("log", &["format"]),
+    one("telemetry", &["otlp_endpoint"]),
     one(
         "agent_channel",
         &[

@@ -835,6 +835,17 @@ fn peers_that_cannot_be_told_from_strangers_are_named() {
 }
 
 #[test]
+fn a_collector_of_traces_is_an_http_url() {
+    let read_endpoint = |text: &str| read(&format!("[telemetry]\notlp_endpoint = {text:?}\n"), &[]);
+    let config = read_endpoint("http://127.0.0.1:4318").expect("loads");
+    assert_eq!(config.otlp_endpoint.map(|url| url.to_string()), Some("http://127.0.0.1:4318/".to_owned()));
+    for odd in ["127.0.0.1:4318", "https://collector", "http://a?b=1", "/v1/traces"] {
+        assert!(read_endpoint(odd).is_err(), "{odd}");
+    }
+    assert!(read("", &[]).expect("loads").otlp_endpoint.is_none());
+}
+
+#[test]
 fn the_lan_table_alone_turns_the_mesh_on_and_a_spoken_no_keeps_it_off() {
     let config = read("[mesh.lan]\nenabled = true\n", &[]).expect("loads");
     assert!(config.mesh.enabled == Some(true) && config.mesh.lan.is_some());

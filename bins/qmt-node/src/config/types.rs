@@ -14,6 +14,7 @@ use multiaddr::Multiaddr;
 pub use super::agent::*;
 pub use super::channel::*;
 use crate::logs::Logs;
+use crate::traces::Traces;
 
 /// Port of the gateway when none is asked for.
 pub const GATEWAY_PORT: u16 = 9337;
@@ -61,6 +62,10 @@ pub struct Config {
     pub log_format: LogFormat,
     /// The last log lines; whoever sets up logging gives them [`Logs::layer`].
     pub logs: Logs,
+    /// The collector to which spans of requests are sent, an `http` URL; none sends nothing.
+    pub otlp_endpoint: Option<http::Uri>,
+    /// Spans on their way there; whoever sets up logging gives them [`Traces::layer`] when there is a collector.
+    pub traces: Traces,
     /// What the node says at start: settings it does not act on, forms it had to mend. One sentence each.
     pub warnings: Vec<String>,
 }
@@ -88,6 +93,8 @@ impl Config {
             agent_channel: None,
             log_format: LogFormat::Text,
             logs: Logs::default(),
+            otlp_endpoint: None,
+            traces: Traces::default(),
             warnings: Vec::new(),
             home,
         }

@@ -3,10 +3,12 @@
 use mesh_gossip::{MetricsSnapshot as Gossip, State};
 use mesh_inference::fetch::FetchStats;
 use mesh_inference::gateway::GatewayStats;
+use mesh_sessions::metrics::Stats as Sessions;
 use mesh_transport::{MetricsSnapshot as Transport, PathKind};
 use mesh_tunnel::{RpcStats, Stats as Tunnel};
 
 use super::Node;
+use super::agents;
 use super::channel::{self, metrics::Counted};
 
 /// A metric: its name, what it is, and its samples, each with its labels as they are written.
@@ -59,6 +61,8 @@ pub(super) struct Facts {
     backends: [u64; 2],
     scopes: u64,
     pub(super) channel: Counted,
+    spans: [u64; 2],
+    pub(super) sessions: Sessions,
 }
 
 #[expect(clippy::cast_precision_loss, reason = "the format knows no other number, and 2^53 bytes are far")]
@@ -81,13 +85,16 @@ pub(super) use families;
 
 /// All of them, in the order in which they are written.
 pub fn all() -> impl Iterator<Item = &'static Family> {
-    FAMILIES.iter().chain(channel::metrics::FAMILIES)
+    FAMILIES.iter().chain(channel::metrics::FAMILIES).chain(agents::metrics::FAMILIES)
 }
 
 families! {
     Gauge "mesh_node_uptime_seconds", "Since the node started.": "" => |f| f.uptime_secs;
     Gauge "mesh_node_info", "1; the label is the node's version.": concat!("version=\"", env!("CARGO_PKG_VERSION"), "\"") => |f| f.version_is;
     Gauge "mesh_node_scopes", "Meshes that the node is in.": "" => |f| of(f.scopes);
+    Counter "mesh_node_spans_total", "Spans of requests, by whether the collector of `[telemetry]` took them.":
+        "outcome=\"sent\"" => |f| of(f.spans[0]),
+        "outcome=\"lost\"" => |f| of(f.spans[1]);
     Gauge "mesh_gossip_members", "Other nodes of all its meshes, by what is known of them.":
         "state=\"alive\"" => |f| of(f.members[0]),
         "state=\"suspect\"" => |f| of(f.members[1]),
@@ -226,6 +233,8 @@ impl Node {
             backends: [ready, backends.len() as u64 - ready],
             scopes: scopes.len() as u64,
             channel: self.channel_counted(),
+            spans: self.config().traces.counts(),
+            sessions: self.running_sessions().map(|sessions| sessions.stats()).unwrap_or_default(),
         }
     }
 }

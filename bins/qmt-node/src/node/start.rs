@@ -37,12 +37,13 @@ use super::relays::RelayFacts;
 use super::scopes::{Scope, Scopes};
 use super::serving::{CountedRoutes, Serving};
 use super::speed::Measured;
-use super::{Inner, Node, appoint, chain, lan, ping, renew};
+use super::{Inner, Node, appoint, chain, doctor, lan, ping, renew};
 use crate::config::{self, Config, Identity};
 use crate::console::{self, Console, Door};
 use crate::control::{ControlSocket, router};
 use crate::store::audit::Kind;
 use crate::store::{ScopeRow, Store, StoreError};
+use crate::traces::Collector;
 
 /// Events kept for a reader that falls behind.
 const EVENTS_MAX: usize = 256;
@@ -193,6 +194,7 @@ impl Node {
         transport.serve(Gateway::PROTOCOL, gateway.peer_handler());
         transport.serve(Gateway::REPLICA_PROTOCOL, gateway.replica_handler());
         ping::serve(&transport);
+        doctor::skew::serve(&transport);
         mesh_sessions::remote::announce(&transport);
         renew::serve(&transport, scopes.clone());
         let appointments = appoint::serve(&transport);
@@ -275,6 +277,10 @@ impl Node {
         tasks.spawn(node.clone().follow_admissions(admitted));
         tasks.spawn(node.clone().follow_appointments(appointments));
         tasks.spawn(node.clone().check_trail());
+        if let Some(endpoint) = node.config().otlp_endpoint.clone() {
+            let collector = Collector { endpoint, node: node.id().short() };
+            tasks.spawn(node.config().traces.clone().send_all(collector, node.stopping()));
+        }
         if let Err(error) = Box::pin(node.enter_all()).await {
             // What has begun ends.
             node.inner.stop.cancel();
@@ -493,7 +499,7 @@ fn announced_for(mesh: &config::Mesh, carried: Carried) -> Vec<SocketAddr> {
 }
 
 /// The socket address of a multiaddr such as `/ip4/192.0.2.1/udp/9000/quic-v1`.
-fn socket_addr(addr: &Multiaddr) -> Option<SocketAddr> {
+pub(super) fn socket_addr(addr: &Multiaddr) -> Option<SocketAddr> {
     let mut parts = addr.iter();
     let ip = match parts.next()? {
         Protocol::Ip4(ip) => ip.into(),

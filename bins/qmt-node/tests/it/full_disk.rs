@@ -11,7 +11,7 @@ use crate::support::Host;
 use crate::support::process::Folder;
 
 /// Mounts a small file system on the home, in a mount namespace of the node's own, so that it goes with the node.
-const ON_A_SMALL_DISK: [&str; 5] = [
+pub(crate) const ON_A_SMALL_DISK: [&str; 5] = [
     "unshare",
     "--mount",
     "sh",
@@ -19,7 +19,7 @@ const ON_A_SMALL_DISK: [&str; 5] = [
     "mount -t tmpfs -o size=1m,mode=700 tmpfs \"$QMT_HOME\" && exec \"$0\" \"$@\"",
 ];
 
-fn may_mount(folder: &Folder) -> bool {
+pub(crate) fn may_mount(folder: &Folder) -> bool {
     let mut probe = Command::new("unshare");
     probe.args(["--mount", "mount", "-t", "tmpfs", "tmpfs"]).arg(folder.home());
     match probe.output() {

@@ -33,5 +33,6 @@ mod start;
 mod strangers;
 mod support;
 mod tokens;
+mod traces;
 mod trust;
 mod uninvited;

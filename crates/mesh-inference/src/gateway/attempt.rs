@@ -16,6 +16,7 @@ use hyper::body::Incoming;
 use mesh_identity::{NodeId, ScopeId};
 use mesh_routing::{Load, Target};
 use mesh_transport::Protocol;
+use tracing::{Instrument, Span};
 
 use super::endpoint::Endpoint;
 use super::error::{HOST_LOST, QUOTA_EXCEEDED};
@@ -26,6 +27,7 @@ use super::relay::{Relay, chain};
 use super::reply::Reply;
 use super::serve::Core;
 use super::ticket::Ticket;
+use super::trace::TraceContext;
 use super::wire::Wire;
 use crate::backend::{Backend, BackendKind};
 use crate::terms::UsedUp;
@@ -134,6 +136,26 @@ impl Core {
 
     /// Asks one of this node's backends.
     pub(crate) async fn ask_backend(&self, forward: &Forward<'_>, backend: &Backend) -> Result<Taken, Miss> {
+        let (trace, span) = self.attempt(forward, "here");
+        noted(self.ask_backend_within(forward, backend, trace).instrument(span.clone()).await, &span)
+    }
+
+    /// A span of its own for an attempt; its trace goes along with the request.
+    fn attempt(&self, forward: &Forward<'_>, target: &str) -> (Option<TraceContext>, Span) {
+        let Some(request) = TraceContext::of(forward.headers) else { return (None, Span::none()) };
+        let own = request.child(self.random());
+        let span = own.attempt(request.span(), target);
+        // Where nobody looks at attempts, what comes behind is the request's.
+        let trace = if span.is_disabled() { request } else { own };
+        (Some(trace), span)
+    }
+
+    async fn ask_backend_within(
+        &self,
+        forward: &Forward<'_>,
+        backend: &Backend,
+        trace: Option<TraceContext>,
+    ) -> Result<Taken, Miss> {
         if let (Some(terms), Some(node)) = (&backend.terms, forward.on_behalf_of) {
             terms.admit(node, Instant::now()).map_err(Miss::over_quota)?;
         }
@@ -154,6 +176,9 @@ impl Core {
         };
         let request = || {
             let mut headers = upstream(forward.headers, forward.id, false);
+            if let Some(trace) = trace {
+                trace.write(&mut headers);
+            }
             add_backend_headers(&mut headers, backend)?;
             Ok::<_, String>(post(forward.endpoint.path_at(&backend.url), headers, body.clone()))
         };
@@ -206,12 +231,26 @@ impl Core {
         scope: &ScopeId,
         node: &NodeId,
     ) -> Result<Taken, Miss> {
+        let (trace, span) = self.attempt(forward, &node.short());
+        noted(self.ask_peer_within(forward, scope, node, trace).instrument(span.clone()).await, &span)
+    }
+
+    async fn ask_peer_within(
+        &self,
+        forward: &Forward<'_>,
+        scope: &ScopeId,
+        node: &NodeId,
+        trace: Option<TraceContext>,
+    ) -> Result<Taken, Miss> {
         let target = Target::Peer { scope: *scope, node: *node };
         let Some(transport) = &self.transport else {
             return Err(Miss::Failed("there is no mesh".into()));
         };
         let mut ticket = Ticket::new(&*self.routes, &target, &forward.model, None);
         let mut headers = upstream(forward.headers, forward.id, true);
+        if let Some(trace) = trace {
+            trace.write(&mut headers);
+        }
         headers.insert(header::HOST, HeaderValue::from_static("mesh"));
         if forward.continuing {
             headers.insert(MESH_CONTINUES, HeaderValue::from_static("1"));
@@ -299,6 +338,13 @@ impl Core {
         clean_answer(&mut head.headers);
         Ok(Taken { head, relay, continues, maker })
     }
+}
+
+/// Says in an attempt's span why it gave no answer.
+fn noted(tried: Result<Taken, Miss>, span: &Span) -> Result<Taken, Miss> {
+    tried.inspect_err(|miss| {
+        span.record("error", tracing::field::display(miss));
+    })
 }
 
 /// A peer's word on its load; one that cannot be read is none.

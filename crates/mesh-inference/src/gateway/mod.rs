@@ -40,6 +40,7 @@ mod stats;
 mod sticky;
 mod survive;
 mod ticket;
+mod trace;
 mod wire;
 
 use std::net::SocketAddr;

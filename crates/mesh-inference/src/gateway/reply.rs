@@ -5,6 +5,7 @@ use std::task::{Context, Poll};
 
 use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
+use tracing::Span;
 
 use super::relay::{Broken, Relay};
 use super::socket::BusyGuard;
@@ -15,6 +16,8 @@ pub(crate) struct Reply {
     source: Source,
     /// Dropped with the reply, when it is sent or given up.
     _busy: Option<BusyGuard>,
+    /// Ends with the reply.
+    span: Span,
 }
 
 enum Source {
@@ -29,20 +32,25 @@ enum Source {
 impl Reply {
     pub(crate) fn whole(bytes: impl Into<Bytes>) -> Self {
         let bytes = bytes.into();
-        Self { source: Source::Whole((!bytes.is_empty()).then_some(bytes)), _busy: None }
+        Self { source: Source::Whole((!bytes.is_empty()).then_some(bytes)), _busy: None, span: Span::none() }
     }
 
     pub(crate) fn relay(relay: Relay) -> Self {
-        Self { source: Source::Relay(Box::new(relay)), _busy: None }
+        Self { source: Source::Relay(Box::new(relay)), _busy: None, span: Span::none() }
     }
 
     pub(crate) fn survivor(survivor: Survivor) -> Self {
-        Self { source: Source::Survivor(Box::new(survivor)), _busy: None }
+        Self { source: Source::Survivor(Box::new(survivor)), _busy: None, span: Span::none() }
     }
 
     /// Keeps the connection marked as busy until this reply is over.
     pub(crate) fn until_sent(self, busy: BusyGuard) -> Self {
         Self { _busy: Some(busy), ..self }
+    }
+
+    /// Keeps the request's span open until this reply is over, and says in it what is said meanwhile.
+    pub(crate) fn within(self, span: Span) -> Self {
+        Self { span, ..self }
     }
 }
 
@@ -51,7 +59,9 @@ impl Body for Reply {
     type Error = Broken;
 
     fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Broken>>> {
-        match &mut self.get_mut().source {
+        let this = self.get_mut();
+        let _within = this.span.enter();
+        match &mut this.source {
             Source::Whole(bytes) => Poll::Ready(bytes.take().map(|bytes| Ok(Frame::data(bytes)))),
             Source::Relay(relay) => relay.poll_next(cx).map(|next| next.map(|piece| piece.map(Frame::data))),
             Source::Survivor(survivor) => {

@@ -13,6 +13,7 @@ use hyper::body::Incoming;
 use mesh_identity::{NodeId, Role};
 use mesh_routing::{Load, Target};
 use mesh_transport::{Peer, Transport};
+use tracing::{Instrument, Span};
 
 use super::attempt::{Forward, Maker, Miss, Taken};
 use super::body::BodyMemory;
@@ -31,6 +32,7 @@ use super::routes::{ModelFacts, NoTarget, PeerRoutes};
 use super::stats::Stats;
 use super::sticky::{self, Sticky};
 use super::survive::Asked;
+use super::trace::TraceContext;
 use crate::backend::{Backend, BackendState, Backends, Share};
 
 /// Bodies above this are parsed on a blocking thread: about a millisecond of work.
@@ -58,6 +60,14 @@ impl Caller {
         match self {
             Self::Own(call) => call.only,
             Self::Local | Self::Peer(_) => None,
+        }
+    }
+
+    /// The other node that sent it.
+    fn peer(&self) -> Option<&Peer> {
+        match self {
+            Self::Peer(peer) => Some(peer),
+            Self::Local | Self::Own(_) => None,
         }
     }
 
@@ -125,20 +135,29 @@ impl Core {
     pub(crate) async fn answer(
         self: &Arc<Self>,
         caller: &Caller,
-        request: Request<Incoming>,
+        mut request: Request<Incoming>,
     ) -> Response<Reply> {
         Stats::add(&self.stats.requests);
         let id = request_id(request.headers(), self.draw());
-        let mut response = match self.dispatch(caller, request, &id).await {
-            Ok(response) => response,
-            Err(error) => {
-                Stats::add(&self.stats.refused);
-                tracing::debug!(request = ?id, code = error.code, "refused");
-                error.into_response()
+        let (own, parent) = TraceContext::begin(request.headers_mut(), || self.random());
+        let span = own.request(parent, &id, caller.peer().map(|peer| peer.id.short()));
+        let answered = async {
+            match self.dispatch(caller, request, &id).await {
+                Ok(response) => {
+                    tracing::debug!(status = response.status().as_u16(), "answered");
+                    response
+                }
+                Err(error) => {
+                    Stats::add(&self.stats.refused);
+                    tracing::debug!(code = error.code, "refused");
+                    error.into_response()
+                }
             }
         };
+        let mut response = answered.instrument(span.clone()).await;
+        span.record("status", response.status().as_u16());
         response.headers_mut().insert(REQUEST_ID, id);
-        response
+        response.map(|reply| reply.within(span))
     }
 
     async fn dispatch(
@@ -186,6 +205,7 @@ impl Core {
         let config = &self.config;
         let body = self.bodies.take(&head.headers, body, config.body_bytes_max, config.body_timeout).await?;
         let model = parse_model(body.bytes.clone()).await?;
+        Span::current().record("model", &*model);
         let mut local = self.local(caller, &model);
         if matches!(caller, Caller::Peer(_)) && head.headers.contains_key(MESH_CONTINUES) {
             local.retain(|backend| backend.continues());
@@ -379,6 +399,11 @@ impl Core {
     /// A number that no other call gets, spread over the whole range.
     fn draw(&self) -> u64 {
         self.draws.fetch_add(0x9E37_79B9_7F4A_7C15, Ordering::Relaxed)
+    }
+
+    /// A number that nobody can foresee.
+    pub(crate) fn random(&self) -> u64 {
+        self.hasher.hash_one(("random", self.draw()))
     }
 
     /// Whether a backend can begin another request at once.

@@ -344,6 +344,7 @@ impl Session<'_> {
         };
         let written = self.inner.store.append(append).await?;
         self.written = written.last().map_or(self.written, |event| event.number);
+        written.iter().for_each(|event| self.inner.counters.note(&event.body));
         if is_handed_over {
             self.epoch = self.core.session().epoch();
             self.inner.handing_over.notify_one();

@@ -32,6 +32,7 @@ use crate::agent::Agent;
 use crate::chain::Chain;
 use crate::event::{Body, Party, Right, Share};
 use crate::ids::{AgentId, EventNumber, PromptId, SessionId, SessionName, TurnNumber};
+use crate::metrics::{Counters, Stats};
 use crate::model::{ModelClient, Shown};
 use crate::proto::{Command, Now, Refusal, Session};
 use crate::store::{Filter, Hit, Kind, Listed, StorageError, Store};
@@ -112,6 +113,7 @@ struct Inner {
     taking: Mutex<HashSet<SessionId>>,
     /// Told of every one that has arrived, or has come back.
     delivered: Notify,
+    counters: Counters,
     tasks: TaskTracker,
     cancel: CancellationToken,
 }
@@ -147,6 +149,7 @@ impl Sessions {
             handing_over: Notify::new(),
             taking: Mutex::default(),
             delivered: Notify::new(),
+            counters: Counters::default(),
             tasks: TaskTracker::new(),
             cancel: cancel.clone(),
         });
@@ -170,6 +173,14 @@ impl Sessions {
     /// The delegations that led to a session that is alive; none when a person began it.
     pub fn chain(&self, session: &SessionId) -> Option<Chain> {
         lock(&self.inner.chains).get(session).cloned()
+    }
+
+    /// What was counted since the start.
+    pub fn stats(&self) -> Stats {
+        let store = self.inner.store.counts();
+        let live = lock(&self.inner.live).sessions.len() as u64;
+        let watchers = self.inner.store.followers() as u64;
+        Stats { live, watchers, events: store.events, commits: store.commits, ..self.inner.counters.stats() }
     }
 
     /// The store below.

@@ -225,6 +225,11 @@ impl Store {
         Counts { events: read(&self.inner.counters.events), commits: read(&self.inner.counters.commits) }
     }
 
+    /// Who follows a session now, and how often.
+    pub fn followers(&self) -> usize {
+        self.inner.topics.followers()
+    }
+
     async fn write<E>(
         &self,
         session: SessionId,

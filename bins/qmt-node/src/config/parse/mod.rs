@@ -35,6 +35,7 @@ pub(super) fn apply(document: &Document<'_>, config: &mut Config) {
     let log = document.section("log");
     config.log_format =
         log.choice("format", &[("text", LogFormat::Text), ("json", LogFormat::Json)]).unwrap_or_default();
+    config.otlp_endpoint = otlp_endpoint(document);
     config.agent_channel = agent_channel(document, &config.home, &config.node_name);
 }
 
@@ -59,6 +60,18 @@ fn gateway(document: &Document<'_>, config: &mut Config) {
     if !config.gateway.listener.addr.ip().is_loopback() && config.gateway.api_key.is_none() {
         document.problem(table.line_of("bind"), "bind in [api] is not loopback, which needs api_key");
     }
+}
+
+fn otlp_endpoint(document: &Document<'_>) -> Option<http::Uri> {
+    let table = document.section("telemetry");
+    let written = table.word("otlp_endpoint")?;
+    let url = written.parse::<http::Uri>().ok();
+    let url = url
+        .filter(|url| url.scheme_str() == Some("http") && url.authority().is_some() && url.query().is_none());
+    if url.is_none() {
+        table.wrong("otlp_endpoint", "an http URL such as http://127.0.0.1:4318", format!("{written:?}"));
+    }
+    url
 }
 
 fn console(document: &Document<'_>, config: &mut Config) {

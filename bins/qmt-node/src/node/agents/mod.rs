@@ -7,6 +7,7 @@ mod confine;
 pub(crate) mod delegate;
 pub(crate) mod followed;
 pub(crate) mod held;
+pub(super) mod metrics;
 mod model;
 mod moving;
 mod nodes;

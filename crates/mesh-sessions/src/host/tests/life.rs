@@ -159,7 +159,12 @@ async fn tools_run_print_and_are_told_of() {
     assert_eq!(names, ["loud", "broken"]);
     let whole = Message::Tool { call: "a".parse().unwrap(), parts: text(&"x".repeat(100_000)) };
     assert!(calls[1].messages.contains(&whole));
+    let models = host.script.calls.lock().unwrap().len() as u64;
     sessions.shutdown().await;
+    let stats = sessions.stats();
+    assert_eq!((stats.turns, stats.tool_calls), ([1, 0, 0, 0], [1, 2, 0, 0, 0]));
+    assert_eq!((stats.model_calls, stats.tokens), ([models, 0], [7 * models, 3 * models]));
+    assert!(stats.events == events.len() as u64 && (1..=stats.events).contains(&stats.commits), "{stats:?}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -1,7 +1,16 @@
 //! What is missing or wrong on this machine, and the command that mends it.
+//!
+//! Each check is a look and a judgement: `check_*` gathers facts, and what follows from them is said by a function without
+//! clock, disk or socket.
+
+mod names;
+mod ports;
+mod reach;
+mod room;
+pub(crate) mod skew;
 
 use std::path::Path;
-use std::time::Instant;
+use std::time::{Duration, Instant, SystemTime};
 
 use mesh_control::{Finding, Verdict};
 use mesh_identity::{UnixTime, key_file};
@@ -11,14 +20,16 @@ use mesh_sessions::tools::Confinement;
 
 use super::agents::all_entries;
 use super::{Node, audit, chain, copied, renew};
-use crate::config::{AgentEntry, BuiltIn, Config, Identity};
+use crate::config::{AgentEntry, BuiltIn, Config, Identity, Relays};
 
-/// Below this much free space in the home folder writes will soon fail, bytes.
-const FREE_BYTES_LOW: u64 = 200_000_000;
 /// Below this limit of open files a busy gateway refuses callers.
 const FILES_LOW: u64 = 1_024;
 /// A clock before this was never set: 2026-01-01.
 const CLOCK_FLOOR: UnixTime = UnixTime(1_767_225_600);
+/// What a file system of another machine may be ahead.
+const FILE_TIME_SLACK: Duration = Duration::from_secs(60);
+/// For the port of a relay to accept.
+const RELAY_DEADLINE: Duration = Duration::from_secs(4);
 /// A grant is renewed at half its life; one that still is not after this has nobody to renew it, seconds.
 const RENEWAL_LATE_SECS: u64 = 3 * 3_600;
 
@@ -27,19 +38,29 @@ const RUNTIME_MEND: &str = "run `scripts/setup`, or name the folder of llama-ser
 /// Findings of [`diagnose`].
 pub type Diagnosis = Vec<Finding>;
 
-/// Looks at everything that can be seen without a running node. Changes nothing.
+/// Looks at everything that can be seen without a running node: its ports are tried, which one that runs has. Changes nothing.
 pub async fn diagnose(config: &Config) -> Diagnosis {
-    let mut findings = vec![
-        check_home(&config.home),
-        check_disk(&config.home),
-        check_key(&config.identity),
-        check_clock(),
-        check_files(),
-    ];
+    let mut findings = diagnose_machine(config).await;
+    findings.extend(room::room(config.inference.max_vram_bytes, 0).map(|room| {
+        let catalogue = Catalogue::scan(&config.inference.model_dirs);
+        room::judge_memory(room, &wanted_models(config, &catalogue))
+    }));
+    findings.extend(ports::check_ports(config));
+    findings.extend(reach::check_own_ports(config).await);
+    findings.extend(check_configured_relays(config).await);
+    findings
+}
+
+/// What is the same whether or not a node runs.
+async fn diagnose_machine(config: &Config) -> Diagnosis {
+    let mut findings = vec![check_home(&config.home)];
+    findings.extend(room::check_disks(config));
+    findings.extend([check_key(&config.identity), check_clock(config), check_files()]);
     let runtime = check_runtime(config).await;
     let runtime_missing = runtime.verdict == Verdict::Fail;
     findings.push(runtime);
     findings.push(check_models(config, runtime_missing));
+    findings.extend(names::check_names(config).await);
     findings.extend(check_agents(all_entries(config), Confinement::is_enforced()));
     findings.extend(
         config
@@ -53,7 +74,14 @@ pub async fn diagnose(config: &Config) -> Diagnosis {
 impl Node {
     /// The same, and what only the running node knows.
     pub(crate) async fn doctor(&self) -> Diagnosis {
-        let mut findings = diagnose(self.config()).await;
+        let (mut findings, clocks, reach, relays) = tokio::join!(
+            diagnose_machine(self.config()),
+            self.check_clocks(),
+            self.check_reach(),
+            self.check_relays()
+        );
+        findings.extend(self.check_memory());
+        findings.extend(self.check_ports());
         findings.push(ok(
             "node",
             format!("runs as process {}, gateway at {}", std::process::id(), self.inner.gateway.local_addr()),
@@ -63,8 +91,11 @@ impl Node {
             self.ended_memberships().into_iter().map(|sentence| fail("mesh", sentence, renew::END_MEND)),
         );
         findings.push(self.check_address());
-        findings.extend(self.check_relays().await);
+        findings.extend(relays);
         findings.push(self.check_peers());
+        findings.extend(reach);
+        findings.extend(clocks);
+        findings.push(self.check_versions());
         findings.extend(self.check_backends());
         let copied = self.inner.copied_keys.sentences(Instant::now()).into_iter();
         findings.extend(copied.map(|sentence| fail("key", sentence, copied::MEND)));
@@ -73,6 +104,30 @@ impl Node {
             None => ok("audit trail", "each row follows from the one before"),
         });
         findings
+    }
+
+    /// Models that run, or load, have their memory.
+    fn check_memory(&self) -> Option<Finding> {
+        let room = room::room(self.config().inference.max_vram_bytes, self.inner.lending.ledger().held())?;
+        let catalogue = Catalogue::scan(&self.config().inference.model_dirs);
+        let mut wanted = wanted_models(self.config(), &catalogue);
+        let backends = self.backends().list();
+        let has = |name: &str| {
+            backends.iter().any(|backend| {
+                use mesh_inference::backend::BackendState;
+                backend.model == name
+                    && matches!(&*backend.state.borrow(), BackendState::Ready | BackendState::Loading(_))
+            })
+        };
+        wanted.retain(|(name, _)| !has(name));
+        Some(room::judge_memory(room, &wanted))
+    }
+
+    fn check_ports(&self) -> Vec<Finding> {
+        let gateway = ports::moved("gateway", self.config().gateway.listener.addr, self.gateway_addr());
+        let console = self.config().console.zip(self.inner.console.as_ref());
+        let console = console.and_then(|(wanted, (got, _))| ports::moved("console", wanted.addr, *got));
+        gateway.into_iter().chain(console).collect()
     }
 
     fn check_scopes(&self) -> Finding {
@@ -166,26 +221,6 @@ fn check_home(home: &Path) -> Finding {
     }
 }
 
-fn check_disk(home: &Path) -> Finding {
-    let existing = home.ancestors().find(|path| path.exists()).unwrap_or(Path::new("/"));
-    match rustix::fs::statvfs(existing) {
-        Ok(stat) => {
-            let free = stat.f_bavail.saturating_mul(stat.f_frsize);
-            let text = format!("{} MB free at {}", free / 1_000_000, existing.display());
-            if free < FREE_BYTES_LOW {
-                fail(
-                    "disk",
-                    text,
-                    "free some space: without it nobody can be admitted and nothing is remembered",
-                )
-            } else {
-                ok("disk", text)
-            }
-        }
-        Err(error) => warn("disk", format!("{}: {error}", existing.display()), "check the file system"),
-    }
-}
-
 fn check_key(identity: &Identity) -> Finding {
     let path = match identity {
         Identity::Ephemeral => return ok("identity", "throw-away"),
@@ -200,16 +235,36 @@ fn check_key(identity: &Identity) -> Finding {
     }
 }
 
-fn check_clock() -> Finding {
-    let now = UnixTime::now();
-    if now < CLOCK_FLOOR {
+fn check_clock(config: &Config) -> Finding {
+    let written = [config.node_db(), config.home.join("node.db-wal")]
+        .iter()
+        .filter_map(|file| file.metadata().and_then(|facts| facts.modified()).ok())
+        .max();
+    judge_clock(SystemTime::now(), written)
+}
+
+/// `written` is when this node wrote its database last.
+fn judge_clock(now: SystemTime, written: Option<SystemTime>) -> Finding {
+    let text = |time: SystemTime| {
+        UnixTime(time.duration_since(SystemTime::UNIX_EPOCH).map_or(0, |since| since.as_secs()))
+    };
+    let mend = "`sudo timedatectl set-ntp true` (Linux), `sudo sntp -sS time.apple.com` (macOS)";
+    if text(now) < CLOCK_FLOOR {
+        let why = "invites and grants will seem to lie in the future";
+        return fail("clock", format!("it says {}; {why}", text(now)), mend);
+    }
+    if let Some(written) = written.filter(|written| *written > now + FILE_TIME_SLACK) {
         return fail(
             "clock",
-            format!("it says {now}; invites and grants will seem to lie in the future"),
-            "set the clock, for example with NTP",
+            format!(
+                "it says {}, and this node wrote its database at {}: it went back",
+                text(now),
+                text(written)
+            ),
+            mend,
         );
     }
-    ok("clock", now.to_string())
+    ok("clock", text(now).to_string())
 }
 
 fn check_files() -> Finding {
@@ -280,6 +335,40 @@ fn check_models(config: &Config, runtime_missing: bool) -> Finding {
     ok("models", format!("{count} in {}{note}", dirs.join(", ")))
 }
 
+/// Models that the configuration asks for, with the bytes of their files.
+fn wanted_models(config: &Config, catalogue: &Catalogue) -> Vec<(String, u64)> {
+    let found = config.inference.models.iter().filter_map(|wanted| catalogue.resolve(wanted).ok());
+    found.map(|model| (model.name, model.file_bytes)).collect()
+}
+
+/// Of a node that does not run: whether the ports of the relays that it will use accept.
+async fn check_configured_relays(config: &Config) -> Vec<Finding> {
+    let Relays::Custom(urls) = &config.mesh.internet.relays else { return Vec::new() };
+    let asked = urls.iter().map(|url| async move {
+        let uri: http::Uri = url.parse().ok()?;
+        let host = uri.host()?.trim_matches(['[', ']']).to_owned();
+        let port = uri.port_u16().unwrap_or(if uri.scheme_str() == Some("http") { 80 } else { 443 });
+        let dialed = tokio::net::TcpStream::connect((host.as_str(), port));
+        Some(match tokio::time::timeout(RELAY_DEADLINE, dialed).await {
+            Ok(Ok(_)) => ok("relay", format!("{url} accepts connections")),
+            Ok(Err(error)) => {
+                fail("relay", format!("{url} does not answer: {error}"), relay_mend(&host, port))
+            }
+            Err(_) => {
+                let why = format!("nothing within {} s", RELAY_DEADLINE.as_secs());
+                fail("relay", format!("{url} does not answer: {why}"), relay_mend(&host, port))
+            }
+        })
+    });
+    futures_util::future::join_all(asked).await.into_iter().flatten().collect()
+}
+
+fn relay_mend(host: &str, port: u16) -> String {
+    format!(
+        "start the node that runs it and let TCP {port} and UDP 7842 in there; `curl -v http://{host}:{port}/` tries it; or name another under relay_urls"
+    )
+}
+
 fn ok(check: &str, detail: impl Into<String>) -> Finding {
     Finding { check: check.to_owned(), verdict: Verdict::Ok, detail: detail.into(), mend: None }
 }
@@ -305,6 +394,16 @@ fn fail(check: &str, detail: impl Into<String>, mend: impl Into<String>) -> Find
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_clock_that_went_back_is_found_by_what_was_written() {
+        let now = SystemTime::UNIX_EPOCH + Duration::from_secs(CLOCK_FLOOR.0);
+        assert_eq!(judge_clock(now, None).verdict, Verdict::Ok);
+        assert_eq!(judge_clock(now, Some(now + FILE_TIME_SLACK)).verdict, Verdict::Ok);
+        let back = judge_clock(now, Some(now + FILE_TIME_SLACK * 2));
+        assert_eq!((back.verdict, back.mend.is_some()), (Verdict::Fail, true));
+        assert_eq!(judge_clock(now - Duration::from_secs(1), None).verdict, Verdict::Fail);
+    }
 
     #[test]
     fn agents_whose_programs_nothing_confines_are_warned_of() {
