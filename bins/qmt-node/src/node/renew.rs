@@ -7,7 +7,7 @@ use mesh_control::JoinRequest;
 use mesh_identity::{
     DeviceDelegation, Expiry, GrantError, InviteToken, NodeId, Revoked, ScopeId, SignedGrant, UnixTime,
 };
-use mesh_transport::{Call, CallFault, Peer, Protocol, Transport, serve_call};
+use mesh_transport::{Call, CallFault, DialError, Peer, Protocol, Refusal, Transport, serve_call};
 use serde::{Deserialize, Serialize};
 
 use super::scopes::{Scope, Scopes, better};
@@ -150,11 +150,24 @@ impl Node {
         }
     }
 
+    /// In one sentence that a member turns this node away since its membership was revoked; none when nobody does. It is that
+    /// member's word: who is revoked is let in nowhere, and so is not sent the revocation itself.
+    pub(crate) fn told_out(&self, scope: &Scope) -> Option<String> {
+        let id = scope.id();
+        let members = self.gossip(&id)?.members();
+        let says = members.iter().find(|member| {
+            let why = self.transport().unreached(&id, &member.id);
+            matches!(why, Some(DialError::Refused { refusal: Refusal::GrantRevoked, .. }))
+        })?;
+        Some(format!("the membership in {} was revoked, {} says", scope.name, says.name))
+    }
+
     /// The memberships that have ended, each in one sentence.
     pub(crate) fn ended_memberships(&self) -> Vec<String> {
         let now = UnixTime::now();
         let before = self.inner.ended.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        let while_running = self.scopes().list().into_iter().filter_map(|scope| scope.end(now));
+        let ended = |scope: Scope| scope.end(now).or_else(|| self.told_out(&scope));
+        let while_running = self.scopes().list().into_iter().filter_map(ended);
         before.into_values().chain(while_running).collect()
     }
 

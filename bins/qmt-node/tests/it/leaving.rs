@@ -1,6 +1,8 @@
 //! Memberships that end: by leaving, and by revocation.
 
-use mesh_control::{ErrorCode, LeaveRequest, NodeState, PingRequest, RevokeRequest, RevokedKind};
+use mesh_control::{
+    ErrorCode, JoinRequest, LeaveRequest, NodeState, PingRequest, RevokeRequest, RevokedKind,
+};
 
 use crate::support::stub::{FLOODS, HANGS, Stub};
 use crate::support::{Host, PATIENCE, Place, api_error, http, pair, stop_both, until};
@@ -134,6 +136,29 @@ async fn assert_shut_out(first: &Host, second: &Host) {
     })
     .await;
     assert_eq!(first.client.status().await.unwrap().scopes[0].members_alive, 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_revoked_node_says_so_and_comes_back_by_a_new_invite_alone() {
+    let (first, second) = tokio::join!(Host::new("first"), Host::new("second"));
+    let old = first.invite().await.token;
+    second.join(&old).await;
+    tokio::join!(first.sees(&second, NodeState::Alive), second.sees(&first, NodeState::Alive));
+    first.client.revoke(&RevokeRequest { subject: "second".to_owned(), scope: None }).await.unwrap();
+    let warning = || async {
+        let warnings = second.client.status().await.unwrap().warnings;
+        warnings.into_iter().find(|warning| warning.contains("was revoked, first says"))
+    };
+    until("the revoked node says so", warning).await;
+    let again = second.client.join(&JoinRequest { token: old }).await;
+    assert_eq!(api_error(again).code, ErrorCode::InviteRevoked);
+    assert!(warning().await.is_some());
+
+    second.join(&first.invite().await.token).await;
+    tokio::join!(first.sees(&second, NodeState::Alive), second.sees(&first, NodeState::Alive));
+    until("nothing is said any more", || async { warning().await.is_none().then_some(()) }).await;
+    assert_eq!(ping(&second, "first").await.unwrap().len(), 1);
+    stop_both(first, second).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

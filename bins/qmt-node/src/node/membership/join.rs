@@ -30,7 +30,9 @@ impl Node {
             .with_mend("set [mesh.lan] enabled = true to meet the peers of the local network"));
         }
         let before = self.scopes().get(&says.scope);
-        if let Some(scope) = before.as_ref().filter(|scope| scope.end(UnixTime::now()).is_none()) {
+        // One that has ended, or that somebody says was revoked, is asked for anew.
+        let holds = |scope: &&Scope| scope.end(UnixTime::now()).is_none() && self.told_out(scope).is_none();
+        if let Some(scope) = before.as_ref().filter(holds) {
             if invite.issuer() == self.id() {
                 return Err(ApiError::new(
                     ErrorCode::Conflict,
