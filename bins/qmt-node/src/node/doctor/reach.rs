@@ -342,6 +342,6 @@ mod tests {
             node.transport().local_addr(&scope).direct.first().map(SocketAddr::port).expect("an address");
         assert_eq!(echo((Ipv4Addr::LOCALHOST, port).into()).await, Echo::Answered);
         node.shutdown().await;
-        assert_eq!(echo((Ipv4Addr::LOCALHOST, port).into()).await, Echo::Refused);
+        assert_ne!(echo((Ipv4Addr::LOCALHOST, port).into()).await, Echo::Answered);
     }
 }

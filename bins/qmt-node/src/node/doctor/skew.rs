@@ -179,8 +179,15 @@ mod tests {
         let invite = here.invite(InviteRequest::default()).await.expect("an invite");
         there.join(JoinRequest { token: invite.token }).await.expect("joins");
         let scope = here.scopes().list()[0].id();
-        here.transport().link(&scope, &there.id()).await.expect("a link");
-        let clock = here.check_clocks().await.expect("a member is asked");
+        let linked = async {
+            loop {
+                if let Some(clock) = here.check_clocks().await {
+                    return clock;
+                }
+                tokio::time::sleep(Duration::from_millis(50)).await;
+            }
+        };
+        let clock = tokio::time::timeout(Duration::from_secs(30), linked).await.expect("a link");
         assert_eq!(clock.verdict, Verdict::Ok, "{clock:?}");
 
         serve_call::<Clock, _, _>(
