@@ -15,8 +15,10 @@ use crate::lab::{Host, Process};
 
 /// Between two looks at a state.
 const LOOK: Duration = Duration::from_millis(20);
-/// What all have in their configuration: links over QUIC to addresses alone, no models of the machine, no fixed port.
-const COMMON: &str = "inference.model_dirs = []\napi.port = 0\nmesh.enabled = true\nmesh.transport = \"iroh\"\n\
+/// Of those that name no folder of models themselves: none of the machine's.
+const NO_MODELS: &str = "inference.model_dirs = []\n";
+/// What all have in their configuration: links over QUIC to addresses alone, no fixed port.
+const COMMON: &str = "api.port = 0\nmesh.enabled = true\nmesh.transport = \"iroh\"\n\
                       mesh.internet.relay_mode = \"disabled\"\n";
 
 /// A node; killed when dropped.
@@ -91,7 +93,8 @@ impl Node {
     }
 
     pub(super) fn configure(&self, more: &str) -> Result<()> {
-        let text = format!("{COMMON}mesh.node_name = \"{}\"\n{more}", self.name);
+        let models = if more.contains("inference.model_dirs") { "" } else { NO_MODELS };
+        let text = format!("{models}{COMMON}mesh.node_name = \"{}\"\n{more}", self.name);
         Ok(std::fs::write(self.home.join("config.toml"), text)?)
     }
 

@@ -43,6 +43,7 @@ pub(crate) async fn asked_often(gateway: std::net::SocketAddr, count: usize) {
     let connection = tokio::spawn(connection);
     for _ in 0..count {
         let request = Request::get("/v1/models").header("host", gateway.to_string());
+        sender.ready().await.unwrap();
         let answer = sender.send_request(request.body(Full::new(Bytes::new())).unwrap()).await.unwrap();
         answer.into_body().collect().await.unwrap();
     }

@@ -48,8 +48,9 @@ async fn scene() -> Option<Scene> {
             "{quick}console.port = 0\n[[agents]]\nid = \"helper\"\nmodel = \"talks\"\ndescription = \"Says what it is told\"\n"
         ),
         _ => format!(
-            "{quick}inference.bin_dir = {:?}\ninference.models = [{model:?}]\n",
-            folder.path().join("bin")
+            "{quick}inference.bin_dir = {:?}\ninference.model_dirs = [{:?}]\ninference.models = [\"talks\"]\n",
+            folder.path().join("bin"),
+            folder.path()
         ),
     };
     let fleet =
