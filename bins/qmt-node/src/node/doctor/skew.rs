@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use futures_util::future::join_all;
 use mesh_control::Finding;
-use mesh_identity::{CLOCK_SKEW, UnixTime};
+use mesh_identity::{CLOCK_SKEW, NodeId, UnixTime};
 use mesh_transport::{Call, Member, Protocol, Transport, serve_call};
 use serde::{Deserialize, Serialize};
 
@@ -59,17 +59,26 @@ impl Node {
         judge_clocks(join_all(asked).await.into_iter().flatten().collect())
     }
 
-    /// Compares our version with those that members tell.
+    /// Compares our version with those that other members tell.
     pub(super) fn check_versions(&self) -> Finding {
-        let mut versions: BTreeMap<String, String> = BTreeMap::new();
+        judge_versions(env!("CARGO_PKG_VERSION"), self.told_versions())
+    }
+
+    /// Name and version of each other member that is alive.
+    fn told_versions(&self) -> Vec<(String, String)> {
+        // One machine may be met in several scopes, and under another name in each.
+        let mut told: BTreeMap<NodeId, (String, String)> = BTreeMap::new();
         for scope in self.scopes().list() {
             let Some(gossip) = self.gossip(&scope.id()) else { continue };
-            for member in gossip.members().iter().filter(|member| member.is_alive()) {
-                versions.insert(member.name.to_string(), node_facts(member).version);
+            let members = gossip.members();
+            for member in members.iter().filter(|member| member.is_alive() && member.id != self.id()) {
+                let version = node_facts(member).version;
+                if !version.is_empty() {
+                    told.insert(member.id, (member.name.to_string(), version));
+                }
             }
         }
-        versions.retain(|_, version| !version.is_empty());
-        judge_versions(env!("CARGO_PKG_VERSION"), &versions)
+        told.into_values().collect()
     }
 }
 
@@ -119,15 +128,15 @@ fn compared(seconds: i64, with: &str) -> String {
     format!("{} s {side} {with}", seconds.unsigned_abs())
 }
 
-fn judge_versions(own: &str, others: &BTreeMap<String, String>) -> Finding {
-    let odd: Vec<String> = others
-        .iter()
-        .filter(|(_, version)| *version != own)
-        .map(|(name, version)| format!("{name} {version}"))
-        .collect();
-    if odd.is_empty() {
-        return ok("version", format!("{own}, as {} members", others.len()));
+/// `others`: name and version of each.
+fn judge_versions(own: &str, mut others: Vec<(String, String)>) -> Finding {
+    let told = others.len();
+    others.retain(|(_, version)| version != own);
+    if others.is_empty() {
+        return ok("version", format!("{own}, as at {told} other members"));
     }
+    others.sort_unstable();
+    let odd: Vec<String> = others.iter().map(|(name, version)| format!("{name} {version}")).collect();
     warn(
         "version",
         format!("this node is {own}; others are not: {}", odd.join(", ")),
@@ -138,11 +147,9 @@ fn judge_versions(own: &str, others: &BTreeMap<String, String>) -> Finding {
 #[cfg(test)]
 mod tests {
     use mesh_control::{InviteRequest, JoinRequest, Verdict};
-    use mesh_gossip::Audience;
 
     use super::*;
     use crate::config::Config;
-    use crate::node::offers::{NODE_KEY, NodeFacts};
 
     fn judged(others: &[(&str, i64)]) -> Option<(Verdict, String)> {
         let ahead = |(name, seconds): &(&str, i64)| Ahead { name: (*name).to_owned(), seconds: *seconds };
@@ -164,13 +171,15 @@ mod tests {
 
     #[test]
     fn another_version_is_named_with_its_node() {
-        let told = |version: &str| BTreeMap::from([("box".to_owned(), version.to_owned())]);
-        assert_eq!(judge_versions("1.2.3", &told("1.2.3")).verdict, Verdict::Ok);
-        let odd = judge_versions("1.2.3", &told("1.1.9"));
-        assert_eq!((odd.verdict, odd.detail.contains("box 1.1.9")), (Verdict::Warn, true), "{odd:?}");
+        let told =
+            |versions: &[&str]| versions.iter().map(|one| ("box".to_owned(), (*one).to_owned())).collect();
+        assert_eq!(judge_versions("1.2.3", told(&["1.2.3"])).verdict, Verdict::Ok);
+        let odd = judge_versions("1.2.3", told(&["1.1.9", "1.2.3"]));
+        assert_eq!(odd.verdict, Verdict::Warn);
+        assert!(odd.detail.ends_with("others are not: box 1.1.9"), "one name, two machines: {odd:?}");
     }
 
-    /// A member that answers with a clock and a record of its own, over a real link.
+    /// A member that answers with a clock of its own, and tells its version, over a real link.
     #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
     async fn a_member_with_another_clock_and_another_version_is_found() {
         let homes = [(); 2].map(|()| tempfile::tempdir().expect("a folder"));
@@ -178,7 +187,6 @@ mod tests {
         let there = Box::pin(Node::start(Config::at(homes[1].path()))).await.expect("starts");
         let invite = here.invite(InviteRequest::default()).await.expect("an invite");
         there.join(JoinRequest { token: invite.token }).await.expect("joins");
-        let scope = here.scopes().list()[0].id();
         let linked = async {
             loop {
                 if let Some(clock) = here.check_clocks().await {
@@ -194,22 +202,20 @@ mod tests {
             there.transport(),
             |_: Member, _| async move { Ok(UnixTime::now().0 + 7_200) },
         );
-        let facts = NodeFacts { version: "9.9.9".to_owned(), ..NodeFacts::default() };
-        let facts = serde_json::to_vec(&facts).expect("encodes");
-        let gossip = there.gossip(&scope).expect("in the scope");
         let told = async {
             loop {
-                // Its own record-keeper may write once more while it starts.
-                crate::node::facts::put(&gossip, NODE_KEY, Audience::Members, facts.clone()).await;
-                let version = here.check_versions();
-                if version.verdict == Verdict::Warn {
-                    return version;
+                if let [told] = &here.told_versions()[..] {
+                    return told.clone();
                 }
                 tokio::time::sleep(Duration::from_millis(50)).await;
             }
         };
-        let version = tokio::time::timeout(Duration::from_secs(30), told).await.expect("gossip tells");
-        assert!(version.detail.contains("9.9.9") && version.mend.is_some(), "{version:?}");
+        let told = tokio::time::timeout(Duration::from_secs(30), told).await.expect("gossip tells");
+        assert_eq!(told.1, env!("CARGO_PKG_VERSION"));
+        assert_eq!(here.check_versions().verdict, Verdict::Ok);
+        let version = judge_versions("9.9.9", vec![told.clone()]);
+        assert_eq!((version.verdict, version.mend.is_some()), (Verdict::Warn, true), "{version:?}");
+        assert!(version.detail.ends_with(&format!("others are not: {} {}", told.0, told.1)), "{version:?}");
         let clock = here.check_clocks().await.expect("a member is asked");
         assert_eq!(clock.verdict, Verdict::Fail, "{clock:?}");
         assert!(clock.detail.contains("7200 s ahead") || clock.detail.contains("7199 s ahead"), "{clock:?}");
