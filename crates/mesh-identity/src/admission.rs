@@ -126,7 +126,7 @@ pub async fn redeem<L: RedemptionLedger>(
     let subject = Subject { id: proved, name: request.node_name.clone(), holder };
     let end = request.device.as_ref().map_or(Expiry::NEVER, |device| device.expires);
     authority
-        .sign_grant_until(subject, says.permissions, Some(says.invite_id), end, now)
+        .sign_grant_until(subject, says.permissions, Some(says.invite_id), end, revoked.after(now))
         .map_err(|_| InviteError::NotAllowed)
 }
 

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use crate::chain::Chain;
 use crate::revocation::{Power, Revocation, Revoked};
-use crate::{Invite, NodeId, ScopeId, SignedGrant, SignedRevocation, UnixTime};
+use crate::{CLOCK_SKEW, Invite, NodeId, ScopeId, SignedGrant, SignedRevocation, UnixTime};
 
 /// The most revocations held for a scope: at about 200 bytes each less than 1 MiB, and several a day for years.
 pub const REVOCATIONS_MAX: usize = 4096;
@@ -130,6 +130,16 @@ impl RevocationSet {
             || grant.says.invite.is_some_and(|invite| {
                 self.about(Revoked::Invite(invite)).any(|one| one.reaches_invite(&authors))
             })
+    }
+
+    /// The time at which to issue what no revocation known here shall reach: `now`, or the second after the latest of them where
+    /// that is later. Times are whole seconds, and what was issued in the second of a revocation falls with it.
+    ///
+    /// Revocations dated further ahead than [`CLOCK_SKEW`] are passed over: nobody would take what was issued after them.
+    pub fn after(&self, now: UnixTime) -> UnixTime {
+        let bound = now.plus(CLOCK_SKEW);
+        let past = self.all().map(|entry| UnixTime(entry.revocation.at().0.saturating_add(1)));
+        past.filter(|at| *at <= bound).fold(now, UnixTime::max)
     }
 
     /// Whether anybody in a chain of authority is revoked: that ends the chain for ever.

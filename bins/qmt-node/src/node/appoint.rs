@@ -108,7 +108,7 @@ impl Node {
         }
         let name = self.name_to_appoint(&scope, &node)?;
         let grant = authority
-            .sign_grant(node, name.clone(), Permissions::ADMIN, None, UnixTime::now())
+            .sign_grant(node, name.clone(), Permissions::ADMIN, None, scope.revoked.after(UnixTime::now()))
             .map_err(|error| issue_error(&error))?;
         grant.verify_for(&node, &id, UnixTime::now(), &scope.revoked).map_err(|error| {
             ApiError::new(ErrorCode::NotAllowed, format!("nobody would believe this appointment: {error}"))

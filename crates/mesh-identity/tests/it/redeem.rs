@@ -299,3 +299,20 @@ proptest! {
         prop_assert_eq!(admitted.len(), usize::try_from(max_uses).expect("few"), "every use was given, and none twice");
     }
 }
+
+#[test]
+fn an_invite_of_the_second_of_the_revocation_readmits() {
+    let mut revoked = nothing_revoked();
+    let mesh = founding().root.id();
+    let signed = founder().revoke(Revoked::Node(key(20).node_id()), NOW).expect("may");
+    revoked.insert(signed.verify(&mesh, NOW).expect("sound"));
+    let ahead = UnixTime(NOW.0 + 3_600);
+    let signed = founder().revoke(Revoked::Node(key(21).node_id()), ahead).expect("may");
+    revoked.insert(signed.verify(&mesh, ahead).expect("sound"));
+    assert_eq!(revoked.after(NOW), UnixTime(NOW.0 + 1), "what nobody believes yet moves nothing");
+    let fresh = founder().issue_invite(&InviteOptions::default(), revoked.after(NOW)).expect("may");
+    let admitted =
+        run(redeem(&founder(), &request(&fresh), key(20).node_id(), &MemoryLedger::new(), &revoked, NOW));
+    let grant = admitted.expect("admitted again");
+    assert!(grant.verify(&mesh, NOW, &revoked).is_ok(), "and not cut off by what it came back from");
+}

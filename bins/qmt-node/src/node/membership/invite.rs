@@ -49,7 +49,9 @@ impl Node {
                 "this node knows no address of its own; the invite will lead nowhere until it has one"
             );
         }
-        let token = authority.issue_invite(&options, UnixTime::now()).map_err(|error| issue_error(&error))?;
+        // Whoever was revoked a moment ago may be the one who is invited.
+        let issued_at = scope.revoked.after(UnixTime::now());
+        let token = authority.issue_invite(&options, issued_at).map_err(|error| issue_error(&error))?;
         let entry = self
             .own_entry(Kind::Invited, &scope, Revoked::Invite(token.id()))
             .with("gives", options.permissions.to_string())
