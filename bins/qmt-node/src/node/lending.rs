@@ -71,7 +71,7 @@ impl Node {
             let found = LlamaCpp::find(bin_dir, path.as_deref(), self.home().path()).await;
             let found = found.map_err(|error| {
                 ApiError::new(ErrorCode::Missing, chain(&error))
-                    .with_mend("run `scripts/setup`, or name the folder with --bin-dir")
+                    .with_mend("run `qmt-cli setup` (`scripts/setup` in a checkout), or name the folder with --bin-dir")
             })?;
             let devices = devices(&found.server).await.unwrap_or_else(|error| {
                 tracing::warn!(

@@ -50,7 +50,7 @@ impl Outcome {
             Self::PortTaken => "its port was taken by another program".into(),
             Self::Signal(SIGILL) | Self::Exit(132) => format!(
                 "{program} met an illegal instruction: it was built for another processor; \
-                 `scripts/setup` builds it with GGML_NATIVE=OFF"
+                 `qmt-cli setup` builds it with GGML_NATIVE=OFF"
             ),
             Self::Signal(SIGKILL) | Self::Exit(137) => format!(
                 "{program} was killed: by the system when memory ran out, \
@@ -58,7 +58,7 @@ impl Outcome {
             ),
             Self::Signal(SIGABRT) | Self::Exit(134) => format!("{program} aborted"),
             Self::Signal(signal) => format!("signal {signal} ended {program}"),
-            Self::Exit(126) => format!("{program} cannot be executed; `scripts/setup` installs it"),
+            Self::Exit(126) => format!("{program} cannot be executed; `qmt-cli setup` installs it"),
             Self::Exit(code) => format!("{program} ended with exit code {code}"),
             Self::NotReady { seconds } => format!("{program} was not ready within {seconds} s"),
             Self::Hung => format!("{program} no longer answered"),

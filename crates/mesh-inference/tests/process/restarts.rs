@@ -149,7 +149,7 @@ pub(crate) fn gives_up_with_the_last_words() {
 }
 
 pub(crate) fn an_illegal_instruction_names_the_mend() {
-    fails_with("illegal", &["illegal instruction", "GGML_NATIVE=OFF", "scripts/setup"]);
+    fails_with("illegal", &["illegal instruction", "GGML_NATIVE=OFF", "qmt-cli setup"]);
 }
 
 pub(crate) fn a_missing_program_says_so() {

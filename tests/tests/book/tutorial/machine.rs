@@ -133,12 +133,14 @@ impl Machine {
         self.gateway = status.get("gateway_url").and_then(|url| url.as_str()).map(str::to_owned);
     }
 
-    /// A home folder is called as the page calls it.
+    /// A home folder is called as the page calls it, and the folders of `PATH`, which are this machine's, by that name.
     fn as_on_the_page(&self, said: &str) -> String {
         let said = said.replace(self.home.to_str().expect("text"), "~");
+        let searched = regex::Regex::new(r"(was not found in )/[^;]*?(, ~|;)").expect("a pattern");
+        let said = searched.replace_all(&said, "${1}the folders of PATH${2}");
         match &self.gateway {
             Some(gateway) => said.replace(gateway, GATEWAY),
-            None => said,
+            None => said.into_owned(),
         }
     }
 }
