@@ -8,7 +8,7 @@ use axum::body::Body;
 use axum::routing::post;
 use axum::{Json, Router};
 use bytes::Bytes;
-use futures_util::future::BoxFuture;
+use futures_util::future::{self, BoxFuture};
 use futures_util::stream::{self, BoxStream};
 use futures_util::{FutureExt as _, StreamExt as _};
 use hyper::server::conn::http1;
@@ -17,8 +17,8 @@ use hyper_util::service::TowerToHyperService;
 use mesh_identity::ca::Leaf;
 use mesh_identity::{NodeId, NodeKey, NodeName, Role};
 use mesh_sessions::channel::{
-    Caller, Delegation, Desk, Directory, JoinError, ListedAgent, MessageRequest, MessageResponse, Piece,
-    Place, Standing, Status,
+    Caller, Delegation, Desk, Directory, Fault, JoinError, ListedAgent, MessageRequest, MessageResponse,
+    Piece, Place, Standing, Status,
 };
 use rustls::ServerConfig;
 use serde_json::Value;
@@ -36,8 +36,8 @@ impl Desk for Echo {
         Some(Standing { role: Role::Member, scopes: Vec::new() })
     }
 
-    fn agents(&self, _: &Caller, _: &Standing) -> Vec<ListedAgent> {
-        Vec::new()
+    fn agents(&self, _: &Caller, _: &Standing) -> BoxFuture<'static, Result<Vec<ListedAgent>, Fault>> {
+        future::ready(Ok(Vec::new())).boxed()
     }
 
     fn deliver(&self, delegation: Delegation) -> BoxStream<'static, Piece> {

@@ -52,7 +52,7 @@ pub(crate) async fn card(
         Some(host) => format!("https://{host}{PATH}"),
         None => format!("https://{node}.mesh{PATH}"),
     };
-    let agents = api.desk.agents(&caller, &standing);
+    let agents = api.desk.agents(&caller, &standing).await?;
     let interface = |tenant: Option<String>| AgentInterface {
         tenant,
         ..AgentInterface::new(url.clone(), a2a::TRANSPORT_PROTOCOL_JSONRPC)

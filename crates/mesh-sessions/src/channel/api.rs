@@ -115,7 +115,7 @@ async fn agents(
 ) -> Result<Json<ListedAgents>, Fault> {
     let standing = api.admit(&caller, &headers)?;
     api.accepted(&caller, "GET /api/agents");
-    let agents = api.desk.agents(&caller, &standing);
+    let agents = api.desk.agents(&caller, &standing).await?;
     Ok(Json(ListedAgents { node: api.tls.leaf().name.to_string(), agents }))
 }
 

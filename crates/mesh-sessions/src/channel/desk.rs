@@ -4,6 +4,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures_util::future::BoxFuture;
 use futures_util::stream::BoxStream;
 use mesh_identity::ca::Leaf;
 use mesh_identity::{NodeId, Role, ScopeId};
@@ -20,8 +21,12 @@ pub trait Desk: Send + Sync + 'static {
     /// What whoever shows this certificate is here; none for nobody. It is asked at each request: grants end.
     fn standing(&self, leaf: &Leaf) -> Option<Standing>;
 
-    /// The agents that the caller may delegate to.
-    fn agents(&self, caller: &Caller, standing: &Standing) -> Vec<ListedAgent>;
+    /// The agents that the caller may delegate to. A node that has just started may wait until it knows them.
+    fn agents(
+        &self,
+        caller: &Caller,
+        standing: &Standing,
+    ) -> BoxFuture<'static, Result<Vec<ListedAgent>, Fault>>;
 
     /// Has an agent do a task. The stream ends with [`Piece::Done`] or [`Piece::Failed`]; dropped before that, the agent's
     /// turn ends too.

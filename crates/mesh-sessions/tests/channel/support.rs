@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use futures_util::future::BoxFuture;
 use futures_util::stream::BoxStream;
-use futures_util::{FutureExt as _, StreamExt as _, stream};
+use futures_util::{FutureExt as _, StreamExt as _, future, stream};
 use mesh_identity::ca::Leaf;
 use mesh_identity::{NodeId, NodeKey, NodeName, Role, ScopeId, UnixTime};
 use mesh_sessions::channel::{
@@ -203,12 +203,13 @@ impl Desk for Agents {
         Some(Standing { role, scopes: leaf.node.iter().map(|_| self.scope).collect() })
     }
 
-    fn agents(&self, _: &Caller, standing: &Standing) -> Vec<ListedAgent> {
+    fn agents(&self, _: &Caller, standing: &Standing) -> BoxFuture<'static, Result<Vec<ListedAgent>, Fault>> {
         let agent = |id: &str| ListedAgent { id: id.to_owned(), description: String::new(), model: None };
-        match standing.role {
+        let agents = match standing.role {
             Role::Member => vec![agent("echo"), agent("slow")],
             Role::Client => vec![agent("echo")],
-        }
+        };
+        future::ready(Ok(agents)).boxed()
     }
 
     fn deliver(&self, delegation: Delegation) -> BoxStream<'static, Piece> {

@@ -3,8 +3,9 @@
 use std::collections::BTreeMap;
 use std::sync::{Arc, Weak};
 
-use futures_util::StreamExt as _;
+use futures_util::future::BoxFuture;
 use futures_util::stream::{self, BoxStream};
+use futures_util::{FutureExt as _, StreamExt as _};
 use mesh_identity::ca::Leaf;
 use mesh_identity::{NodeId, NodeKey, Role, ScopeId, SignedGrant, UnixTime};
 use mesh_sessions::agent::Agent;
@@ -50,15 +51,25 @@ impl Desk for NodeDesk {
         self.node()?.standing_of(leaf)
     }
 
-    fn agents(&self, caller: &Caller, standing: &Standing) -> Vec<ListedAgent> {
-        let Some(node) = self.node() else { return Vec::new() };
-        let Some(sessions) = node.running_sessions() else { return Vec::new() };
+    fn agents(
+        &self,
+        caller: &Caller,
+        standing: &Standing,
+    ) -> BoxFuture<'static, Result<Vec<ListedAgent>, Fault>> {
+        let (node, caller, standing) = (self.node(), caller.clone(), standing.clone());
         let listed = |agent: &Arc<Agent>| ListedAgent {
             id: agent.id.to_string(),
             description: agent.description.clone(),
             model: Some(agent.model.clone()),
         };
-        sessions.agents(&node.party_of(caller, standing)).iter().map(listed).collect()
+        async move {
+            let gone = || Fault::new(Code::Unavailable, "the node is shutting down");
+            let node = node.ok_or_else(gone)?;
+            let sessions =
+                node.sessions().await.map_err(|error| Fault::new(Code::Unavailable, error.message))?;
+            Ok(sessions.agents(&node.party_of(&caller, &standing)).iter().map(listed).collect())
+        }
+        .boxed()
     }
 
     fn deliver(&self, delegation: Delegation) -> BoxStream<'static, Piece> {
