@@ -2,6 +2,7 @@
 
 use std::future::Future;
 use std::io::{self, BufRead, IsTerminal, Write};
+use std::pin::pin;
 use std::time::Duration;
 
 use mesh_control::{
@@ -21,6 +22,8 @@ use crate::screen::Screen;
 
 /// Between two attempts of a request that the node could not answer.
 const RETRY: Duration = Duration::from_millis(500);
+/// A request that takes longer is said to be under way: the node that it is for may be away, and is waited for.
+const SILENT: Duration = Duration::from_secs(3);
 
 /// The exit code of a turn that a limit ended.
 pub(crate) const LIMIT: u8 = 4;
@@ -45,7 +48,7 @@ where
     let since = Instant::now();
     let mut is_noted = false;
     loop {
-        let error = match ask().await {
+        let error = match not_in_silence(&note, &mut is_noted, ask()).await {
             Err(error) if error.may_pass() && since.elapsed() < GRACE => error,
             answer => return answer,
         };
@@ -56,12 +59,25 @@ where
     }
 }
 
+/// Waits for an answer, and says so when it takes long, unless something was said already.
+async fn not_in_silence<T>(note: &impl Fn(&str), is_noted: &mut bool, asked: impl Future<Output = T>) -> T {
+    let mut asked = pin!(asked);
+    if !*is_noted {
+        tokio::select! {
+            answer = &mut asked => return answer,
+            () = sleep(SILENT) => note("no answer yet: the node that is asked may be away; waiting for it"),
+        }
+        *is_noted = true;
+    }
+    asked.await
+}
+
 /// The same for the first request: a node that never ran is no node that restarts.
 pub(crate) async fn at_first<T, F>(note: impl Fn(&str), ask: impl Fn() -> F) -> Result<T, ClientError>
 where
     F: Future<Output = Result<T, ClientError>>,
 {
-    match ask().await {
+    match not_in_silence(&note, &mut false, ask()).await {
         Err(error) if error.may_pass() && !matches!(error, ClientError::NoNode { .. }) => {
             note(&format!("{error}; trying again"));
             sleep(RETRY).await;
@@ -241,5 +257,34 @@ pub(crate) fn verdict(seen: &TurnSeen) -> Result<(), Failure> {
         Some("limit_reached") => Err(Failure::shown().with_exit(LIMIT)),
         Some("cancelled") => Err(Failure::shown().with_exit(CANCELLED)),
         _ => Err(Failure::shown()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::cell::{Cell, RefCell};
+
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn whoever_waits_is_told_once_and_only_when_it_takes_long() {
+        let said = RefCell::new(Vec::new());
+        let note = |text: &str| said.borrow_mut().push(text.to_owned());
+        let quick = at_first(note, || async { Ok::<_, ClientError>(7) }).await;
+        assert_eq!((quick.expect("answered"), said.borrow().len()), (7, 0));
+
+        let tries = Cell::new(0);
+        let slow = patiently(note, || {
+            tries.set(tries.get() + 1);
+            let is_last = tries.get() == 3;
+            async move {
+                sleep(SILENT * 2).await;
+                if is_last { Ok(()) } else { Err(ClientError::Deadline { what: "/api", after: SILENT }) }
+            }
+        });
+        slow.await.expect("answered at last");
+        assert_eq!(tries.get(), 3);
+        let said = said.into_inner();
+        assert!(matches!(&said[..], [only] if only.contains("no answer yet")), "{said:?}");
     }
 }
