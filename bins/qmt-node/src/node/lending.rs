@@ -70,8 +70,9 @@ impl Node {
             let bin_dir = self.config().inference.bin_dir.as_deref();
             let found = LlamaCpp::find(bin_dir, path.as_deref(), self.home().path()).await;
             let found = found.map_err(|error| {
-                ApiError::new(ErrorCode::Missing, chain(&error))
-                    .with_mend("run `qmt-cli setup` (`scripts/setup` in a checkout), or name the folder with --bin-dir")
+                ApiError::new(ErrorCode::Missing, chain(&error)).with_mend(
+                    "run `qmt-cli setup` (`scripts/setup` in a checkout), or name the folder with --bin-dir",
+                )
             })?;
             let devices = devices(&found.server).await.unwrap_or_else(|error| {
                 tracing::warn!(

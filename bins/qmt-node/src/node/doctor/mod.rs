@@ -33,7 +33,8 @@ const RELAY_DEADLINE: Duration = Duration::from_secs(4);
 /// A grant is renewed at half its life; one that still is not after this has nobody to renew it, seconds.
 const RENEWAL_LATE_SECS: u64 = 3 * 3_600;
 
-const RUNTIME_MEND: &str = "run `qmt-cli setup` (`scripts/setup` in a checkout), or name the folder of llama-server with --bin-dir";
+const RUNTIME_MEND: &str =
+    "run `qmt-cli setup` (`scripts/setup` in a checkout), or name the folder of llama-server with --bin-dir";
 
 /// Findings of [`diagnose`].
 pub type Diagnosis = Vec<Finding>;
@@ -328,7 +329,8 @@ fn check_models(config: &Config, runtime_missing: bool) -> Finding {
     let count = catalogue.models().len();
     let dirs: Vec<String> = config.inference.model_dirs.iter().map(|dir| dir.display().to_string()).collect();
     if count == 0 {
-        let mend = "run `qmt-cli setup` (`scripts/setup` in a checkout) for a first model, or put a GGUF file there";
+        let mend =
+            "run `qmt-cli setup` (`scripts/setup` in a checkout) for a first model, or put a GGUF file there";
         return warn("models", format!("none in {}", dirs.join(", ")), mend);
     }
     let note = if runtime_missing { "; llama.cpp is needed to serve them" } else { "" };
