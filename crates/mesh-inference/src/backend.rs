@@ -103,9 +103,28 @@ pub struct Loading {
     pub attempt: u32,
     /// Why the previous attempt ended.
     pub after: Option<String>,
-    /// Its files are not here yet: how far their download is, as a phrase.
+    /// What has to be done before it is read.
     #[serde(default)]
-    pub downloading: Option<String>,
+    pub first: Option<First>,
+}
+
+/// What comes before a model is read.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[non_exhaustive]
+pub enum First {
+    /// Its files are not here yet: how far their download is, as a phrase.
+    Downloading(String),
+    /// The machine's speed is measured, once for models of this kind.
+    Measuring,
+}
+
+impl fmt::Display for First {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Downloading(how_far) => write!(f, "downloading: {how_far}"),
+            Self::Measuring => f.write_str("measuring how fast this machine is, once"),
+        }
+    }
 }
 
 impl fmt::Display for BackendState {
@@ -122,8 +141,8 @@ impl fmt::Display for BackendState {
 impl fmt::Display for Loading {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("loading (")?;
-        if let Some(download) = &self.downloading {
-            return write!(f, "downloading: {download})");
+        if let Some(first) = &self.first {
+            return write!(f, "{first})");
         }
         if let Some(read) = self.read_bytes.filter(|_| self.total_bytes > 0) {
             write!(f, "{} of {} MB read, ", read / 1_000_000, self.total_bytes / 1_000_000)?;
@@ -317,13 +336,18 @@ mod tests {
             elapsed: Duration::from_secs(3),
             attempt: 2,
             after: Some("exit 1".into()),
-            downloading: None,
+            first: None,
         };
         assert_eq!(
             BackendState::Loading(loading).to_string(),
             "loading (2 of 4 MB read, 3 s, attempt 2 after: exit 1)"
         );
-        let downloading = Loading { downloading: Some("2 of 4 MB".into()), ..Loading::default() };
-        assert_eq!(BackendState::Loading(downloading).to_string(), "loading (downloading: 2 of 4 MB)");
+        let at_first = |first| BackendState::Loading(Loading { first: Some(first), ..Loading::default() });
+        assert_eq!(
+            at_first(First::Downloading("2 of 4 MB".into())).to_string(),
+            "loading (downloading: 2 of 4 MB)"
+        );
+        let measuring = at_first(First::Measuring).to_string();
+        assert_eq!(measuring, "loading (measuring how fast this machine is, once)");
     }
 }

@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use mesh_control::{ApiError, ErrorCode, LoadRequest, ModelView, PullRequest, PullState, PullView};
-use mesh_inference::backend::{Backend, BackendId, BackendKind, BackendState, Backends, Loading};
+use mesh_inference::backend::{Backend, BackendId, BackendKind, BackendState, Backends, First, Loading};
 use mesh_inference::fetch::{Checked, Config as FetchConfig, Fetch, FetchError, FetchStats, Pull, Stage};
 use mesh_transport::Transport;
 use tokio::sync::watch;
@@ -193,8 +193,9 @@ impl Node {
             let told = progress.borrow().to_string();
             state.send_if_modified(|state| {
                 let BackendState::Loading(loading) = state else { return false };
-                let is_news = loading.downloading.as_deref() != Some(told.as_str());
-                loading.downloading = Some(told);
+                let told = Some(First::Downloading(told));
+                let is_news = loading.first != told;
+                loading.first = told;
                 loading.elapsed = begin.elapsed();
                 is_news
             });

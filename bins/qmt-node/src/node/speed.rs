@@ -28,7 +28,13 @@ impl Node {
 
     /// Makes sure that the speed with a kind of model is known: read from a file, or measured for some seconds by llama-bench,
     /// once a machine, build and kind. Nothing is measured while a model runs here.
-    pub(crate) async fn calibrate(&self, runtime: &Runtime, prepared: &Prepared) {
+    /// `begun` is called before it is measured.
+    pub(crate) async fn calibrate(
+        &self,
+        runtime: &Runtime,
+        prepared: &Prepared,
+        begun: impl FnOnce() + Send,
+    ) {
         if !self.config().inference.calibrate || prepared.needs.weights() < WEIGHTS_MIN {
             return;
         }
@@ -51,6 +57,7 @@ impl Node {
             None if self.inner.lending.ledger().held() > 0 || !calibration.program.is_file() => return,
             None => {
                 tracing::info!(kind, "measuring once how fast this machine is");
+                begun();
                 let model = &prepared.model.path;
                 match calibration.measure(&home, model, &prepared.needs, &kind).await {
                     Ok(speed) => speed,

@@ -196,6 +196,19 @@ async fn who_is_a_member_no_more_is_refused_everywhere_and_loses_its_certificate
     // Its own node stays what it was to everybody: the CA's and the other one's certificates hold.
     let rows = folder.index().unwrap().rows().to_vec();
     assert_eq!(rows.iter().filter(|row| row.is_live(UnixTime::now())).count(), 2, "{rows:?}");
+
+    // Invited again it is a member again, with another certificate.
+    until("it hears that it is out", || async {
+        let warnings = third.client.status().await.unwrap().warnings;
+        warnings.into_iter().find(|warning| warning.contains("was revoked"))
+    })
+    .await;
+    third.join(&first.invite().await.token).await;
+    let next = certificate(&tab, |next| next.leaf.serial != held.leaf.serial).await;
+    let (client, _tls) = caller(&chain, next.pem.as_bytes(), next.pem.as_bytes());
+    for to in &at {
+        until("it is served again", || async { client.ping(to).await.ok() }).await;
+    }
     tokio::join!(first.stop(), second.stop(), third.stop());
 }
 

@@ -310,7 +310,7 @@ impl Supervisor {
             elapsed: since.elapsed(),
             attempt: self.failures.saturating_add(1),
             after: self.after.clone(),
-            downloading: None,
+            first: None,
         })
     }
 

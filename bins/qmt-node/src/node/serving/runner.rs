@@ -5,7 +5,7 @@ use std::time::Instant;
 
 use http::Uri;
 use mesh_identity::{NodeId, ScopeId};
-use mesh_inference::backend::{Backend, BackendId, BackendKind, BackendState, Backends, Loading};
+use mesh_inference::backend::{Backend, BackendId, BackendKind, BackendState, Backends, First, Loading};
 use mesh_inference::hosting::{HostError, Hosted};
 use mesh_inference::lease::LeaseError;
 use mesh_inference::plan::Plan;
@@ -155,10 +155,12 @@ impl Task {
                 Desired::Alone(_) | Desired::Split { .. } => {
                     self.idle.send_replace(false);
                     self.tell(loading(&desired));
+                    let (place, node, model) = (&self.place, &self.node, &self.model);
+                    let show = |state| tell(place, node, model, state);
                     let begun = tokio::select! {
                         biased;
                         asked = changed(&mut self.wanted) => Err(asked),
-                        running = begin(&self.node, &desired) => Ok(running),
+                        running = begin(node, &desired, show) => Ok(running),
                     };
                     match begun {
                         Err(Asked::Else) => continue,
@@ -230,10 +232,19 @@ fn tell(place: &SharedPlace, node: &Node, model: &str, state: BackendState) {
     place.get_or_insert_with(new).tell(state);
 }
 
-async fn begin(node: &Node, desired: &Desired) -> Result<Running, What> {
+/// Starts what is to run; `tell` shows what comes before that.
+async fn begin(
+    node: &Node,
+    desired: &Desired,
+    tell: impl Fn(BackendState) + Send + Sync,
+) -> Result<Running, What> {
     let runtime = node.llama().await.map_err(|error| What::Failed(error.message))?;
     if let Desired::Alone(prepared) | Desired::Split { prepared, .. } = desired {
-        node.calibrate(&runtime, prepared).await;
+        let measuring = || {
+            tell(BackendState::Loading(Loading { first: Some(First::Measuring), ..Loading::default() }));
+        };
+        node.calibrate(&runtime, prepared, measuring).await;
+        tell(loading(desired));
     }
     match desired {
         Desired::Alone(prepared) => {
