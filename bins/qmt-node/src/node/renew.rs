@@ -150,10 +150,14 @@ impl Node {
         }
     }
 
-    /// In one sentence that a member turns this node away since its membership was revoked; none when nobody does. It is that
-    /// member's word: who is revoked is let in nowhere, and so is not sent the revocation itself.
+    /// In one sentence that a member turns this node away since its membership was revoked; none when nobody does, or when
+    /// another one still lets it in: then it was said before this node came back. It is that member's word: who is revoked is
+    /// let in nowhere, and so is not sent the revocation itself.
     pub(crate) fn told_out(&self, scope: &Scope) -> Option<String> {
         let id = scope.id();
+        if self.transport().links().iter().any(|link| link.peer.scope == id) {
+            return None;
+        }
         let members = self.gossip(&id)?.members();
         let says = members.iter().find(|member| {
             let why = self.transport().unreached(&id, &member.id);
