@@ -9,10 +9,10 @@ use mesh_identity::{NodeAddr, NodeId, NodeName, Role, UnixTime};
 
 /// One life of a node and its refutations within it; of two, the higher one is the later.
 ///
-/// The upper part is the life: the wall-clock second at which the process started. The lower 20 bits count how often
-/// the node contradicted a report of its death. A clock that went back between two lives would make the new life look
-/// old: the node notices when a peer shows it a later record that carries its own signature, and then starts a life
-/// after that one.
+/// The upper part is the life: the wall-clock second at which the process started, or at which its grant was issued
+/// where that is later. The lower 20 bits count how often the node contradicted a report of its death. A clock that went
+/// back between two lives would make the new life look old: the node notices when a peer shows it a later record that
+/// carries its own signature, and then starts a life after that one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
 pub struct Incarnation(u64);
 

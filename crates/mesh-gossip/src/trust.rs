@@ -33,7 +33,8 @@ impl Trust for GrantTrust {
                 GrantError::Revoked => Refusal::Revoked,
                 _ => Refusal::BadGrant,
             })?;
-        Ok(Standing { name: grant.name, role: grant.role, expires: Expiry::at(grant.expires_at) })
+        let expires = Expiry::at(grant.expires_at);
+        Ok(Standing { name: grant.name, role: grant.role, issued: grant.issued_at, expires })
     }
 
     fn revoke(&mut self, revocation: &[u8], now: UnixTime) -> Result<bool, Refusal> {

@@ -266,7 +266,9 @@ impl<T: Trust> Membership<T> {
     pub fn new(me: Me, config: Config, trust: T, seed: [u8; 32], now: Instant) -> Result<Self, Refusal> {
         let standing = trust.standing(&me.id, &me.grant, me.started)?;
         let role = standing.role;
-        let incarnation = Incarnation::at_start(me.started);
+        // A node that was revoked and admitted again in one second would live its revoked life on, for ever older than what
+        // its peers remember: the grant was issued after the revocation, and so after that life began.
+        let incarnation = Incarnation::at_start(me.started.max(standing.issued));
         let addr = record::bounded(me.addr);
         let own =
             (!config.passive).then(|| Own::new(me.id, (me.grant, standing), (incarnation, &addr), &trust));

@@ -21,6 +21,8 @@ pub struct Standing {
     pub name: NodeName,
     /// The role that the grant carries.
     pub role: Role,
+    /// When it was issued, by its issuer's clock.
+    pub issued: UnixTime,
     /// When it ends.
     pub expires: Expiry,
 }

@@ -354,3 +354,23 @@ async fn two_scopes_share_one_transport_and_see_nothing_of_each_other() {
     all[1].shutdown().await;
     mesh.shutdown().await;
 }
+
+/// Who was revoked and is admitted again has a grant of after the revocation; in the same second that lies ahead of the clock.
+#[tokio::test(start_paused = true)]
+async fn a_life_begins_no_earlier_than_its_grant() {
+    let mesh = Mesh::memory(1).await;
+    let founder = mesh[0].key.clone();
+    let founding = mesh_identity::Founding::new(&founder);
+    let authority = mesh_identity::Authority::founder(founder.clone(), founding.root).unwrap();
+    let name = mesh_identity::NodeName::new("again").unwrap();
+    let issued = UnixTime(UnixTime::now().0 + 30);
+    let grant = authority.sign_grant(founder.node_id(), name, Permissions::MEMBER, None, issued).unwrap();
+    let exchange = Exchange::new(mesh[0].transport.clone());
+    let revocations = RevocationSet::new(authority.scope());
+    let gossip =
+        Gossip::start(&exchange, Credentials { key: founder, grant, revocations }, Config::default())
+            .unwrap();
+    assert_eq!(gossip.members().me().unwrap().incarnation.life(), issued.0);
+    gossip.shutdown().await;
+    mesh.shutdown().await;
+}

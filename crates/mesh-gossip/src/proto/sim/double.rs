@@ -79,7 +79,7 @@ impl Trust for Double {
         let (role, name) = text.split_once(' ').ok_or(Refusal::BadGrant)?;
         let role = role.parse().map_err(|_| Refusal::BadGrant)?;
         let name = NodeName::new(name).map_err(|_| Refusal::BadGrant)?;
-        Ok(Standing { name, role, expires: Expiry::NEVER })
+        Ok(Standing { name, role, issued: UnixTime(0), expires: Expiry::NEVER })
     }
 
     fn revoke(&mut self, revocation: &[u8], _now: UnixTime) -> Result<bool, Refusal> {
