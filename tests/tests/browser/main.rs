@@ -293,6 +293,9 @@ async fn what_happened_while_nobody_listened_is_told_afterwards() {
                     const source = new EventSource('/api/events'); window.heard = []; \
                     for (const kind of ['snapshot', 'node', 'link', 'model', 'status', 'model_gone']) source.addEventListener(kind, (one) => window.heard.push(Number(one.lastEventId)));";
     browser.run(numbered).await.unwrap();
+    // One that connects after the death hears of it in its snapshot alone.
+    let listens = async || browser.run("return window.heard.length > 0").await.unwrap() == true;
+    browser.until("the other reader listens", listens).await.unwrap();
     // The page's own stream is gone; meanwhile a node dies.
     fleet.kill(2);
     browser
