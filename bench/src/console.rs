@@ -57,7 +57,7 @@ pub(crate) fn run(options: &Options) -> Result<bool> {
     if let Err(error) = runtime.block_on(measure(&mut report, &mut lacking, options)) {
         lack(&mut report, lacking, &error);
     }
-    report.note("Chromium without a window, on the same machine as the node; 300 members are put into the page as its event stream would tell them.");
+    report.note("Chromium without a window, on the same machine as the node; 300 members are put into the page as its event stream would tell them. A browser tells of tasks above 50 ms: 0 says that there was none.");
     for fact in facts {
         report.note(fact);
     }
@@ -194,6 +194,8 @@ async fn scrapes(url: &str, count: usize) -> Result<Vec<f64>> {
     let mut times = Vec::new();
     for _ in 0..count {
         let request = hyper::Request::get("/metrics").header("host", authority).body(Empty::<Bytes>::new())?;
+        // The one before is at its end when its connection says so, not when its last byte is here.
+        sender.ready().await?;
         let begin = Instant::now();
         let answer = sender.send_request(request).await?;
         ensure!(answer.status() == 200, "/metrics answered {}", answer.status());
