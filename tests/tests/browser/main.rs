@@ -167,12 +167,14 @@ async fn a_person_invites_holds_a_session_forks_it_and_drops_a_model() {
     browser.shows(&["tell.0 tell.1", "tell.59", "Fork here"]).await.unwrap();
     browser.click("Fork here").await.unwrap();
     browser.shows(&["forked from"]).await.unwrap();
+    // The list is read anew beside the session that is open.
+    browser
+        .until("the fork stands below", async || {
+            browser.run("return document.querySelectorAll('ul.plain ul.plain li').length").await.unwrap() == 1
+        })
+        .await
+        .unwrap();
     picture(&browser, "console-sessions").await;
-    assert_eq!(
-        browser.run("return document.querySelectorAll('ul.plain ul.plain li').length").await.unwrap(),
-        1,
-        "the fork stands below"
-    );
 
     // One node's model, and back.
     goes_to(&browser, "Models").await;
