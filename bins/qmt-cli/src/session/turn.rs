@@ -40,6 +40,19 @@ pub(crate) fn address(session: &str, node: &str) -> String {
     if node.is_empty() { session.to_owned() } else { format!("{session}@{node}") }
 }
 
+/// Waits for an answer, and says so when it takes long, unless something was said already.
+async fn not_in_silence<T>(note: &impl Fn(&str), is_noted: &mut bool, asked: impl Future<Output = T>) -> T {
+    let mut asked = pin!(asked);
+    if !*is_noted {
+        tokio::select! {
+            answer = &mut asked => return answer,
+            () = sleep(SILENT) => note("no answer yet: the node that is asked may be away; waiting for it"),
+        }
+        *is_noted = true;
+    }
+    asked.await
+}
+
 /// Asks until there is an answer, for the grace period; only for requests that may be repeated, to a node that answered before.
 pub(crate) async fn patiently<T, F>(note: impl Fn(&str), ask: impl Fn() -> F) -> Result<T, ClientError>
 where
@@ -57,19 +70,6 @@ where
         }
         sleep(RETRY).await;
     }
-}
-
-/// Waits for an answer, and says so when it takes long, unless something was said already.
-async fn not_in_silence<T>(note: &impl Fn(&str), is_noted: &mut bool, asked: impl Future<Output = T>) -> T {
-    let mut asked = pin!(asked);
-    if !*is_noted {
-        tokio::select! {
-            answer = &mut asked => return answer,
-            () = sleep(SILENT) => note("no answer yet: the node that is asked may be away; waiting for it"),
-        }
-        *is_noted = true;
-    }
-    asked.await
 }
 
 /// The same for the first request: a node that never ran is no node that restarts.
